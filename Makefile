@@ -1,0 +1,43 @@
+# The commands of the README. PYTHON may name another interpreter (>= 3.11).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-slow check format reports clean
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "fdlab needs Python 3.11 or newer; set PYTHON=..."'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## the whole small study on real digits, about five minutes on two cores
+	$(BIN)/fdlab demo
+
+check: $(VENV)/.installed-dev  ## lint, types and the arrows between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check  ## checks and the fast tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(VENV)/.installed-dev  ## the remaining tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+format: $(VENV)/.installed-dev  ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+reports: $(VENV)/.installed  ## make the committed gallery again
+	$(BIN)/python analyses/digits_gallery.py
+
+clean:  ## remove the environment
+	rm -rf $(VENV)

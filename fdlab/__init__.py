@@ -1,0 +1,44 @@
+"""fdlab: why do some pre-trained vision transformers fine-tune better than others?
+
+Open a checkpoint (``open_model``), measure it (``measure``), train one (``pretrain``, ``distill``,
+``finetune``). Start reading at ``fdlab/study/``, where the rooms meet; docs/decisions.md says why.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fdlab._lazy import lazy_attributes
+from fdlab.errors import FdlabError
+
+__version__ = "0.1.0"
+__all__ = [
+    "Encoder",
+    "FdlabError",
+    "attention_metrics",
+    "distill",
+    "finetune",
+    "measure",
+    "open_model",
+    "pretrain",
+]
+
+if TYPE_CHECKING:
+    from fdlab.encoders.encoder import Encoder
+    from fdlab.encoders.open import open_model
+    from fdlab.measures.attention import attention_metrics
+    from fdlab.probes.measure import measure
+    from fdlab.study.training import distill, finetune, pretrain
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "Encoder": "fdlab.encoders.encoder",
+        "open_model": "fdlab.encoders.open",
+        "attention_metrics": "fdlab.measures.attention",
+        "measure": "fdlab.probes.measure",
+        "pretrain": "fdlab.study.training",
+        "distill": "fdlab.study.training",
+        "finetune": "fdlab.study.training",
+    },
+)

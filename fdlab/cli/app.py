@@ -1,0 +1,66 @@
+"""The application: collects the verbs, turns errors into three lines and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+import typer
+
+from fdlab.cli import demo, diagnose, evaluate, inspect, recipes, train
+from fdlab.errors import INTERRUPTED, FdlabError
+
+app = typer.Typer(
+    name="fdlab",
+    help="Why do some pre-trained vision transformers fine-tune better than others? "
+    "Distil, diagnose and compare them.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(rich_help_panel="Start here")(demo.demo)
+app.command(rich_help_panel="Train")(train.pretrain)
+app.command(rich_help_panel="Train")(train.distill)
+app.command(rich_help_panel="Train")(train.finetune)
+app.command(rich_help_panel="Train")(train.runs)
+app.command(name="recipes", rich_help_panel="Train")(recipes.recipes)
+app.add_typer(diagnose.app, name="diagnose", rich_help_panel="Measure")
+app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Measure")
+app.command(rich_help_panel="Measure")(inspect.inspect)
+app.command(rich_help_panel="Measure")(inspect.explain)
+
+
+@app.callback()
+def options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
+) -> None:
+    """Options of every verb."""
+    if version:
+        from fdlab import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit()
+    if debug:
+        os.environ["FDLAB_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Runs the command line; an ``FdlabError`` becomes its three lines on stderr and its exit code."""
+    warnings.formatwarning = lambda message, *_args, **_kw: f"Note: {message}\n"
+    try:
+        app()
+    except FdlabError as error:
+        if os.environ.get("FDLAB_DEBUG"):
+            raise
+        typer.echo(str(error), err=True)
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        typer.echo("Stopped. What was finished is on disk; give the same command again to continue.", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output is gone (`| head`); there is no one left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,165 @@
+"""``fdlab pretrain``, ``distill``, ``finetune`` and ``runs``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+RECIPE = "Recipe: a packaged name (fdlab recipes) or a TOML file."
+DATA = typer.Option(None, "--data", help="Training images: digits, a folder, file.parquet, ...", rich_help_panel="Data")
+TEST = typer.Option(None, "--test", help="Held-out images, in the same grammar.", rich_help_panel="Data")
+OUT = typer.Option(None, "-o", "--out", help="The run's folder; by default runs/NAME.", rich_help_panel="Output")
+SET = typer.Option([], "--set", help="Any setting, e.g. optim.lr=3e-4 (repeatable).", rich_help_panel="Settings")
+CONFIG = typer.Option(None, "--config", help="TOML file laid over the recipe.", rich_help_panel="Settings")
+SEED = typer.Option(None, min=0, help="Seed of everything.", rich_help_panel="Settings")
+DEVICE = typer.Option(None, help="cpu, cuda, mps or auto.", rich_help_panel="Settings")
+DRY = typer.Option(False, "--dry-run", help="Print every setting with its source; train nothing.", rich_help_panel="Output")
+QUIET = typer.Option(False, "--quiet", help="No progress; print the run's folder only.", rich_help_panel="Output")
+JSON = typer.Option(False, "--json", help="Print the result as JSON.", rich_help_panel="Output")
+
+
+def pretrain(
+    recipe: str = typer.Argument("digits/contrastive", help=RECIPE),
+    data: str = DATA,
+    test: str = TEST,
+    out: Path = OUT,
+    set_: list[str] = SET,
+    config: str = CONFIG,
+    seed: int = SEED,
+    device: str = DEVICE,
+    dry_run: bool = DRY,
+    quiet: bool = QUIET,
+    json_: bool = JSON,
+) -> None:
+    """Train a small model from scratch: contrastive (SimCLR) or masked (SimMIM).
+
+    Example: [bold]fdlab pretrain digits/masked -o runs/mim[/bold]
+    """
+    options = {"data.source": data, "data.test": test, "run.seed": seed, "run.device": device}
+    _start(recipe, None, options, out, set_, config, dry_run, quiet, json_)
+
+
+def distill(
+    recipe: str = typer.Argument("digits/distill", help=RECIPE),
+    teacher: str = typer.Option(None, "--teacher", help="SOURCE: a file, a run folder, timm:NAME, FILE@teacher."),
+    data: str = DATA,
+    test: str = TEST,
+    out: Path = OUT,
+    set_: list[str] = SET,
+    config: str = CONFIG,
+    seed: int = SEED,
+    device: str = DEVICE,
+    dry_run: bool = DRY,
+    quiet: bool = QUIET,
+    json_: bool = JSON,
+) -> None:
+    """Distil a frozen teacher's features into a fresh student, by the paper's method.
+
+    Example: [bold]fdlab distill digits/distill --teacher runs/contrastive -o runs/student[/bold]
+    """
+    options = {
+        "distill.teacher": teacher,
+        "data.source": data,
+        "data.test": test,
+        "run.seed": seed,
+        "run.device": device,
+    }
+    _start(recipe, "distill", options, out, set_, config, dry_run, quiet, json_)
+
+
+def finetune(
+    model: str = typer.Argument(None, help="SOURCE of the start; random:RUN is the untrained control."),
+    recipe: str = typer.Option("digits/finetune", "--recipe", help=RECIPE),
+    data: str = DATA,
+    test: str = TEST,
+    out: Path = OUT,
+    set_: list[str] = SET,
+    config: str = CONFIG,
+    seed: int = SEED,
+    device: str = DEVICE,
+    dry_run: bool = DRY,
+    quiet: bool = QUIET,
+    json_: bool = JSON,
+) -> None:
+    """Fine-tune a model on labelled images.
+
+    Example: [bold]fdlab finetune runs/student --data digits#train --test digits#test -o runs/tuned[/bold]
+    """
+    options = {
+        "classify.model": model,
+        "data.source": data,
+        "data.test": test,
+        "run.seed": seed,
+        "run.device": device,
+    }
+    _start(recipe, "classify", options, out, set_, config, dry_run, quiet, json_)
+
+
+def _start(
+    recipe: str,
+    task: str | None,
+    options: dict[str, Any],
+    out: Path | None,
+    set_: list[str],
+    config: str | None,
+    dry_run: bool,
+    quiet: bool,
+    json_: bool,
+) -> None:
+    import json
+
+    from fdlab.engine.recipe import parse_overrides
+    from fdlab.records.run_folder import RunFolder
+    from fdlab.study import training
+
+    planned = training.plan(recipe, task=task, overrides=parse_overrides(set_), options=options, config=config)
+    if dry_run:
+        for key, value, origin in planned.describe():
+            typer.echo(f"{key} = {value!r}  ({origin})")
+        return
+    folder = RunFolder(out or Path("runs") / Path(recipe).stem)
+    if folder.finished and not quiet:
+        typer.echo(f"{folder.path} is finished already.", err=True)
+    training.run(planned, folder.path, quiet=quiet)
+    facts = folder.facts()
+    if json_:
+        typer.echo(json.dumps({"run": str(folder.path), **facts}))
+        return
+    if not quiet:
+        for note in facts.get("notes", []):
+            typer.echo(f"Note: {note}", err=True)
+        for name in ("final_loss", "test_loss", "accuracy", "validation_accuracy"):
+            if facts.get(name) is not None:
+                typer.echo(f"{name.replace('_', ' ')}: {facts[name]:.4g}")
+    typer.echo(str(folder.path))
+
+
+def runs(
+    folder: Path = typer.Argument(Path("runs"), help="The folder that holds the runs."),
+    json_: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """List runs with their state and last numbers.
+
+    Example: [bold]fdlab runs[/bold]
+    """
+    import json
+
+    from fdlab.errors import FdlabError
+    from fdlab.records.run_folder import RunFolder
+
+    if not folder.is_dir():
+        raise FdlabError(f"There is no folder {folder}.", "", "Name the folder that holds the runs.", code=2)
+    found = []
+    for path in sorted(p.parent for p in folder.glob("*/recipe.toml")):
+        run = RunFolder(path)
+        last = next((line for line in reversed(run.read_log()) if line.get("loss") is not None), {})
+        state = "finished" if run.finished else "not finished"
+        found.append({"run": str(path), "state": state, "step": last.get("step", 0), "loss": last.get("loss")})
+    if json_:
+        typer.echo(json.dumps(found))
+        return
+    for item in found:
+        loss = "" if item["loss"] is None else f"  loss {item['loss']:.4g}"
+        typer.echo(f"{item['run']}  {item['state']}  step {item['step']}{loss}")

@@ -1,0 +1,121 @@
+"""Data that comes with scikit-learn: the digits, and crops of its two sample photographs."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from fdlab.data.images import Images, Indices
+from fdlab.errors import USAGE, FdlabError
+from fdlab.randomness import stream
+
+DIGITS_SIZE, DIGITS_TRAIN = 24, 1297
+PHOTO_SIZE, PHOTO_CROPS = 256, 24
+
+
+class Digits(Images):
+    """1,797 grey digits of 8 x 8 px, enlarged bilinearly to ``size`` (24), values / 16, three equal channels.
+
+    Split: the permutation of numpy's ``default_rng(1234)``, its first 1,297 for training and its last 500 for
+    testing, in that order. ``mean`` and ``std`` were measured on the training part at 24 px.
+    """
+
+    name = "digits"
+    classes = tuple("0123456789")
+    mean = (0.3051, 0.3051, 0.3051)
+    std = (0.3305, 0.3305, 0.3305)
+
+    def __init__(self, size: int | None = None) -> None:
+        super().__init__()
+        self.size = size or DIGITS_SIZE
+        self.native_size = (self.size, self.size)
+        pixels, self._labels = _load_digits()
+        small = torch.from_numpy(pixels)[:, None]
+        large = F.interpolate(small, size=self.native_size, mode="bilinear", align_corners=False)
+        self._pixels = large.clamp(0, 1)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(f"digits v1 size={self.size}".encode()).hexdigest()
+
+    def read(self, index: int) -> Tensor:
+        return self._pixels[index].repeat(3, 1, 1)
+
+    def read_many(self, indices: np.ndarray) -> Tensor:
+        return self._pixels[torch.from_numpy(indices)].repeat(1, 3, 1, 1)
+
+    def labels(self, indices: Indices) -> np.ndarray:
+        return self._labels[np.asarray(indices, dtype=np.int64)]
+
+    def splits(self) -> dict[str, Indices]:
+        order = np.random.default_rng(1234).permutation(len(self))
+        return {"train": order[:DIGITS_TRAIN], "test": order[DIGITS_TRAIN:]}
+
+    def split_note(self) -> str:
+        return "fixed split, 1,297 training and 500 test images"
+
+
+class Photos(Images):
+    """24 square crops of two photographs, 256 px, sides of 128 to 427 px of the original; no labels."""
+
+    name = "photos"
+    native_size = (PHOTO_SIZE, PHOTO_SIZE)
+    notes = ("24 overlapping crops of two photographs: too few for a statement about images in general",)
+
+    def __len__(self) -> int:
+        return PHOTO_CROPS
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(b"photos v1").hexdigest()
+
+    def read(self, index: int) -> Tensor:
+        return _photo_crops()[index]
+
+    def read_many(self, indices: np.ndarray) -> Tensor:
+        return _photo_crops()[torch.from_numpy(indices)]
+
+    def labels(self, indices: Indices) -> np.ndarray:
+        return np.full(len(indices), -1, dtype=np.int64)
+
+    def splits(self) -> dict[str, Indices]:
+        raise FdlabError(
+            "photos has no training and test part.",
+            "Its crops overlap, so any split would leak.",
+            "Use photos as it is, or an image folder.",
+            USAGE,
+        )
+
+
+@lru_cache(maxsize=1)
+def _load_digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    return (data.images / 16).astype(np.float32), data.target.astype(np.int64)
+
+
+@lru_cache(maxsize=1)
+def _photo_crops() -> Tensor:
+    """(24, 3, 256, 256) uint8."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = [torch.tensor(p).permute(2, 0, 1) for p in load_sample_images().images]
+    crops = []
+    for number in range(PHOTO_CROPS):
+        photograph = photographs[number % len(photographs)]
+        h, w = photograph.shape[-2:]
+        u = stream(0, "photos", number).random(3)
+        side = round(128 + u[0] * (min(h, w) - 128))
+        top, left = round(u[1] * (h - side)), round(u[2] * (w - side))
+        crops.append(tv.resized_crop(photograph, top, left, side, side, [PHOTO_SIZE] * 2, antialias=True))
+    return torch.stack(crops)

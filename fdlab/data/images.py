@@ -1,0 +1,307 @@
+"""What every kind of image data answers (``Images``), and a selection of it (``ImageSource``).
+
+An unreadable image never stops a run: in training the next readable one takes its place, in
+evaluation it is left out, and both are counted. More than half unreadable is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fdlab.data.decode import Unreadable
+from fdlab.data.transforms import fit, to_float
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.randomness import stream
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SMALL = 96  # images of one size up to this side are handled as one tensor
+Indices = range | np.ndarray
+Three = tuple[float, float, float]
+
+
+class Images:
+    """One kind of image data, whole. Subclasses give ``__len__``, ``read``, ``labels`` and ``digest``."""
+
+    name: str = ""
+    classes: tuple[str, ...] | None = None
+    mean: Three = IMAGENET_MEAN
+    std: Three = IMAGENET_STD
+    native_size: tuple[int, int] | None = None  # (h, w) when all images share it
+    endless: bool = False
+    notes: tuple[str, ...] = ()  # what a reader of a result must know about these images
+
+    def __init__(self) -> None:
+        self.unreadable: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def digest(self) -> str:
+        """sha256 that names these images."""
+        raise NotImplementedError
+
+    def read(self, index: int) -> Tensor:
+        """(3, h, w), uint8 or float32 in [0, 1]. Raises Unreadable."""
+        raise NotImplementedError
+
+    def read_many(self, indices: np.ndarray) -> Tensor | None:
+        """(B, 3, h, w) at once, or None when images are read one by one."""
+        return None
+
+    def labels(self, indices: Indices) -> np.ndarray:
+        """(B,) int64, -1 where there is none."""
+        raise NotImplementedError
+
+    def splits(self) -> dict[str, Indices]:
+        """Indices of ``train`` and ``test``; by default 80/20 by one fixed permutation.
+
+        Raises:
+            FdlabError: these images cannot be split honestly.
+        """
+        order = stream(0, "split", len(self)).permutation(len(self))
+        held_out = max(1, round(0.2 * len(self)))
+        return {"train": np.sort(order[held_out:]), "test": np.sort(order[:held_out])}
+
+    def split_note(self) -> str:
+        return "fixed 80/20 split by a permutation of the file order (the data has no split of its own)"
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Images for training: one tensor (B, 3, h, w) where sizes agree and are small, else a list."""
+
+    images: Tensor | list[Tensor]
+    labels: Tensor
+    indices: Tensor
+
+
+class ImageSource:
+    """A selection of images: (image, label) by position, and what identifies them.
+
+    Positions run from 0 to len - 1 and are the ``index`` of everything in training. An endless source
+    has 2^31 of them, each drawn when asked for.
+    """
+
+    def __init__(
+        self, images: Images, spec: str, indices: Indices | None = None, notes: tuple[str, ...] = ()
+    ) -> None:
+        self._images, self.spec = images, spec
+        self._indices: Indices = range(len(images)) if indices is None else _compact(indices)
+        self.notes = images.notes + notes
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __repr__(self) -> str:
+        count = "endless" if self.endless else f"{len(self)} images"
+        return f"ImageSource({self.spec!r}, {count})"
+
+    @property
+    def name(self) -> str:
+        return self._images.name
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self._images.classes
+
+    @property
+    def mean(self) -> Three:
+        return self._images.mean
+
+    @property
+    def std(self) -> Three:
+        return self._images.std
+
+    @property
+    def native_size(self) -> tuple[int, int] | None:
+        """(h, w) when all images share one size; for files judged by 16 of them."""
+        return self._images.native_size
+
+    @property
+    def endless(self) -> bool:
+        return self._images.endless and len(self) >= 2**31
+
+    @property
+    def skipped(self) -> int:
+        """How many of these images were found unreadable so far."""
+        found = self._images.unreadable
+        if isinstance(self._indices, range):
+            return sum(index in self._indices for index in found)
+        return int(np.isin(np.fromiter(found, dtype=np.int64, count=len(found)), self._indices).sum())
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the images' own digest and of which of them are taken."""
+        which = repr(self._indices) if isinstance(self._indices, range) else self._indices.tobytes()
+        content = which.encode() if isinstance(which, str) else which
+        return hashlib.sha256(self._images.digest.encode() + b"|" + content).hexdigest()
+
+    @property
+    def preprocessing(self) -> str:
+        """What ``stack`` does, in words; part of a measurement's question."""
+        if self.direct:
+            return "resized to the model's size, bilinear, antialias"
+        return "short side to 256/224 of the model's size, centre crop, bilinear, antialias"
+
+    @property
+    def direct(self) -> bool:
+        """All images are squares of one size, so they are resized without a crop."""
+        native = self.native_size
+        return native is not None and native[0] == native[1]
+
+    def image(self, position: int) -> Tensor:
+        """(3, h, w), uint8 or float32 in [0, 1], as stored. Raises FdlabError when unreadable."""
+        try:
+            return self._read(position)
+        except Unreadable as error:
+            raise FdlabError(
+                f"Image {position} of {self.spec} cannot be read.",
+                str(error),
+                "Remove the file.",
+                NOT_UNDERSTOOD,
+            ) from error
+
+    def label(self, position: int) -> int:
+        """The class number, -1 where there is none."""
+        return int(self._images.labels(self._at([position]))[0])
+
+    def labels(self) -> np.ndarray:
+        """(len,) int64. Raises FdlabError (2) for an endless source."""
+        if self.endless:
+            raise FdlabError(
+                f"{self.spec} is endless: it has no list of labels.",
+                "",
+                f"Take a part: {self.spec}[:1024].",
+                USAGE,
+            )
+        return self._images.labels(self._indices)
+
+    def subset(self, positions: Sequence[int] | np.ndarray) -> ImageSource:
+        """These positions, in this order."""
+        return ImageSource(
+            self._images, self.spec, self._at(positions), self.notes[len(self._images.notes) :]
+        )
+
+    def sample(self, count: int, seed: int = 0) -> ImageSource:
+        """``count`` images at random without repeats (all, when there are fewer); endless: the first."""
+        if self.endless:
+            return self.subset(range(count))
+        if count >= len(self):
+            return self
+        return self.subset(stream(seed, "sample").permutation(len(self))[:count])
+
+    def stack(self, positions: Sequence[int] | np.ndarray, size: int) -> tuple[Tensor, Tensor]:
+        """Images for evaluation: (B, 3, size, size) float32 in [0, 1] and labels (B,) int64.
+
+        ``preprocessing`` says what is done; images smaller than ``size`` are enlarged. Unreadable
+        images are left out and counted in ``skipped``.
+
+        Raises:
+            FdlabError (3): more than half of the requested images are unreadable.
+        """
+        indices = self._at(positions)
+        if not len(indices):
+            return torch.zeros(0, 3, size, size), torch.zeros(0, dtype=torch.int64)
+        labels = torch.from_numpy(self._images.labels(indices))
+        whole = self._images.read_many(indices)
+        if whole is not None:
+            return fit(whole, size, direct=self.direct), labels
+        kept, fitted = [], []
+        for place, position in enumerate(positions):
+            try:
+                fitted.append(fit(self._read(int(position)), size, direct=self.direct))
+                kept.append(place)
+            except Unreadable:
+                continue
+        if 2 * len(kept) < len(indices) or not kept:
+            raise self._too_many(len(indices) - len(kept), len(indices))
+        return torch.stack(fitted), labels[kept]
+
+    def gather(self, positions: np.ndarray) -> Gathered:
+        """Images for training, as stored. An unreadable one is replaced by the next readable position.
+
+        Raises:
+            FdlabError (3): more than half of the source is unreadable.
+        """
+        indices = self._at(positions)
+        whole = self._images.read_many(indices)
+        taken = np.asarray(positions, dtype=np.int64)
+        images: Tensor | list[Tensor]
+        if whole is not None:
+            images = to_float(whole)
+        else:
+            pairs = [self._next_readable(int(position)) for position in positions]
+            taken = np.array([position for position, _ in pairs], dtype=np.int64)
+            images = self._unify([image for _, image in pairs])
+        labels = self._images.labels(self._at(taken))
+        return Gathered(images, torch.from_numpy(labels), torch.from_numpy(taken))
+
+    def unreadable(self) -> dict[int, str]:
+        """What was found so far, by number in the data; workers hand theirs over with ``learn``."""
+        return dict(self._images.unreadable)
+
+    def learn(self, unreadable: dict[int, str]) -> None:
+        self._images.unreadable.update(unreadable)
+
+    def _at(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        chosen = np.asarray(positions, dtype=np.int64)
+        if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
+            raise IndexError(f"position outside of the {len(self)} images of {self.spec}")
+        if isinstance(self._indices, np.ndarray):
+            return self._indices[chosen]
+        return chosen * self._indices.step + self._indices.start
+
+    def _read(self, position: int) -> Tensor:
+        index = int(self._at([position])[0])
+        known = self._images.unreadable
+        if index in known:
+            raise Unreadable(known[index])
+        try:
+            return self._images.read(index)
+        except Unreadable as error:
+            known[index] = str(error)
+            raise
+
+    def _next_readable(self, position: int) -> tuple[int, Tensor]:
+        for place in range(position, position + len(self)):
+            try:
+                return place % len(self), self._read(place % len(self))
+            except Unreadable:
+                if 2 * self.skipped > len(self):
+                    break
+        raise self._too_many(self.skipped, len(self))
+
+    def _unify(self, images: list[Tensor]) -> Tensor | list[Tensor]:
+        native = self.native_size
+        if native is None or max(native) > SMALL:
+            return images
+        # native_size was judged by a few files: an odd one out is brought to it
+        h, w = native
+        same = [i if i.shape[1:] == native else fit(i, max(h, w), direct=True)[:, :h, :w] for i in images]
+        return torch.stack([to_float(image) for image in same])
+
+    def _too_many(self, bad: int, of: int) -> FdlabError:
+        reasons = list(self._images.unreadable.values())
+        return FdlabError(
+            f"{bad} of {of} images of {self.spec} cannot be read.",
+            f"The first reason: {reasons[0]}" if reasons else "",
+            "Check that these are image files and complete.",
+            NOT_UNDERSTOOD,
+        )
+
+
+def _compact(indices: Indices) -> Indices:
+    """A run of consecutive numbers as a range, so that equal selections have equal digests."""
+    if isinstance(indices, range):
+        return indices
+    array = np.ascontiguousarray(indices, dtype=np.int64)
+    if len(array) and (len(array) == 1 or (np.diff(array) == 1).all()):
+        return range(int(array[0]), int(array[-1]) + 1)
+    return array

@@ -1,0 +1,176 @@
+"""Which images a training step gets: a pure function of (seed, step), whatever the number of workers.
+
+The order of an epoch is a permutation from (seed, epoch), a view comes from (seed, epoch, index, number of
+the view), an endless source gives step ``s`` the indices from ``s * batch`` on. So a run that continues at
+any step sees what an uninterrupted one would have seen, and no state of the loader is ever saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fdlab.data.images import ImageSource
+from fdlab.data.transforms import NONE, View, apply, draw
+from fdlab.errors import USAGE, FdlabError
+from fdlab.randomness import stream
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step gets.
+
+    Attributes:
+        step: the step, from 0 over the whole run.
+        images: one (B, 3, size, size) float32 in [0, 1] a view; all views show the same images.
+        labels: (B,) int64, -1: none.
+        indices: (B,) int64, positions in the source.
+    """
+
+    step: int
+    images: list[Tensor]
+    labels: Tensor
+    indices: Tensor
+
+
+class Batches:
+    """Iterate over the batches of steps ``start`` to ``stop - 1``.
+
+    Args:
+        source: the images.
+        size: pixels of the square output.
+        batch: images a step, over all ranks.
+        seed: of the order and the views.
+        view: how views are drawn; None: the evaluation transform.
+        views: how many differently drawn views of each image.
+        start, stop: first step, and the one after the last.
+        workers: processes that prepare batches; 0: this one. Never changes what comes out.
+        drop_last: leave out the incomplete batch at the end of an epoch.
+        part: (rank, ranks): take only this slice of each batch.
+
+    Raises:
+        FdlabError: 2 for a batch larger than the data; 3 when more than half of it is unreadable;
+            1 when a worker dies.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        size: int,
+        batch: int,
+        seed: int,
+        view: View | None = None,
+        views: int = 1,
+        start: int = 0,
+        stop: int,
+        workers: int = 0,
+        drop_last: bool = True,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        if batch < 1 or (drop_last and batch > len(source)):
+            raise FdlabError(
+                f"The batch of {batch} does not fit the {len(source)} images of {source.spec}.",
+                "",
+                f"Set the batch to at most {len(source)}, or name more data.",
+                USAGE,
+            )
+        if batch % part[1] or (part[1] > 1 and not drop_last):
+            raise FdlabError(
+                f"Batches of {batch} cannot be shared by {part[1]} ranks.",
+                "",
+                f"Use a multiple of {part[1]} and whole batches (drop_last).",
+                USAGE,
+            )
+        self.source, self.size, self.batch, self.seed = source, size, batch, seed
+        self.view, self.views, self.start, self.stop = view or NONE, views, start, stop
+        self.workers, self.drop_last, self.part = workers, drop_last, part
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """None for an endless source."""
+        if self.source.endless:
+            return None
+        whole, rest = divmod(len(self.source), self.batch)
+        return whole + (1 if rest and not self.drop_last else 0)
+
+    def positions(self, step: int) -> tuple[int, np.ndarray]:
+        """(epoch, positions in the source) of one step's whole batch."""
+        if self.source.endless:
+            return 0, np.arange(step * self.batch, (step + 1) * self.batch)
+        epoch, place = divmod(step, self.steps_per_epoch or 1)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, stream(self.seed, "order", epoch).permutation(len(self.source))
+        return epoch, self._order[1][place * self.batch : (place + 1) * self.batch]
+
+    def load(self, step: int) -> Batch:
+        """The batch of one step."""
+        epoch, positions = self.positions(step)
+        rank, ranks = self.part
+        share = -(-len(positions) // ranks)
+        positions = positions[rank * share : (rank + 1) * share]
+        gathered = self.source.gather(positions)
+        images = []
+        for number in range(self.views):
+            generators = [stream(self.seed, "view", epoch, int(p), number) for p in positions]
+            draws = draw(self.view, generators, self.size)
+            images.append(apply(gathered.images, self.view, draws, self.size, direct=self.source.direct))
+        return Batch(step, images, gathered.labels, gathered.indices)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self.workers or not len(self):
+            yield from (self.load(step) for step in range(self.start, self.stop))
+            return
+        # an own generator: the loader would otherwise draw its base seed from torch's global one
+        loader: Any = DataLoader(
+            _Steps(self),
+            batch_size=None,
+            num_workers=min(self.workers, max(1, len(self))),
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),
+        )
+        try:
+            for item, unreadable in loader:
+                if isinstance(item, FdlabError):
+                    raise item
+                self.source.learn(unreadable)
+                yield item
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in ("exited unexpectedly", "killed by signal")):
+                raise
+            raise FdlabError(
+                "A process that prepares batches has died.",
+                str(error).splitlines()[0],
+                "Usually memory ran out: use fewer workers (workers=0: none) or a smaller batch.",
+            ) from error
+
+
+class _Steps(Dataset):
+    """Steps as a data set, so that a worker makes whole batches."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, place: int) -> tuple[Batch | FdlabError, dict[int, str]]:
+        try:
+            batch = self.batches.load(self.batches.start + place)
+        except FdlabError as error:  # handed over whole: raised here, it would come out as a traceback
+            return error, {}
+        return batch, self.batches.source.unreadable()
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

@@ -1,0 +1,183 @@
+"""The grammar of ``--data``: one line of text -> an ``ImageSource``.
+
+    digits | photos | locality:ALPHA | FOLDER | FILE.parquet, then optionally #train or #test, then [A:B]
+
+The built-in names win over folders of the same name (write ./digits for the folder).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fdlab.data.decode import SUFFIXES
+from fdlab.data.images import Images, ImageSource, Indices
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
+
+__all__ = ["ImageSource", "Spec", "open_data", "parse_spec", "with_split"]
+
+BUILTIN = ("digits", "photos", "locality:0", "locality:0.5", "locality:1")
+_TAIL = re.compile(
+    r"^(?P<base>.+?)(?:#(?P<split>[^#\[\]/\\]*))?(?:\[(?P<a>(?:-?\d+)?):(?P<b>(?:-?\d+)?)\])?$", re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """``base`` (a built-in name or a path), ``split`` (train, test, None), ``start``, ``stop`` of a slice."""
+
+    base: str
+    split: str | None = None
+    start: int | None = None
+    stop: int | None = None
+
+    def __str__(self) -> str:
+        ends = ["" if end is None else str(end) for end in (self.start, self.stop)]
+        part = "" if (self.start, self.stop) == (None, None) else f"[{ends[0]}:{ends[1]}]"
+        return self.base + (f"#{self.split}" if self.split else "") + part
+
+
+def parse_spec(text: str) -> Spec:
+    """Split a specification into its parts. Raises FdlabError (2) on a malformed one."""
+    if text.strip() and _exists(text):  # a path that holds # or [ in its name
+        return Spec(text)
+    found = _TAIL.match(text.strip())
+    if not found:
+        raise FdlabError("No data was named.", "", "Give --data digits, a folder or a file.parquet.", USAGE)
+    base, split = found["base"], found["split"]
+    if split is not None and split not in ("train", "test"):
+        raise FdlabError(
+            f"'#{split}' is not a part of {base}.",
+            "Parts are #train and #test." + nearest(split, ("train", "test")),
+            f"Write {base}#train or {base}#test.",
+            USAGE,
+        )
+    if base.endswith("]") and not _exists(base):
+        raise FdlabError(
+            f"The slice in '{text}' is not understood.",
+            "",
+            "Write [:N] or [A:B], last of all: digits#test[:100].",
+            USAGE,
+        )
+    start, stop = (int(end) if end else None for end in (found["a"], found["b"]))
+    return Spec(base, split, start, stop)
+
+
+def with_split(spec: str, split: str) -> str:
+    """``spec`` with ``#train`` or ``#test``, unless it names a part itself."""
+    parsed = parse_spec(spec)
+    return spec if parsed.split else str(Spec(parsed.base, split, parsed.start, parsed.stop))
+
+
+def open_data(spec: str, *, size: int | None = None, seed: int = 0) -> ImageSource:
+    """Open images by name.
+
+    Args:
+        spec: see the top of this file. Without ``#train`` or ``#test`` all images are taken (``locality``:
+            its training samples). ``[A:B]`` cuts in stored order, in class folders the order of classes.
+        size: pixels; only ``digits`` use it, which are enlarged straight to it (24).
+        seed: only ``locality`` uses it: its samples are a function of (seed, index).
+
+    Raises:
+        FdlabError: 2 for a malformed or unavailable specification or an empty selection, 3 for data that is
+            missing or not understood.
+    """
+    parsed = parse_spec(spec)
+    images = _open_base(parsed.base, size, seed)
+    indices: Indices = range(len(images))
+    notes: tuple[str, ...] = ()
+    if parsed.split:
+        indices, notes = images.splits()[parsed.split], (f"{parsed.split}: {images.split_note()}",)
+    if (parsed.start, parsed.stop) != (None, None):
+        indices = indices[parsed.start : parsed.stop]
+    if not len(indices):
+        raise FdlabError(
+            f"{spec} selects no image.", f"{parsed.base} has {len(images)}.", "Widen the slice.", USAGE
+        )
+    return ImageSource(images, str(spec), indices, notes)
+
+
+def _open_base(base: str, size: int | None, seed: int) -> Images:
+    if base == "digits":
+        from fdlab.data.builtin import Digits
+
+        return Digits(size)
+    if base == "photos":
+        from fdlab.data.builtin import Photos
+
+        return Photos()
+    if base.partition(":")[0] == "locality":
+        from fdlab.data.locality import Locality
+
+        return Locality(_alpha(base), seed)
+    if base.startswith(("hfds:", "torchvision:")) or base.endswith((".tar", ".tar.gz", ".tgz")):
+        raise FdlabError(
+            f"{base} is not available in this version.",
+            "Hub sets, torchvision sets and tar shards cannot be read yet.",
+            "Give an image folder or a parquet file with an image column.",
+            USAGE,
+        )
+    try:
+        return _open_path(Path(base).expanduser())
+    except OSError as error:
+        raise FdlabError(
+            f"{base} cannot be read.", str(error), "Check the path and its permissions.", NOT_UNDERSTOOD
+        ) from error
+
+
+def _alpha(base: str) -> float:
+    try:
+        alpha = float(base.partition(":")[2])
+    except ValueError:
+        alpha = -1.0
+    if not 0 <= alpha <= 1:
+        raise FdlabError(
+            f"'{base}' is not understood.",
+            "ALPHA is the share of far twins, a number from 0 to 1.",
+            "Write for example locality:0.5.",
+            USAGE,
+        )
+    return alpha
+
+
+def _open_path(path: Path) -> Images:
+    if not path.exists():
+        beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = nearest(str(path), [*BUILTIN, *beside])
+        raise FdlabError(
+            f"There is no data at '{path}'.",
+            f"It is neither a built-in name nor a path.{hint}",
+            "Give digits, photos, locality:ALPHA, an image folder or a parquet file.",
+            NOT_UNDERSTOOD,
+        )
+    if path.is_dir():
+        from fdlab.data.folders import Folder
+
+        return Folder(path)
+    if path.suffix.lower() == ".parquet":
+        from fdlab.data.parquet import Parquet
+
+        return Parquet(path)
+    why = _what_it_may_be(path)
+    raise FdlabError(
+        f"{path} is not data that can be read.", why, "Give a folder or a parquet file.", NOT_UNDERSTOOD
+    )
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).expanduser().exists()
+    except (OSError, RuntimeError):  # too long for a path, or a ~name without a home
+        return False
+
+
+def _what_it_may_be(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return f"It is one image; its folder is {path.parent}."
+    if suffix in (".pt", ".pth", ".safetensors", ".bin", ".ckpt"):
+        return "It looks like a checkpoint: name it as the model, not as the data."
+    if suffix in (".zip", ".gz", ".7z"):
+        return "It is an archive: unpack it first."
+    return f"Files with the ending '{suffix}' are not known."

@@ -1,0 +1,198 @@
+"""Views: random crops, turns and colour changes as pure functions of one generator a sample.
+
+A view is drawn (``draw``: one generator a sample, a dozen numbers) and then applied to the whole
+batch (``apply``). Two routes, the same draws: small images of one size go through one batched bilinear
+resampling; large or varied ones are cropped one by one with antialiasing and meet the rest there.
+The global random generators of torch and numpy are never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+UNIFORMS = 12  # one a setting, always all drawn: switching one setting off leaves the others' draws alone
+
+
+class View(BaseModel):
+    """Settings of one random view; the default changes nothing.
+
+    Lengths are in pixels of the model's input, colours in the [0, 1] of raw images.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    crop: tuple[float, float] | None = Field(
+        default=None, description="share of the area that is kept, min and max"
+    )
+    ratio: tuple[float, float] = Field(
+        default=(3 / 4, 4 / 3), description="width / height of the crop, min and max"
+    )
+    flip: float = Field(default=0.0, ge=0, le=1, description="probability of a mirror image")
+    rotate: float = Field(default=0.0, ge=0, le=180, description="largest turn either way, degrees")
+    shift: float = Field(default=0.0, ge=0, description="largest shift either way, pixels")
+    brightness: float = Field(default=0.0, ge=0, le=1, description="factor within 1 - b and 1 + b")
+    contrast: float = Field(default=0.0, ge=0, le=1, description="factor about the image's mean grey")
+    saturation: float = Field(default=0.0, ge=0, le=1, description="factor about each pixel's grey")
+    grey: float = Field(default=0.0, ge=0, le=1, description="probability of losing the colour")
+    noise: float = Field(default=0.0, ge=0, description="standard deviation of Gaussian pixel noise")
+
+    @field_validator("crop", "ratio")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 < value[0] <= value[1]:
+            raise ValueError("needs 0 < min <= max")
+        return value
+
+    @field_validator("crop")
+    @classmethod
+    def _share(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[1] > 1:
+            raise ValueError("a share of the area is at most 1")
+        return value
+
+
+NONE = View()
+LIGHT = View(crop=(0.67, 1.0))  # digits: a mirror image is another character, so no flip
+CONTRASTIVE = View(crop=(0.5, 1.0), rotate=20, brightness=0.4, contrast=0.4, noise=0.1)
+PAPER_FD = View(crop=(0.67, 1.0), flip=0.5)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Everything random about a batch of views: ``uniforms`` (B, 12) in [0, 1), ``noise`` (B, 3, s, s)."""
+
+    uniforms: np.ndarray
+    noise: Tensor | None
+
+
+def draw(view: View, generators: Sequence[np.random.Generator], size: int) -> Draws:
+    """Draw one view a generator, for outputs of ``size`` pixels."""
+    uniforms = np.stack([generator.random(UNIFORMS) for generator in generators])
+    if not view.noise:
+        return Draws(uniforms, None)
+    noise = [generator.standard_normal((3, size, size), dtype=np.float32) for generator in generators]
+    return Draws(uniforms, torch.from_numpy(np.stack(noise)))
+
+
+def apply(images: Tensor | Sequence[Tensor], view: View, draws: Draws, size: int, *, direct: bool) -> Tensor:
+    """The views: (B, 3, size, size) float32 in [0, 1].
+
+    Args:
+        images: (B, 3, h, w) float32, or a list of (3, h, w), uint8 or float32 in [0, 1].
+        direct: how images without a crop are brought to ``size``, see ``fit``.
+    """
+    u = draws.uniforms
+    # resampling without antialiasing is right only where nothing is made smaller
+    if isinstance(images, Tensor) and max(images.shape[-2:]) <= size:
+        boxes = crop_boxes(view, u, np.array([images.shape[-2:]] * len(images), dtype=np.float64))
+        out = _resample(images, view, u, boxes, size)
+    else:
+        cropped = torch.stack(
+            [_one(image, view, u[i : i + 1], size, direct) for i, image in enumerate(images)]
+        )
+        whole = np.tile([0.0, 0.0, size, size], (len(cropped), 1))
+        out = _resample(cropped, view, u, whole, size)
+    return _recolour(out, view, draws)
+
+
+def crop_boxes(view: View, uniforms: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(B, 4) top, left, height, width in pixels of images of ``sizes`` (B, 2).
+
+    The share of the area is uniform, the log of width / height uniform over the part of its range that
+    fits into the image, so that the drawn area is always kept.
+    """
+    h, w = sizes[:, 0], sizes[:, 1]
+    if view.crop is None:
+        return np.stack([np.zeros_like(h), np.zeros_like(w), h, w], axis=1)
+    share = view.crop[0] + uniforms[:, 0] * (view.crop[1] - view.crop[0])
+    least, most = np.log(share * w / h), np.log(w / (share * h))
+    low = np.clip(np.log(view.ratio[0]), least, most)
+    high = np.clip(np.log(view.ratio[1]), least, most)
+    ratio = np.exp(low + uniforms[:, 1] * (high - low))
+    width = np.minimum(np.sqrt(share * h * w * ratio), w)
+    height = np.minimum(np.sqrt(share * h * w / ratio), h)
+    return np.stack([uniforms[:, 2] * (h - height), uniforms[:, 3] * (w - width), height, width], axis=1)
+
+
+def fit(images: Tensor, size: int, *, direct: bool) -> Tensor:
+    """The evaluation transform: (..., 3, h, w) -> (..., 3, size, size) float32 in [0, 1].
+
+    ``direct`` (square images of one size): resized straight to ``size``. Otherwise the short side goes to
+    ``size * 256 / 224`` and the centre is cut out. Bilinear with antialias; small images are enlarged.
+    """
+    h, w = images.shape[-2:]
+    straight = direct and h == w
+    short = size if direct else round(size * 256 / 224)
+    target = [short, short] if straight else [round(short * h / min(h, w)), round(short * w / min(h, w))]
+    if target != [h, w]:
+        images = tv.resize(images, target, antialias=True)
+    top, left = (target[0] - size) // 2, (target[1] - size) // 2
+    return to_float(images[..., top : top + size, left : left + size])
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 -> float32 in [0, 1]; float images as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _one(image: Tensor, view: View, uniforms: np.ndarray, size: int, direct: bool) -> Tensor:
+    """One image of any size, cropped (or fitted, when the view has no crop) to ``size``."""
+    if view.crop is None:
+        return fit(image, size, direct=direct)
+    h, w = image.shape[-2:]
+    box = crop_boxes(view, uniforms, np.array([[h, w]], dtype=np.float64))[0]
+    height, width = max(1, round(box[2])), max(1, round(box[3]))
+    top, left = min(round(box[0]), h - height), min(round(box[1]), w - width)
+    return to_float(tv.resized_crop(image, top, left, height, width, [size, size], antialias=True))
+
+
+def _resample(images: Tensor, view: View, u: np.ndarray, boxes: np.ndarray, size: int) -> Tensor:
+    """Crop, mirror, turn and shift in one bilinear resampling; outside of the image it is mirrored."""
+    h, w = images.shape[-2:]
+    mirrored = u[:, 4] < view.flip
+    if not (view.rotate or view.shift) and (h, w) == (size, size) and (boxes == [0, 0, h, w]).all():
+        if mirrored.any():
+            images = torch.where(torch.from_numpy(mirrored)[:, None, None, None], images.flip(-1), images)
+        return images
+    angle = np.deg2rad(view.rotate) * (2 * u[:, 5] - 1)
+    top, left, height, width = boxes.T
+    sx, sy = width / w, height / h  # half extents of the box where the image spans -1 to 1
+    cx, cy = (2 * left + width) / w - 1, (2 * top + height) / h - 1
+    dx, dy = 2 * view.shift * (2 * u[:, 6:8] - 1).T / size
+    cos, sin, sign = np.cos(angle), np.sin(angle), np.where(mirrored, -1.0, 1.0)
+    a, b, c, d = sx * cos * sign, -sx * sin, sy * sin * sign, sy * cos  # box * turn * mirror
+    theta = np.stack([a, b, cx - a * dx - b * dy, c, d, cy - c * dx - d * dy], axis=1)
+    matrix = torch.from_numpy(theta.astype(np.float32)).reshape(-1, 2, 3)
+    grid = F.affine_grid(matrix, [len(images), 3, size, size], align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def _recolour(images: Tensor, view: View, draws: Draws) -> Tensor:
+    u = torch.from_numpy(draws.uniforms.astype(np.float32))[:, :, None, None, None]
+    if view.brightness:
+        images = images * (1 + view.brightness * (2 * u[:, 8] - 1))
+    if view.contrast:
+        middle = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
+        images = middle + (images - middle) * (1 + view.contrast * (2 * u[:, 9] - 1))
+    if view.saturation or view.grey:
+        kept = 1 + view.saturation * (2 * u[:, 10] - 1)
+        kept = torch.where(u[:, 11] < view.grey, torch.zeros_like(kept), kept)
+        grey = _grey(images)
+        images = grey + (images - grey) * kept
+    if draws.noise is not None:
+        images = images + view.noise * draws.noise
+    return images.clamp(0, 1)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Luma of ITU-R BT.601: (B, 1, h, w)."""
+    weights = images.new_tensor([0.299, 0.587, 0.114])[:, None, None]
+    return (images * weights).sum(dim=1, keepdim=True)

@@ -1,0 +1,300 @@
+"""What every model is once it is open: ``Encoder`` (tokens, attention, logits) and ``EncoderInfo``.
+
+``TimmCall`` remembers how the stock timm class was made, so that a file can be rebuilt elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Floats3 = tuple[float, float, float]
+Size = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """Everything known about an open model; sizes in pixels of its input, tokens counted."""
+
+    family: str
+    depth: int
+    width: int
+    heads: int
+    patch_size: int
+    grid: tuple[int, int]
+    image_size: Size
+    prefix_tokens: int = 0
+    prefix_kinds: tuple[str, ...] = ()
+    mean: Floats3 = IMAGENET_MEAN
+    std: Floats3 = IMAGENET_STD
+    norm_eps: float = 1e-6
+    activation: str = "gelu"
+    interpolation: str = "bicubic"
+    timm_name: str | None = None
+    parameters: int = 0
+    sha256: str = ""
+    source: str = ""
+    container: str = ""
+    taken: str = ""
+    others: tuple[str, ...] = ()
+    classes: int = 0
+    options: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TimmCall:
+    """A stock timm class and its arguments, all of them plain values.
+
+    ``norm_eps`` stands apart because timm takes a norm class; 1e-6 is the default of its ViTs.
+    """
+
+    path: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    norm_eps: float = 1e-6
+
+    def make(self) -> nn.Module:
+        """A fresh module; consumes the global random state as the class does."""
+        module, _, name = self.path.rpartition(".")
+        kwargs = dict(self.kwargs)
+        if self.norm_eps != 1e-6:
+            kwargs["norm_layer"] = partial(nn.LayerNorm, eps=self.norm_eps)
+        return getattr(importlib.import_module(module), name)(**kwargs)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Encoder:
+    """One interface over timm models. Gradients follow the caller; the module is in eval mode."""
+
+    def __init__(self, module: nn.Module, info: EncoderInfo, call: TimmCall | None = None) -> None:
+        self.module, self.info, self.call = module.eval(), info, call
+
+    @classmethod
+    def wrap(cls, module: nn.Module, *, call: TimmCall | None = None, **known: Any) -> Encoder:
+        """An encoder around a timm module: sizes are read off the module, the rest is given.
+
+        Args:
+            known: fields of ``EncoderInfo`` that no module holds: family, mean, std, source, ...
+        """
+        fields = {"family": "module", **describe(module), **known}
+        info = EncoderInfo(**fields)
+        return cls(module, EncoderInfo(**{**fields, "sha256": identity(module, info)}), call)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def num_patches(self) -> int:
+        return self.info.grid[0] * self.info.grid[1]
+
+    def to(self, device: str | torch.device) -> Encoder:
+        """Moves the module in place; returns the encoder."""
+        self.module.to(device)
+        return self
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> what the model expects: (images - mean) / std, on its device."""
+        if images.ndim != 4 or images.shape[1] != len(self.info.mean) or not images.is_floating_point():
+            why = f"Got {tuple(images.shape)} of {images.dtype}."
+            raise FdlabError("Images must be float (B, 3, H, W) in [0, 1].", why, "", USAGE)
+        images = images.to(self.device)
+        mean, std = (
+            images.new_tensor(values).view(1, -1, 1, 1) for values in (self.info.mean, self.info.std)
+        )
+        return (images - mean) / std
+
+    def tokens(self, images: Tensor, norm: bool = True) -> Tensor:
+        """Final tokens (B, N, C), prefix first; ``norm=False``: what enters the final norm.
+
+        Hierarchical models: the last stage, row major. Models that pool before their norm have no
+        final norm on tokens, and both forms are the same.
+        """
+        images = self._checked(images)
+        if norm:
+            return _as_tokens(self.module.forward_features(images), self.module)  # type: ignore[operator]
+        final = getattr(self.module, "norm", None)
+        if not isinstance(final, nn.Module):
+            raise FdlabError(
+                "Tokens before the final norm are not available.",
+                f"{type(self.module).__name__} has no final norm.",
+                "Use norm=True.",
+                NOT_UNDERSTOOD,
+            )
+        seen: list[Tensor] = []
+        handle = final.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+        try:
+            self.module.forward_features(images)  # type: ignore[operator]
+        finally:
+            handle.remove()
+        return _as_tokens(seen[-1], self.module)
+
+    def attention(self, images: Tensor, blocks: Sequence[int] = (0, -1)) -> dict[int, Tensor]:
+        """{block: (B, heads, N, N)} after softmax; windows: (B * windows, heads, n, n). Keys as given."""
+        from fdlab.encoders.tap import capture_maps
+
+        images, depth = self._checked(images), self.info.depth
+        wrong = [block for block in blocks if not -depth <= block < depth]
+        if wrong:
+            raise FdlabError(
+                f"No block {wrong[0]}.",
+                f"The model has {depth} blocks, counted from 0.",
+                f"Use 0 to {depth - 1}, or -1 for the last.",
+                USAGE,
+            )
+        places = tuple(sorted({block % depth for block in blocks}))
+        maps = capture_maps(self.module, lambda: self.module.forward_features(images), places)  # type: ignore[operator]
+        return {block: maps[block % depth] for block in blocks}
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, classes) where the file holds a classifier, else an error."""
+        if not self.info.classes:
+            raise FdlabError(
+                f"{self.info.source or 'This model'} holds no classifier.",
+                "It is an encoder only.",
+                "Use tokens(), or train a classifier: fdlab finetune, fdlab evaluate linear.",
+                NOT_UNDERSTOOD,
+            )
+        return self.module(self._checked(images))
+
+    def _checked(self, images: Tensor) -> Tensor:
+        """The images on the model's device and type, or an error that names the wrong size."""
+        channels = next(m for m in self.module.modules() if isinstance(m, nn.Conv2d)).in_channels
+        if images.ndim != 4 or images.shape[1] != channels:
+            raise FdlabError(
+                f"Images must be (B, {channels}, H, W).", f"Got {tuple(images.shape)}.", "", USAGE
+            )
+        size, patch = tuple(images.shape[-2:]), self.info.patch_size
+        wanted = _pair(self.info.image_size)
+        if size != wanted:
+            why = f"The model's position table is for {wanted[0]}x{wanted[1]} pixels."
+            if min(size) < patch:
+                why = f"That is smaller than one patch of {patch} pixels. {why}"
+            elif size[0] % patch or size[1] % patch:
+                why = f"That is not a multiple of the patch size {patch}. {why}"
+            raise FdlabError(
+                f"Images of {size[0]}x{size[1]} pixels do not fit.",
+                why,
+                "Resize the images, or open the model with image_size= (a multiple of the patch size).",
+                USAGE,
+            )
+        weight = next(self.module.parameters())
+        return images.to(device=weight.device, dtype=weight.dtype)
+
+
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """The transformer blocks in order; of hierarchical models, those of all stages."""
+    if hasattr(module, "blocks"):
+        return list(module.blocks)  # type: ignore[arg-type]
+    stages = getattr(module, "layers", getattr(module, "stages", None))
+    if stages is None:
+        return []
+    return [block for stage in stages for block in getattr(stage, "blocks", [])]
+
+
+def describe(module: nn.Module) -> dict[str, Any]:
+    """The fields of ``EncoderInfo`` that a timm module shows by itself."""
+    blocks = blocks_of(module)
+    embed = getattr(module, "patch_embed", None)
+    if not blocks or embed is None or not hasattr(blocks[-1], "attn"):
+        raise FdlabError(
+            f"{type(module).__name__} is not a vision transformer that fdlab reads.",
+            "It has no patch embedding followed by attention blocks.",
+            "Use a ViT, DeiT, BEiT or Swin.",
+            NOT_UNDERSTOOD,
+        )
+    size, patch = _pair(embed.img_size), _pair(embed.patch_size)
+    # Hierarchical models: the tokens of the last stage lie on a coarser grid than the patches.
+    levels: Any = getattr(module, "feature_info", None)
+    stride = levels[-1]["reduction"] if hasattr(module, "layers") else None
+    grid = (size[0] // stride, size[1] // stride) if stride else tuple(embed.grid_size)
+    norms = [m for m in blocks[0].modules() if isinstance(m, nn.LayerNorm)]
+    mlp = getattr(blocks[0], "mlp", None)
+    kinds = _prefix_kinds(module)
+    return {
+        "depth": len(blocks),
+        "width": int(module.num_features),  # type: ignore[arg-type]
+        "heads": int(blocks[-1].attn.num_heads),  # type: ignore[union-attr, arg-type]
+        "patch_size": int(patch[0]),
+        "grid": (int(grid[0]), int(grid[1])),
+        "image_size": size[0] if size[0] == size[1] else size,
+        "prefix_tokens": len(kinds),
+        "prefix_kinds": kinds,
+        "norm_eps": float(norms[0].eps) if norms else 0.0,
+        "activation": activation_name(getattr(mlp, "act", None)),
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "classes": int(getattr(module, "num_classes", 0) or 0),
+    }
+
+
+def activation_name(layer: nn.Module | None) -> str:
+    """``gelu`` is the exact one; ``gelu_tanh``, ``quick_gelu``, ``silu`` or the class name."""
+    if isinstance(layer, nn.GELU):
+        return "gelu_tanh" if layer.approximate == "tanh" else "gelu"
+    name = type(layer).__name__.lower()
+    return {"gelu": "gelu", "gelutanh": "gelu_tanh", "quickgelu": "quick_gelu", "nonetype": ""}.get(
+        name, name
+    )
+
+
+def set_activation(module: nn.Module, name: str) -> None:
+    """Every block's MLP gets ``gelu``, ``gelu_tanh``, ``quick_gelu``, ``silu`` or ``relu``."""
+    from timm.layers import get_act_layer
+
+    known = ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu")
+    if name not in known:
+        raise FdlabError(f"Unknown activation '{name}'.", "", f"Use one of {', '.join(known)}.", USAGE)
+    for block in blocks_of(module):
+        block.mlp.act = get_act_layer(name)()  # type: ignore[union-attr]
+
+
+def identity(module: nn.Module, info: EncoderInfo) -> str:
+    """The weights' identity: sha256 over the resolved configuration and every tensor, by sorted name.
+
+    Where a file lies and what it is called do not enter; head count, eps and preprocessing do.
+    """
+    config = {
+        name: value
+        for name, value in asdict(info).items()
+        if name not in ("source", "sha256", "container", "taken", "others", "assumed", "timm_name", "family")
+    }
+    config["class"] = type(module).__mro__[0].__name__
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _prefix_kinds(module: nn.Module) -> tuple[str, ...]:
+    kinds = [] if getattr(module, "cls_token", None) is None else ["cls"]
+    if getattr(module, "dist_token", None) is not None:
+        kinds.append("dist")
+    registers = getattr(module, "reg_token", None)
+    return tuple(kinds + ["register"] * (0 if registers is None else registers.shape[1]))
+
+
+def _as_tokens(features: Tensor, module: nn.Module) -> Tensor:
+    """(B, N, C) from (B, N, C), or from a map in the module's own order of axes."""
+    if features.ndim == 3:
+        return features
+    if str(getattr(module, "output_fmt", "NCHW")).endswith("NHWC"):
+        return features.flatten(1, 2)
+    return features.flatten(2).transpose(1, 2)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))

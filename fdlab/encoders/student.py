@@ -1,0 +1,238 @@
+"""The models that fdlab trains: ``Design`` says which stock timm class with which positions and start.
+
+The paper's student (B/16: ``Design(224, 16, 768, 12, 12, class_token=True, layer_scale=0.1,
+init="beit")``) has one relative bias table for all blocks and no absolute positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from fdlab.encoders.encoder import Size, TimmCall, _pair, blocks_of
+from fdlab.encoders.positions import sincos_table
+from fdlab.errors import USAGE, FdlabError
+from fdlab.randomness import seed_for
+
+Position = Literal["shared_bias", "block_bias", "sincos", "learned", "none"]
+Init = Literal["xavier", "beit", "timm"]
+TABLE = "relative_position_bias_table"
+
+
+@dataclass(frozen=True)
+class Design:
+    """A student's architecture and start, plain values only (they are stored in its file).
+
+    Attributes:
+        position: ``shared_bias`` one relative bias table for all blocks, ``block_bias`` one per block,
+            ``sincos`` a fixed absolute table, ``learned`` an absolute table, ``none``.
+        layer_scale: start of the per-channel scale on both branches; None: no layer scale.
+        bias_scale: bias in the softmax = bias_scale * table; 1 is the paper's, more learns faster.
+        init: ``xavier`` uniform, ``beit`` (normal 0.02 cut at one sigma, deeper branches smaller), ``timm``.
+    """
+
+    image_size: Size
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    position: Position = "shared_bias"
+    class_token: bool = False
+    layer_scale: float | None = None
+    drop_path: float = 0.0
+    bias_scale: float = 1.0
+    init: Init = "xavier"
+    norm_eps: float = 1e-6
+    in_chans: int = 3
+
+    def __post_init__(self) -> None:
+        if isinstance(self.image_size, list):  # as JSON and TOML give it
+            object.__setattr__(self, "image_size", tuple(self.image_size))
+        faults = [
+            fault
+            for wrong, fault in (
+                (
+                    self.position not in get_args(Position),
+                    f"position '{self.position}': use one of {get_args(Position)}",
+                ),
+                (self.init not in get_args(Init), f"init '{self.init}': use one of {get_args(Init)}"),
+                (min(self.patch_size, self.width, self.depth, self.heads) < 1, "sizes must be positive"),
+                (
+                    self.width % max(self.heads, 1),
+                    f"width {self.width} is not a multiple of {self.heads} heads",
+                ),
+                (
+                    any(side % max(self.patch_size, 1) or side < 1 for side in _pair(self.image_size)),
+                    f"image size {self.image_size} is not a multiple of patch size {self.patch_size}",
+                ),
+                (
+                    self.position == "sincos" and self.width % 4,
+                    f"sincos needs a width divisible by 4, not {self.width}",
+                ),
+                (self.bias_scale != 1 and not self.has_bias, "bias_scale needs a relative bias"),
+                (self.bias_scale <= 0, "bias_scale must be positive"),
+            )
+            if wrong
+        ]
+        if faults:
+            raise FdlabError("This design cannot be built.", "; ".join(faults) + ".", "", USAGE)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        height, width = _pair(self.image_size)
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def has_bias(self) -> bool:
+        return self.position in ("shared_bias", "block_bias")
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What every caption must say because the paper has it otherwise."""
+        return () if self.bias_scale == 1 else (f"bias_scale {self.bias_scale:g}",)
+
+
+class Scale(nn.Module):
+    """effective = factor * parameter, as a parametrisation of a bias table."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, parameter: Tensor) -> Tensor:
+        return self.factor * parameter
+
+    def right_inverse(self, effective: Tensor) -> Tensor:
+        return effective / self.factor
+
+
+def timm_call(design: Design) -> TimmCall:
+    """The stock timm class of this design; ``global_pool=''`` keeps the final norm on all tokens."""
+    kwargs: dict[str, Any] = {
+        "img_size": design.image_size,
+        "patch_size": design.patch_size,
+        "in_chans": design.in_chans,
+        "num_classes": 0,
+        "global_pool": "",
+        "embed_dim": design.width,
+        "depth": design.depth,
+        "num_heads": design.heads,
+        "mlp_ratio": design.mlp_ratio,
+        "init_values": design.layer_scale,
+        "drop_path_rate": design.drop_path,
+    }
+    shared = design.position == "shared_bias"
+    if design.has_bias and design.class_token:
+        path = "timm.models.beit.Beit"
+        kwargs |= {
+            "use_abs_pos_emb": False,
+            "use_shared_rel_pos_bias": shared,
+            "use_rel_pos_bias": not shared,
+        }
+    elif design.has_bias:
+        path = "timm.models.vision_transformer_relpos.VisionTransformerRelPos"
+        kwargs |= {"class_token": False, "fc_norm": False, "rel_pos_type": "bias", "shared_rel_pos": shared}
+    else:
+        path = "timm.models.vision_transformer.VisionTransformer"
+        kwargs |= {
+            "class_token": design.class_token,
+            "fc_norm": False,
+            "pos_embed": "none" if design.position == "none" else "learn",
+        }
+    return TimmCall(path, kwargs, design.norm_eps)
+
+
+def build(design: Design, *, seed: int) -> nn.Module:
+    """The design before its first step, in train mode: a pure function of (design, seed).
+
+    The global random state is left as it was.
+    """
+    with seeded(seed_for(seed, "construct")):
+        module = timm_call(design).make()
+    with seeded(seed_for(seed, "initialise")), torch.no_grad():
+        _initialise(module, design)
+    scale_bias(module, design.bias_scale)
+    return module
+
+
+def fold_bias_scale(module: nn.Module) -> None:
+    """Makes every table its effective value and drops the parametrisation: stock keys, same output."""
+    for owner in list(module.modules()):
+        if parametrize.is_parametrized(owner, TABLE):
+            parametrize.remove_parametrizations(owner, TABLE, leave_parametrized=True)
+
+
+def scale_bias(module: nn.Module, factor: float) -> None:
+    """Lets every relative bias table learn ``factor`` times faster; what it adds to the softmax stays.
+
+    Does nothing where the module has no such table or already learns so.
+    """
+    if factor != 1:
+        for owner in _table_owners(module):
+            parametrize.register_parametrization(owner, TABLE, Scale(factor))
+
+
+def stock_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state dict under the stock class's keys, with effective tables; the module is left alone."""
+    state = {}
+    for key, tensor in module.state_dict().items():
+        owner, cut, rest = f".{key}".partition(".parametrizations.")
+        if cut:
+            owner, name = owner.removeprefix("."), rest.split(".")[0]
+            tensor = getattr(module.get_submodule(owner), name)
+            key = f"{owner}.{name}".removeprefix(".")
+        state[key] = tensor.detach()
+    return state
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The CPU's global random state starts from ``seed`` inside and is restored after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
+        yield
+
+
+def _table_owners(module: nn.Module) -> list[nn.Module]:
+    return [m for m in module.modules() if isinstance(m._parameters.get(TABLE), nn.Parameter)]
+
+
+def _initialise(module: nn.Module, design: Design) -> None:
+    for owner in _table_owners(module):
+        owner.get_parameter(TABLE).zero_()
+    if design.position == "sincos":
+        table: Tensor = module.pos_embed  # type: ignore[assignment]
+        table.zero_()[:, int(design.class_token) :] = sincos_table(design.grid, design.width)
+        table.requires_grad_(False)
+    if design.init == "timm":
+        return
+    xavier = design.init == "xavier"
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight) if xavier else _cut_normal(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Conv2d) and xavier:
+            nn.init.xavier_uniform_(layer.weight.view(layer.out_channels, -1))
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    if design.position == "learned":
+        nn.init.trunc_normal_(module.pos_embed, std=0.02)  # type: ignore[arg-type]
+    if design.class_token:
+        _cut_normal(module.cls_token)  # type: ignore[arg-type]
+    if not xavier:
+        # Branch outputs shrink with depth, so that the residual stream's variance does not grow.
+        for layer_number, block in enumerate(blocks_of(module), start=1):
+            for branch in (block.attn.proj, block.mlp.fc2):  # type: ignore[union-attr]
+                branch.weight.div_(math.sqrt(2.0 * layer_number))  # type: ignore[union-attr, operator]
+
+
+def _cut_normal(tensor: Tensor, std: float = 0.02) -> None:
+    nn.init.trunc_normal_(tensor, std=std, a=-std, b=std)

@@ -1,0 +1,4 @@
+"""The engine: how any training runs. It does not know which task it runs.
+
+Read ``trainer.py`` (the one loop) first; ``recipe.py`` is its settings, ``optim.py`` its optimiser.
+"""

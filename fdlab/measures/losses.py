@@ -1,0 +1,58 @@
+"""Losses: whitened smooth L1 (distillation), NT-Xent (contrastive), masked pixels (masked image modelling)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WHITEN_EPS = 1e-5
+
+
+def whiten(tokens: Tensor) -> Tensor:
+    """LayerNorm without scale and shift, per token: ``(t - mean) / sqrt(var + 1e-5)`` over the channels.
+
+    Wei et al. 2022 (arXiv 2205.14141). It is a standardisation of each token, not a decorrelation.
+    ``tokens`` (..., C) -> the same shape, float32.
+    """
+    return F.layer_norm(tokens.float(), tokens.shape[-1:], eps=WHITEN_EPS)
+
+
+def distillation_loss(predicted: Tensor, target: Tensor, beta: float = 2.0) -> Tensor:
+    """Smooth L1 of the projected student tokens against the whitened teacher tokens, plain mean.
+
+    ``e = predicted - target``; ``e^2 / (2 beta)`` where ``|e| <= beta``, else ``|e| - beta / 2`` (arXiv
+    2205.14141). Predicting 0 gives 0.247 for Gaussian targets and at most 0.25 for any, at beta 2.
+    """
+    return F.smooth_l1_loss(predicted.float(), target, beta=beta)
+
+
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """SimCLR's loss (Chen et al. 2020, arXiv 2002.05709): (B, D) and (B, D) projections of two views.
+
+    Each of the 2B projections has to find its other view among the 2B - 1 others.
+    """
+    both = F.normalize(torch.cat([first, second]).float(), dim=-1)
+    logits = both @ both.T / temperature
+    logits.fill_diagonal_(float("-inf"))
+    count = len(first)
+    partner = torch.arange(2 * count, device=logits.device).roll(count)
+    return F.cross_entropy(logits, partner)
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """(B, C, H, W) -> (B, patches in row-major order, C * patch * patch)."""
+    batch, channels, height, width = images.shape
+    cut = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
+    return cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch * patch)
+
+
+def masked_pixel_loss(predicted: Tensor, pixels: Tensor, mask: Tensor, kind: str = "mse") -> Tensor:
+    """Error on the masked patches alone: ``predicted`` and ``pixels`` (B, N, P), ``mask`` (B, N) bool.
+
+    ``kind`` "l1" is SimMIM's (Xie et al. 2022, arXiv 2111.09886), "mse" MAE's (He et al. 2022).
+    """
+    error = predicted.float() - pixels
+    each = (error.abs() if kind == "l1" else error.square()).mean(-1)
+    weight = mask.to(each.dtype)
+    return (each * weight).sum() / weight.sum().clamp_min(1)

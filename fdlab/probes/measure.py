@@ -1,0 +1,283 @@
+"""Any probe by name on any models: opens models and images, asks the store first, joins the tables.
+
+All models see the same images: the first N of one permutation that depends on the seed alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fdlab
+import fdlab.probes
+from fdlab.data.sources import open_data
+from fdlab.encoders.open import open_model, parse_label
+from fdlab.errors import USAGE, FdlabError, nearest
+from fdlab.progress import Progress
+from fdlab.records.store import Record, Store, default_store
+from fdlab.records.table import join
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from fdlab.data.images import ImageSource
+    from fdlab.encoders.encoder import Encoder
+
+FEW = 16
+CONTROL = "random start"
+_NO_PROBE = ("measure", "objectives", "teacher")  # files of this package that are no probe by name
+# what this function hands to a probe itself: no user settings
+_OWN = ("encoder", "images", "labels", "label", "seed", "batch", "progress")
+
+
+class Records(dict[str, Record]):
+    """Label -> Record, carried in ``table.attrs``. pandas copies and compares attrs at every step, which
+    would copy every array and ask for the truth of one: so copies are itself, and equal means identical."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Records:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def measure(
+    probe: str,
+    models: Any,
+    data: str = "photos",
+    images: int = 256,
+    seed: int = 0,
+    *,
+    device: str = "cpu",
+    batch: int = 32,
+    store: Store | None = None,
+    fresh: bool = False,
+    quiet: bool = True,
+    random_control: bool = False,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Measure models with one probe on the same images.
+
+    Args:
+        probe: ``attention``, ... (``probe_names()``).
+        models: one or several of: "SOURCE", "label=SOURCE", an ``Encoder``; or {label: SOURCE or Encoder}.
+        data: the images (``--data`` grammar).
+        images: how many, drawn by the seed; all where there are fewer.
+        seed: of the images' choice and of the intervals.
+        device: where models given by name run.
+        store: where answers are kept; by default the user's own store.
+        fresh: measure again even where the store has the answer.
+        random_control: add the first model's architecture before its first step, as "random start".
+        settings: the probe's own, e.g. ``metrics=("distance", "nmi")`` for attention.
+
+    Returns:
+        The table (one row a number) of all models; ``.attrs["record"]``: {label: Record}.
+
+    Raises:
+        FdlabError: unknown probe or setting, two models of one label, and what opening or measuring raises.
+    """
+    module, function = _probe(probe, settings)
+    opened = _opened(models, device, seed)
+    if random_control:
+        opened |= _random_control(opened, device, seed)
+    kept_in = default_store() if store is None else store
+    loaded: dict[int, tuple[Tensor, Tensor]] = {}  # by size: models of one size share their images
+    records = Records()
+    for label, encoder in opened.items():
+        size = _square(encoder, label)
+        source = open_data(data, size=size, seed=seed).sample(images, seed)
+        if not records and len(source) < min(FEW, images):
+            warnings.warn(f"Only {len(source)} images in {data}: the intervals are wide.", stacklevel=2)
+        question = _question(probe, module.VERSION, encoder, source, images, seed, settings)
+        record = None if fresh else kept_in.get(question)
+        if record is None:
+            if size not in loaded:
+                loaded[size] = source.stack(range(len(source)), size)
+            record = _answer(function, encoder, loaded[size], label, seed, batch, quiet, settings)
+            record.manifest |= {"data": data, "data_digest": source.digest, "skipped": source.skipped}
+            record.manifest |= {"notes": list(source.notes), "fdlab": fdlab.__version__}
+            kept_in.put(question, record)
+        records[label] = _named(record, label, encoder)
+    table = join(record.table for record in records.values())
+    table.attrs["record"] = records
+    return table
+
+
+def probe_names() -> list[str]:
+    """The probes there are: one file of this package each."""
+    return sorted(m.name for m in pkgutil.iter_modules(fdlab.probes.__path__) if m.name not in _NO_PROBE)
+
+
+# --- probes --------------------------------------------------------------------------------------------
+
+
+def _probe(name: str, settings: Mapping[str, Any]) -> tuple[Any, Callable[..., Record]]:
+    """The probe's module and function, settings checked against its signature."""
+    known = probe_names()
+    if name not in known:
+        raise FdlabError(
+            f"No probe is called '{name}'.{nearest(name, known)}", "", f"Known: {', '.join(known)}.", USAGE
+        )
+    module = importlib.import_module(f"fdlab.probes.{name}")
+    function = getattr(module, f"measure_{name}", None)
+    if function is None:
+        raise FdlabError(
+            f"The probe '{name}' has no form for many models.", "", f"Use fdlab.probes.{name}.", USAGE
+        )
+    parameters = inspect.signature(function).parameters
+    taken = [key for key in parameters if key not in _OWN]
+    for key in settings:
+        if key not in taken:
+            raise FdlabError(
+                f"The probe '{name}' has no setting '{key}'.{nearest(key, taken)}",
+                "",
+                f"Its settings: {', '.join(taken) or 'none'}.",
+                USAGE,
+            )
+    return module, function
+
+
+def _answer(
+    function: Callable[..., Record],
+    encoder: Encoder,
+    data: tuple[Tensor, Tensor],
+    label: str,
+    seed: int,
+    batch: int,
+    quiet: bool,
+    settings: Mapping[str, Any],
+) -> Record:
+    stack, labels = data
+    extra = {"labels": labels} if "labels" in inspect.signature(function).parameters else {}
+    began = time.perf_counter()
+    with Progress(label, len(stack), quiet=quiet) as progress:
+        record = function(
+            encoder, stack, label=label, seed=seed, batch=batch, progress=progress, **extra, **settings
+        )
+    record.manifest["seconds"] = round(time.perf_counter() - began, 3)
+    return record
+
+
+def _question(
+    probe: str,
+    version: int,
+    encoder: Encoder,
+    source: ImageSource,
+    images: int,
+    seed: int,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that the numbers depend on. The label is not among them."""
+    info = encoder.info
+    return {
+        "probe": probe,
+        "version": version,
+        "weights": info.sha256,
+        "settings": {key: _plain(value) for key, value in sorted(settings.items())},
+        "images": {"digest": source.digest, "count": len(source), "asked": images},
+        "preprocessing": [source.preprocessing, info.image_size, list(info.mean), list(info.std)],
+        "seed": seed,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Settings as JSON knows them: a tuple and a list of names are one question."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _named(record: Record, label: str, encoder: Encoder) -> Record:
+    """The record under this label (the store may have it under another); untrained models are a family."""
+    named: dict[str, str] = {"model": label}
+    if encoder.info.source.startswith("random:"):
+        named["family"] = "random"
+    return Record(record.table.assign(**named), record.arrays, {**record.manifest, "label": label})
+
+
+# --- models --------------------------------------------------------------------------------------------
+
+
+def _opened(models: Any, device: str, seed: int) -> dict[str, Encoder]:
+    """{label: Encoder}, in the order given."""
+    pairs = list(models.items()) if isinstance(models, Mapping) else [_labelled(m) for m in _listed(models)]
+    if not pairs:
+        raise FdlabError(
+            "No model is given.", "", "Name at least one: a file, a run folder, timm:NAME.", USAGE
+        )
+    labels = [label for label, _ in pairs]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise FdlabError(
+                f"Two models have the label '{label}'.",
+                "Labels tell models apart in tables and figures.",
+                "Name them: 'first=SOURCE' 'second=SOURCE', or {label: model} in Python.",
+                USAGE,
+            )
+    return {label: _open(model, device, seed) for label, model in pairs}
+
+
+def _listed(models: Any) -> list[Any]:
+    return list(models) if isinstance(models, (list, tuple)) else [models]
+
+
+def _labelled(model: Any) -> tuple[str, Any]:
+    if isinstance(model, (str, Path)):
+        return parse_label(str(model))
+    return str(model.info.timm_name or model.info.family), model
+
+
+def _open(model: Any, device: str, seed: int) -> Encoder:
+    return open_model(str(model), device=device, seed=seed) if isinstance(model, (str, Path)) else model
+
+
+def _random_control(opened: Mapping[str, Encoder], device: str, seed: int) -> dict[str, Encoder]:
+    """The first model's architecture, untrained, where some name for it can be opened; else a warning."""
+    if CONTROL in opened:
+        raise FdlabError(f"The label '{CONTROL}' is the control's.", "", "Name your model otherwise.", USAGE)
+    first = next(iter(opened.values()))
+    info = first.info
+    name = info.source.removeprefix("random:").removeprefix("timm:") or info.timm_name
+    asked: dict[str, Any] = {"heads": info.heads, "image_size": info.image_size}
+    for options in (asked, {}) if name else ():  # a bare file needs the head count that the first was given
+        try:
+            control = open_model(f"random:{name}", device=device, seed=seed, **options)
+        except FdlabError:
+            continue
+        if _shape(control) == _shape(first):
+            return {CONTROL: control}
+    warnings.warn("No untrained control of the first model could be built.", stacklevel=3)
+    return {}
+
+
+def _shape(encoder: Encoder) -> tuple[Any, ...]:
+    info = encoder.info
+    return info.depth, info.width, info.heads, info.patch_size, tuple(info.grid), info.prefix_tokens
+
+
+def _square(encoder: Encoder, label: str) -> int:
+    """The model's input size in pixels."""
+    size = encoder.info.image_size
+    if isinstance(size, int):
+        return size
+    if size[0] == size[1]:
+        return int(size[0])
+    raise FdlabError(
+        f"{label} takes images of {size[0]} x {size[1]} pixels.",
+        "Only square inputs are cut from data by name.",
+        "Open it with image_size=, or call the probe with images of this shape.",
+        USAGE,
+    )

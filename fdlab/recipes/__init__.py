@@ -1,0 +1,1 @@
+"""Recipes: settings as TOML, one folder a kind; `fdlab recipes` lists them."""

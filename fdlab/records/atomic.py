@@ -1,0 +1,80 @@
+"""Files that are either whole or absent: written beside, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fdlab.errors import OUT_OF_SPACE, FdlabError
+
+
+def writable_folder(path: Path | str) -> Path:
+    """Makes the folder and proves that it can be written to."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FdlabError(
+            f"The output folder {folder} cannot be written to.",
+            error.strerror or str(error),
+            "Name another folder with -o/--out, or change its permissions.",
+        ) from None
+    return folder
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary path in the same folder; on success it takes the place of ``path``.
+
+    Raises:
+        FdlabError: code 4 where the disk is full; ``path`` is then what it was before.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        yield draft
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FdlabError(
+                f"No space left while writing {target}.",
+                "The file that was there before is untouched.",
+                "Free some space and give the same command again: it continues.",
+                code=OUT_OF_SPACE,
+            ) from None
+        raise
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename itself is only durable once the folder is on disk.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Writes a text file atomically."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Writes readable JSON atomically; keys keep their order."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")

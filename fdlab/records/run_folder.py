@@ -1,0 +1,122 @@
+"""A training run on disk: its recipe, its log, its state, its results.
+
+``recipe.toml`` (resolved), ``metrics.jsonl``, ``checkpoint/last.pt`` and ``best.pt``,
+``snapshots/step-*.safetensors``, at the end ``encoder.safetensors`` or ``student.safetensors`` with
+``heads.safetensors``, ``run.json`` and the record of the training itself.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from fdlab.errors import USAGE, FdlabError
+from fdlab.records.atomic import replacing, writable_folder, write_json, write_text
+
+RESULTS = ("student.safetensors", "encoder.safetensors")
+
+
+class RunFolder:
+    """Paths and small files of one run. Making it does not touch the disk; ``prepare`` does."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoint" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoint" / "best.pt"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def snapshot(self, step: int) -> Path:
+        return self.path / "snapshots" / f"step-{step:07d}.safetensors"
+
+    @property
+    def result(self) -> Path | None:
+        """The finished encoder, or None while there is none."""
+        return next((self.path / name for name in RESULTS if (self.path / name).is_file()), None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end (run.json says so; it is written last)."""
+        return self.facts().get("state") == "finished"
+
+    def facts(self) -> dict[str, Any]:
+        """run.json, or an empty dict."""
+        try:
+            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def prepare(self, recipe_toml: str, differences: list[str] | None = None) -> None:
+        """Makes the folder, or accepts the one of an earlier start with the same settings.
+
+        Args:
+            recipe_toml: the resolved settings.
+            differences: how they differ from those already there; any difference is refused.
+
+        Raises:
+            FdlabError: code 2, the settings changed, or the folder holds something else.
+        """
+        if differences:
+            raise FdlabError(
+                f"{self.path} was started with other settings.",
+                "; ".join(differences),
+                "Give the old settings to continue it, or name a new folder with -o/--out.",
+                code=USAGE,
+            )
+        writable_folder(self.path)
+        if not self.recipe.is_file():
+            foreign = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
+            if foreign:
+                raise FdlabError(
+                    f"{self.path} is not empty and is no run of fdlab.",
+                    f"It holds {', '.join(sorted(foreign)[:3])} and no recipe.toml.",
+                    "Name another folder with -o/--out; nothing there was touched.",
+                    code=USAGE,
+                )
+            write_text(self.recipe, recipe_toml)
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Says that the run is over."""
+        write_json(self.path / "run.json", {"state": "finished", **facts})
+
+    def append_log(self, line: dict[str, Any]) -> None:
+        """One line of metrics.jsonl; not-a-number becomes null."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(clean) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The log's lines; a last line that a kill cut short is left out."""
+        lines = []
+        if self.log.is_file():
+            for text in self.log.read_text(encoding="utf-8").splitlines():
+                try:
+                    lines.append(json.loads(text))
+                except ValueError:
+                    continue
+        return lines
+
+    def cut_log(self, step: int) -> None:
+        """Drops the lines after ``step``: a resumed run writes them again."""
+        kept = [line for line in self.read_log() if line.get("step", 0) <= step]
+        with replacing(self.log) as draft:
+            draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+    def same_place(self, other: Path | str) -> bool:
+        """Whether ``other`` is this folder."""
+        return os.path.realpath(self.path) == os.path.realpath(other)

@@ -1,0 +1,96 @@
+"""The one table: every number of fdlab is a row of it, in long form.
+
+``block`` and ``head`` count from 0 and are empty where a row speaks of the whole model (figures label
+from 1); ``depth`` = (block + 1) / blocks; ``low`` and ``high`` bound the 95 % interval over ``n`` images
+(or test samples, or seeds: the metric says which); ``reference`` names the other model of a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fdlab.errors import NOT_UNDERSTOOD, FdlabError, nearest
+from fdlab.records.atomic import replacing
+
+TEXT = ("model", "family", "probe", "metric", "unit", "objective", "reference")
+COUNTS = ("seed", "block", "head", "n")
+COLUMNS = (
+    "model",
+    "family",
+    "seed",
+    "probe",
+    "metric",
+    "block",
+    "depth",
+    "head",
+    "x",
+    "y",
+    "value",
+    "low",
+    "high",
+    "n",
+    "unit",
+    "objective",
+    "reference",
+)
+
+
+def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows (dicts; missing columns are left empty) as a table with exactly ``COLUMNS``."""
+    rows = list(rows)
+    for row in rows:
+        for key in row:
+            if key not in COLUMNS:
+                raise ValueError(f"the table has no column {key!r}.{nearest(key, COLUMNS)}")
+    return _typed(pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    for name in TEXT:
+        table[name] = table[name].fillna("").astype(str)
+    for name in COUNTS:
+        table[name] = table[name].astype("Int64")
+    for name in set(COLUMNS) - set(TEXT) - set(COUNTS):
+        table[name] = table[name].astype("float64")
+    return table
+
+
+def join(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Several tables as one."""
+    kept = [table for table in tables if len(table)]
+    return _typed(pd.concat([t.assign() for t in kept], ignore_index=True)) if kept else frame([])
+
+
+def write_table(path: Path | str, table: pd.DataFrame) -> None:
+    """Writes the table as CSV, atomically; numbers with 10 significant digits."""
+    with replacing(path) as draft:
+        table.to_csv(draft, index=False, float_format="%.10g")
+
+
+def read_table(path: Path | str) -> pd.DataFrame:
+    """Reads a CSV that ``write_table`` wrote.
+
+    Raises:
+        FdlabError: code 3 where the file is absent or is no such table.
+    """
+    try:
+        table = pd.read_csv(path, keep_default_na=True)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise FdlabError(
+            f"The table {path} cannot be read.",
+            str(error),
+            "Give the command that made it again.",
+            code=NOT_UNDERSTOOD,
+        ) from None
+    if tuple(table.columns) != COLUMNS:
+        raise FdlabError(
+            f"{path} is not a table of fdlab.",
+            f"Its columns are {', '.join(map(str, table.columns[:6]))}, ...",
+            f"Expected: {', '.join(COLUMNS)}.",
+            code=NOT_UNDERSTOOD,
+        )
+    return _typed(table)

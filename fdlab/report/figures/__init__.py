@@ -1,0 +1,104 @@
+"""Figures: one subject a file, each with ``TITLE``, ``present``, ``draw``, ``caption`` and ``numbers``.
+
+``draw_figure(id, table, facts)`` draws any of them; read ``attention_distance.py`` first, the paper's own.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from fdlab.errors import USAGE, FdlabError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from fdlab.report.captions import Caption
+    from fdlab.report.summary import Facts
+
+# In the order in which a page shows them.
+FIGURES = {
+    "ruler": "fdlab.report.figures.ruler",
+    "attention_distance": "fdlab.report.figures.attention_distance",
+    "head_similarity": "fdlab.report.figures.head_similarity",
+    "position": "fdlab.report.figures.position",
+    "finetune": "fdlab.report.figures.finetune",
+    "teacher": "fdlab.report.figures.teacher",
+    "curves": "fdlab.report.figures.curves",
+}
+
+
+class FigureModule(Protocol):
+    """What every figure file offers."""
+
+    TITLE: str
+
+    def present(self, table: pd.DataFrame) -> bool:
+        """Whether the table has the rows of this figure."""
+
+    def draw(self, table: pd.DataFrame, facts: Facts) -> Figure:
+        """The figure, in its exact size."""
+
+    def caption(self, table: pd.DataFrame, facts: Facts) -> Caption:
+        """Exactly four sentences: what, how to read, what it shows here, what not to conclude."""
+
+    def numbers(self, table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
+        """The figure's numbers as a table of text, for those who do not see the picture."""
+
+
+def figure_module(figure: str) -> FigureModule:
+    """The file of a figure.
+
+    Raises:
+        FdlabError: code 2, no such figure.
+    """
+    if figure not in FIGURES:
+        raise FdlabError(
+            f"There is no figure {figure!r}.{nearest(figure, FIGURES)}",
+            f"There are: {', '.join(FIGURES)}.",
+            code=USAGE,
+        )
+    return cast(FigureModule, importlib.import_module(FIGURES[figure]))
+
+
+def available(table: pd.DataFrame) -> list[str]:
+    """The figures whose rows the table has, in the order of a page."""
+    return [figure for figure in FIGURES if figure_module(figure).present(table)]
+
+
+def draw_figure(figure: str, table: pd.DataFrame, facts: Facts) -> Figure:
+    """Draws a figure under the house's settings.
+
+    Raises:
+        FdlabError: code 2, no such figure, or the table lacks its rows.
+    """
+    from fdlab.report.style import settings
+
+    module = figure_module(figure)
+    if not module.present(table):
+        raise FdlabError(
+            f"The figure {figure!r} cannot be drawn.",
+            "The table has no rows for it.",
+            f"It can show: {', '.join(available(table)) or 'nothing'}.",
+            code=USAGE,
+        )
+    with settings():
+        return module.draw(table, facts)
+
+
+def write_figures(
+    folder: Path | str, table: pd.DataFrame, facts: Facts, figures: list[str] | None = None
+) -> dict[str, list[Path]]:
+    """Writes PDF, SVG, PNG and the caption (.txt) of the figures (default: all that the table has)."""
+    from fdlab.records.atomic import write_text
+    from fdlab.report.style import save_figure
+
+    written = {}
+    for figure in available(table) if figures is None else figures:
+        paths = save_figure(draw_figure(figure, table, facts), folder, figure)
+        text = Path(folder) / f"{figure}.txt"
+        write_text(text, " ".join(figure_module(figure).caption(table, facts)) + "\n")
+        written[figure] = [*paths, text]
+    return written

@@ -1,0 +1,143 @@
+"""How alike the heads of a block are, with their entropy below: near-uniform maps are alike by themselves."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from fdlab.report.captions import Caption, caution, late_comparison, on_data, options, seeds
+from fdlab.report.style import COLUMN, FAINT, WIDE, Look, bars, looks_of, new_figure, wrap
+from fdlab.report.summary import Estimate, Facts, by_block, control_of, families, models, rows, show, trained
+
+TITLE = "How alike the heads of a block are"
+LABELS = {"head_similarity": "similarity", "entropy": "entropy / log N", "distance_spread": "spread (px)"}
+ACROSS = 5
+
+
+def present(table: pd.DataFrame) -> bool:
+    """Whether the table has the rows of this figure."""
+    return not rows(table, "attention", "head_similarity").empty
+
+
+def draw(table: pd.DataFrame, facts: Facts) -> Figure:
+    """A column a model, a row a quantity; the other models stand behind in light grey."""
+    names = models(rows(table, "attention", "head_similarity"), facts, "attention")
+    family = families(table)
+    shown = trained(names, family)
+    look = looks_of(table, facts)
+    metrics = [metric for metric in LABELS if not rows(table, "attention", metric).empty]
+    bands = math.ceil(len(shown) / ACROSS)
+    across = math.ceil(len(shown) / bands)
+    height = 0.45 + bands * (0.25 + 0.95 * len(metrics))
+    figure = new_figure(COLUMN if across == 1 else WIDE, height)
+    grid = figure.subplots(bands * len(metrics), across, squeeze=False, sharex=True, sharey="none")
+    top = rows(table, "attention", "distance_spread")[["value", "high"]].max(axis=None)
+    for place in range(bands * across):
+        band, column = divmod(place, across)
+        for line, metric in enumerate(metrics):
+            axes = grid[band * len(metrics) + line, column]
+            if place >= len(shown):
+                axes.set_axis_off()
+                continue
+            _lines(axes, table, facts, metric, shown[place], names, look)
+            axes.set_ylim(0, 1.02 if metric != "distance_spread" else 1.08 * top if top > 0 else 1)
+            axes.set_xlim(0, 1.07)
+            axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+            if column == 0:
+                axes.set_ylabel(LABELS[metric])
+            else:
+                axes.tick_params(labelleft=False)
+            below = place + across < len(shown)
+            axes.tick_params(labelbottom=line == len(metrics) - 1 and not below)
+            if line == 0:
+                axes.set_title(wrap(shown[place], 15 if across > 4 else 19, 3), loc="left")
+            if line == len(metrics) - 1 and not below:
+                axes.set_xlabel("relative depth")
+    figure.align_ylabels()
+    handles = _handles(len(shown) > 1, any(control_of(name, facts, names) for name in shown), look, family, names)
+    if handles:
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles) if across > 1 else 1)
+    return figure
+
+
+def _lines(
+    axes: Axes,
+    table: pd.DataFrame,
+    facts: Facts,
+    metric: str,
+    name: str,
+    names: list[str],
+    look: dict[str, Look],
+) -> None:
+    family = families(table)
+    for other in trained(names, family):
+        if other != name:
+            data = by_block(table, metric, other)
+            axes.plot(data["depth"], data["value"], color=FAINT, lw=0.7, zorder=1)
+    control = control_of(name, facts, names)
+    if control is not None:
+        data = by_block(table, metric, control)
+        axes.plot(data["depth"], data["value"], color=look[control].color, lw=1.0, ls=":")
+    data = by_block(table, metric, name)
+    own = look[name]
+    style = own.points(3.6 if len(data) <= 6 else 2.6)
+    axes.errorbar(data["depth"], data["value"], yerr=bars(data), ls=own.line, lw=1.2, elinewidth=0.8, zorder=3, **style)
+
+
+def _handles(
+    others: bool, controls: bool, look: dict[str, Look], family: dict[str, str], names: list[str]
+) -> list[Line2D]:
+    handles = []
+    if others:
+        handles.append(Line2D([], [], color=FAINT, lw=0.9, label="the other trained models"))
+    if controls:
+        grey = next((look[name].color for name in names if family.get(name) == "random"), FAINT)
+        handles.append(Line2D([], [], color=grey, lw=1.2, ls=":", label="untrained, same design"))
+    return handles
+
+
+def caption(table: pd.DataFrame, facts: Facts) -> Caption:
+    """What, how to read, what it shows here, what not to conclude."""
+    names = models(rows(table, "attention", "head_similarity"), facts, "attention")
+    spread = " and spread of distance (bottom)" if not rows(table, "attention", "distance_spread").empty else ""
+    entropy = not rows(table, "attention", "entropy").empty
+    middle = ("entropy (middle)" if spread else "entropy (bottom)") if entropy else ""
+    claimed = any(control_of(name, facts, names) for name in names)
+    grey = ", the dotted grey line is the same design before training" if claimed else ""
+    rest = f" with their {middle}{spread}" if middle else ""
+    return (
+        f"Mean cosine between the attention maps of two heads of a block (top){rest}, over "
+        f"{on_data(table, facts)}"
+        f"{seeds(facts)}{options(names, facts)}.",
+        "At 1 all heads of a block attend alike; an entropy of 1 is uniform attention; bars are 95 % "
+        "intervals over "
+        f"images{grey}.",
+        late_comparison(table, facts, "head_similarity", "cosine between heads"),
+        caution(
+            "Similarity is confounded by entropy, because nearly uniform maps are alike whatever they do, "
+            "and it "
+            "depends on the measure of likeness",
+            names,
+            table,
+            facts,
+        ),
+    )
+
+
+def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
+    """The figure's numbers as text."""
+    lines = []
+    for name in models(rows(table, "attention", "head_similarity"), facts, "attention"):
+        series = {metric: by_block(table, metric, name).set_index("block") for metric in LABELS}
+        for block in series["head_similarity"].index:
+            line = {"model": name, "block": int(block)}
+            for metric, label in LABELS.items():
+                data = series[metric]
+                known = block in data.index
+                line[label] = show(Estimate(*data.loc[block, ["value", "low", "high"]]), metric) if known else "–"
+            lines.append(line)
+    return pd.DataFrame(lines)

@@ -1,0 +1,222 @@
+"""How every figure looks: exact widths, one look a family, files that come out byte-identical again.
+
+Colour never stands alone: a family has a colour, a marker and a line style, found by search for the
+largest smallest distance under normal sight and under simulated colour blindness. Untrained controls
+are grey. Further models of one family keep the colour and change the marker and the line.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from fdlab.report.summary import Facts, families, models
+
+WIDE, COLUMN = 5.5, 3.25  # inches: one-column venues; one column of two
+INK, PAPER, FAINT, GRID = "#111111", "#ffffff", "#c2c2c2", "#e4e4e4"
+
+# What stands for each colour on a dark page; page.py turns the left ones into CSS variables.
+DARK = {
+    INK: "#e9eaec",
+    PAPER: "#15181c",
+    FAINT: "#565c64",
+    GRID: "#2c3138",
+    "#4477aa": "#33bbee",
+    "#ee6677": "#ee6678",
+    "#8b4513": "#ffd166",
+    "#000000": "#fefefe",
+    "#332288": "#785ef0",
+    "#117733": "#5fc98b",
+    "#8a8a8a": "#9a9fa6",
+}
+
+LONG_DASH = (0, (7, 2))
+
+
+class Look(NamedTuple):
+    """How one model is drawn."""
+
+    color: str
+    marker: str
+    line: Any
+    fill: bool = True
+
+    def points(self, size: float = 4.5) -> dict[str, Any]:
+        """Keyword arguments for a marker: filled, or hollow with an edge of its colour."""
+        return {
+            "marker": self.marker,
+            "color": self.color,
+            "markersize": size,
+            "markerfacecolor": self.color if self.fill else PAPER,
+            "markeredgecolor": self.color,
+            "markeredgewidth": 0.9,
+        }
+
+
+FAMILIES = {
+    "mim": Look("#4477aa", "o", "-"),
+    "contrastive": Look("#ee6677", "s", "--"),
+    "distilled": Look("#8b4513", "^", "-."),
+    "supervised": Look("#000000", "D", ":"),
+    "image-text": Look("#332288", "P", LONG_DASH),
+    "random": Look("#8a8a8a", "o", (0, (1, 1.2)), False),
+}
+OTHER = Look("#117733", "v", (0, (3, 1, 1, 1, 1, 1)))
+# The second, third, ... model of a family: hollow, then other markers and lines.
+_SPARE = (("", None), ("", "-"), ("h", (0, (5, 1))), ("*", (0, (2, 1))), ("p", ":"), ("X", "--"))
+_SPARE_RANDOM = (("", None), ("s", (0, (4, 2))), ("D", "-."), ("^", "-"), ("v", "--"), ("h", ":"))
+
+
+def looks(names: Sequence[str], family: Mapping[str, str]) -> dict[str, Look]:
+    """A look for every model, different within a family."""
+    seen: dict[str, int] = {}
+    result = {}
+    for name in names:
+        kind = family.get(name, "")
+        first = FAMILIES.get(kind, OTHER)
+        count = seen.get(first.color, 0)
+        seen[first.color] = count + 1
+        spare = _SPARE_RANDOM if kind == "random" else _SPARE
+        marker, line = spare[count % len(spare)]
+        # The second model is the hollow form of the first; a solid line is taken by "mim" already.
+        if count == 1 and kind == "mim":
+            line = LONG_DASH
+        filled = kind != "random" and count % 2 == 0
+        result[name] = Look(first.color, marker or first.marker, line or first.line, filled)
+    return result
+
+
+def looks_of(table: pd.DataFrame, facts: Facts) -> dict[str, Look]:
+    """The looks of all models of a table: the same in each of its figures."""
+    names = [*models(table, facts), *models(table, facts, "curve")]
+    return looks(list(dict.fromkeys(names)), families(table))
+
+
+SETTINGS: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same metrics everywhere
+    "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "legend.columnspacing": 1.4,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "axes.axisbelow": True,
+    "axes.titlepad": 3.5,
+    "axes.labelpad": 2.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.pad": 2,
+    "ytick.major.pad": 2,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.1,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.03,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fdlab",
+    "text.usetex": False,
+}
+
+
+def settings() -> Any:
+    """A context in which figures are drawn and saved: matplotlib's own defaults plus ``SETTINGS``.
+
+    Starting from the defaults keeps a user's matplotlibrc from changing the bytes.
+    """
+    chosen: dict[Any, Any] = {k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")}
+    chosen.update(SETTINGS)
+    return mpl.rc_context(chosen)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of exactly this size in inches, without pyplot's global state."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def bars(data: Any) -> Any:
+    """Error bars (2, n) of rows or of one estimate with value, low, high; unknown bounds draw nothing."""
+    value, low, high = (np.atleast_1d(np.asarray(getattr(data, part), float)) for part in ("value", "low", "high"))
+    return np.nan_to_num(np.clip([value - low, high - value], 0, None))
+
+
+def wrap(label: str, width: int = 18, lines: int = 3) -> str:
+    """A long model label over several lines; what does not fit in ``lines`` is cut with an ellipsis.
+
+    ``$`` is escaped: a label is never read as a formula.
+    """
+    parts = textwrap.wrap(label, width, break_long_words=True) or [""]
+    if len(parts) > lines:
+        parts = [*parts[: lines - 1], parts[lines - 1][: width - 1].rstrip() + "…"]
+    return "\n".join(parts).replace("$", r"\$")
+
+
+def block_ticks(axes: Axes, blocks: int) -> None:
+    """Ticks at the first, the middle and the last block (all of them up to six)."""
+    shown = range(1, blocks + 1) if blocks <= 6 else sorted({1, (blocks + 1) // 2, blocks})
+    axes.set_xticks(list(shown))
+    axes.set_xlim(0.5, blocks + 0.5)
+
+
+def number_above(axes: Axes, text: str, x: float, y: float) -> None:
+    """A point's number, small, just above it."""
+    axes.annotate(text, (x, y), (0, 4.5), textcoords="offset points", ha="center", fontsize=6)
+
+
+def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
+    """Writes NAME.pdf, NAME.svg and NAME.png (200 dots an inch) in the figure's exact size.
+
+    No date, no creator and fixed ids are written: the same table gives the same bytes.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    with settings():
+        for kind in ("pdf", "svg", "png"):
+            path = folder / f"{name}.{kind}"
+            options: dict[str, Any] = {"metadata": _METADATA[kind]}
+            if kind == "png":
+                options |= {"dpi": 200, "facecolor": PAPER}
+            figure.savefig(path, format=kind, **options)
+            written.append(path)
+    return written
+
+
+_METADATA: dict[str, dict[str, None]] = {
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+    "png": {"Software": None},
+}

@@ -1,0 +1,215 @@
+"""What the figures, captions and the page read out of the one table: models, late blocks, plain means.
+
+No statistic is computed here. A mean over blocks or heads is taken of the values and, separately, of
+their bounds: the half-width of a mean is never larger than the mean of the half-widths, so the interval
+is on the safe side. Where a table holds several seeds, the value is their mean and the interval reaches
+from the lowest to the highest bound of any seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+Facts = Mapping[str, Any]
+
+LATE_METRICS = (
+    "distance",
+    "distance_spread",
+    "head_similarity",
+    "entropy",
+    "nmi",
+    "r2_relative",
+    "r2_absolute",
+)
+WHOLE_METRICS = (("training", "accuracy"), ("features", "teacher_r2"))
+
+
+class Estimate(NamedTuple):
+    """A value with its 95 % interval (NaN where unknown) and the n behind it (0 where unknown)."""
+
+    value: float
+    low: float
+    high: float
+    n: int = 0
+
+    @property
+    def known(self) -> bool:
+        return math.isfinite(self.value)
+
+    @property
+    def bounded(self) -> bool:
+        return self.known and math.isfinite(self.low) and math.isfinite(self.high)
+
+
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+
+
+def separated(first: Estimate, second: Estimate) -> bool | None:
+    """Whether two intervals do not overlap; None where one of them is unknown.
+
+    Stricter than a test of the difference: separate intervals mean a difference, overlapping ones may
+    still hide one that a paired comparison finds.
+    """
+    if not (first.bounded and second.bounded):
+        return None
+    return first.high < second.low or second.high < first.low
+
+
+def rows(table: pd.DataFrame, probe: str, metric: str | None = None) -> pd.DataFrame:
+    """The rows of a probe, and of one metric where named."""
+    kept = table[table["probe"] == probe]
+    return kept if metric is None else kept[kept["metric"] == metric]
+
+
+def models(table: pd.DataFrame, facts: Facts, probe: str | None = None) -> list[str]:
+    """The models of a probe in the order of ``facts["order"]``; others follow as they come."""
+    kept = table[~table["probe"].isin(["ruler", "curve"])] if probe is None else rows(table, probe)
+    present = list(dict.fromkeys(kept["model"]))
+    order = [label for label in facts.get("order", ()) if label in present]
+    return order + [label for label in present if label not in order]
+
+
+def families(table: pd.DataFrame) -> dict[str, str]:
+    """Model -> display family."""
+    known = table[table["family"] != ""]
+    return dict(zip(known["model"], known["family"], strict=True))
+
+
+def trained(names: Sequence[str], family: Mapping[str, str]) -> list[str]:
+    """The models that are no untrained control; all of them where there is nothing else."""
+    return [name for name in names if family.get(name) != "random"] or list(names)
+
+
+def control_of(name: str, facts: Facts, present: Sequence[str]) -> str | None:
+    """The untrained control of a model's design, where the table has it."""
+    control = facts.get("controls", {}).get(name)
+    return control if control in present and control != name else None
+
+
+def late(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last half of the blocks (relative depth above one half)."""
+    return table[table["depth"] > 0.5]
+
+
+def late_blocks(table: pd.DataFrame, model: str) -> str:
+    """``"blocks 3 to 4"``, counted from 1."""
+    blocks = late(table[table["model"] == model])["block"].dropna()
+    if blocks.empty:
+        return "no blocks"
+    first, last = int(blocks.min()) + 1, int(blocks.max()) + 1
+    return f"block {first}" if first == last else f"blocks {first} to {last}"
+
+
+def estimate(kept: pd.DataFrame) -> Estimate:
+    """The plain mean of rows of one quantity and of their bounds; several seeds: see the module's text."""
+    kept = kept[kept["value"].notna()]
+    if kept.empty:
+        return UNKNOWN
+    seeds = kept.assign(seed=kept["seed"].fillna(-1)).groupby("seed")[["value", "low", "high"]]
+    means = seeds.mean()
+    counts = kept["n"].dropna()
+    return Estimate(
+        float(means["value"].mean()),
+        float(means["low"].min()),
+        float(means["high"].max()),
+        int(counts.max()) if len(counts) else 0,
+    )
+
+
+def of_model(table: pd.DataFrame, probe: str, metric: str, model: str) -> Estimate:
+    """A whole-model number."""
+    kept = rows(table, probe, metric)
+    return estimate(kept[kept["model"] == model])
+
+
+def late_mean(table: pd.DataFrame, metric: str, model: str) -> Estimate:
+    """The mean over the last half of the blocks (and all heads) of an attention metric."""
+    kept = late(rows(table, "attention", metric))
+    return estimate(kept[kept["model"] == model])
+
+
+def by_block(table: pd.DataFrame, metric: str, model: str) -> pd.DataFrame:
+    """Per block: mean over heads and seeds of value, low, high; columns block (from 1), depth, value, ..."""
+    kept = rows(table, "attention", metric)
+    kept = kept[(kept["model"] == model) & kept["block"].notna()]
+    mean = kept.groupby("block", as_index=False)[["depth", "value", "low", "high"]].mean()
+    return mean.assign(block=mean["block"].astype(int) + 1)
+
+
+def uniform_px(table: pd.DataFrame, facts: Facts, model: str) -> float:
+    """The distance of uniform attention on the model's grid, from the facts or from distance / ratio."""
+    stated = facts.get("uniform_px", {}).get(model)
+    if stated is not None:
+        return float(stated)
+    kept = rows(table, "attention")
+    kept = kept[(kept["model"] == model) & kept["metric"].isin(["distance", "distance_ratio"])]
+    wide = kept.pivot_table(index=["seed", "block", "head"], columns="metric", values="value", dropna=False)
+    if not {"distance", "distance_ratio"} <= set(wide.columns):
+        return math.nan
+    return float((wide["distance"] / wide["distance_ratio"]).median())
+
+
+def summary(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
+    """One row a model: accuracy, means over the last half of the blocks, teacher_r2.
+
+    Columns: model, family, and for each number that the table has NAME, NAME_low, NAME_high; means over
+    the last half of the blocks are named late_METRIC.
+    """
+    names, family = models(table, facts), families(table)
+    kinds: dict[str, dict[str, Estimate]] = {}
+    for probe, metric in (WHOLE_METRICS[0], *(("attention", m) for m in LATE_METRICS), WHOLE_METRICS[1]):
+        if rows(table, probe, metric).empty:
+            continue
+        if probe == "attention":
+            kinds[f"late_{metric}"] = {name: late_mean(table, metric, name) for name in names}
+        else:
+            kinds[metric] = {name: of_model(table, probe, metric, name) for name in names}
+    result = pd.DataFrame({"model": names, "family": [family.get(name, "") for name in names]})
+    for column, values in kinds.items():
+        for ending, part in (("", "value"), ("_low", "low"), ("_high", "high")):
+            result[column + ending] = [getattr(values[name], part) for name in names]
+    return result
+
+
+def is_share(metric: str) -> bool:
+    """Whether a number between 0 and 1 is shown in per cent."""
+    return metric == "accuracy"
+
+
+def show(value: Estimate, metric: str, unit: bool = False) -> str:
+    """``"12.3 px (11.9 to 12.7)"``, ``"94.2 % (92 to 96)"``, ``"undefined"``."""
+    metric = metric.removeprefix("late_")
+    if not value.known:
+        return "undefined"
+    scale, suffix = (100.0, " %") if is_share(metric) else (1.0, " px" if metric.startswith("distance") else "")
+    if metric == "distance_ratio":
+        suffix = ""
+    digits = decimals(metric, value.value)
+    text = f"{value.value * scale:.{digits}f}" + (suffix if unit else "")
+    if value.bounded:
+        text += f" ({value.low * scale:.{digits}f} to {value.high * scale:.{digits}f})"
+    return text.replace("-0.00", "0.00") if text.startswith("-0.00 ") else text
+
+
+def decimals(metric: str, value: float) -> int:
+    """Digits after the point: one for pixels and per cent (two below 2 px), two for shares."""
+    if is_share(metric):
+        return 1
+    if metric.startswith("distance") and metric != "distance_ratio":
+        return 1 if abs(value) >= 2 else 2
+    return 2
+
+
+def readable(numbers: pd.DataFrame) -> pd.DataFrame:
+    """``summary`` as text, an interval behind each value: for a terminal or the page."""
+    text = numbers[["model", "family"]].copy()
+    for column in numbers.columns:
+        if column in text or column.endswith(("_low", "_high")):
+            continue
+        cells = zip(numbers[column], numbers[f"{column}_low"], numbers[f"{column}_high"], strict=True)
+        text[column] = [show(Estimate(*cell), column) if pd.notna(cell[0]) else "–" for cell in cells]
+    return text

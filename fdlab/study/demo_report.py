@@ -1,0 +1,268 @@
+"""The demo's records as one table, the sentences that the numbers allow, and the page."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fdlab import __version__
+from fdlab.records.atomic import write_json
+from fdlab.records.intervals import Interval, paired_difference_interval
+from fdlab.records.run_folder import RunFolder
+from fdlab.records.store import Record
+from fdlab.records.table import frame, join, write_table
+from fdlab.study.demo_stages import loss_curve
+
+if TYPE_CHECKING:
+    from fdlab.study.demo import Start
+
+LOSS_GAP = 0.1  # training losses further apart than this are named on the page
+
+
+def write_report(
+    folder: Path,
+    records: Mapping[str, Record],
+    *,
+    starts: Sequence[Start],
+    alphas: Sequence[float],
+    seed: int,
+    minutes: float,
+    seconds: Mapping[str, float],
+    command: str,
+) -> dict[str, Any]:
+    """Writes ``table.csv``, ``facts.json``, ``figures/`` and ``index.html``; returns what the command prints."""
+    from fdlab.report.figures import available, write_figures
+    from fdlab.report.page import write_page
+    from fdlab.report.summary import readable, summary
+    from fdlab.study.demo import slug
+
+    models = {start.label: records[f"model-{slug(start.label)}"] for start in starts}
+    chosen, tuning = fine_tuned(folder, starts)
+    tables = [record.table for record in records.values()] + [frame(tuning), frame(curves(folder))]
+    table = join(tables)
+    facts = {
+        "title": "Contrastive, masked and distilled models on handwritten digits",
+        "question": "Does distilling a contrastive model's features change how its successor attends and "
+        "fine-tunes, and is it the distillation or the student's design?",
+        "data": "scikit-learn's handwritten digits, 8x8 enlarged to 24 px, patch 4",
+        "order": [start.label for start in starts],
+        "controls": {start.label: start.control for start in starts if start.control},
+        "seed": seed,
+        "minutes": minutes,
+        **_measured_facts(models, records, alphas),
+        **_training_facts(folder, chosen),
+        "seconds": _seconds(folder, seconds),
+        "command": command,
+        "versions": versions(),
+    }
+    facts["notes"] = notes(models, chosen, facts)
+    write_table(folder / "table.csv", table)
+    write_json(folder / "facts.json", facts)
+    write_figures(folder / "figures", table, facts)
+    page = write_page(folder / "index.html", table, facts, available(table))
+    numbers = summary(table, facts)
+    return {"page": str(page), "summary": readable(numbers), "numbers": numbers, "seconds": facts["seconds"], "facts": facts}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what the numbers depend on."""
+    packages = ("torch", "timm", "numpy", "scikit-learn", "pandas", "matplotlib")
+    return {"fdlab": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}}
+
+
+def fine_tuned(folder: Path, starts: Sequence[Start]) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Per start the run of the best rate by validation accuracy (ties: the lower loss), and all rows.
+
+    The test accuracy of every rate stays in the table; only the validation accuracy chooses.
+    """
+    from fdlab.study.demo import RATES, slug
+
+    chosen, rows = {}, []
+    for start in starts:
+        runs = []
+        for rate in RATES:
+            run = RunFolder(folder / "runs" / f"finetune-{slug(start.label)}-{rate:g}")
+            runs.append({**run.facts(), "lr": rate, "record": Record.load(run.path / "record").table})
+        best = max(runs, key=lambda facts: (facts["validation_accuracy"], -facts["final_loss"]))
+        chosen[start.label] = best
+        for facts in runs:
+            table = facts["record"].assign(x=facts["lr"], family=start.family)
+            if facts is not best:
+                table = table.assign(probe="tuning")
+            rows += table.astype(object).where(table.notna(), None).to_dict("records")
+    return chosen, rows
+
+
+def curves(folder: Path) -> list[dict[str, Any]]:
+    """The training losses of the pre-training stages."""
+    stages = {
+        "contrastive": ("contrastive teacher", "contrastive", "contrastive (NT-Xent)"),
+        "masked": ("masked modelling", "mim", "masked pixels (squared error)"),
+        "distilled-student": ("distilled, paper's student", "distilled", "distillation (smooth L1)"),
+        "distilled-same": ("distilled, same design", "distilled", "distillation (smooth L1)"),
+    }
+    rows = []
+    for name, (label, family, stage) in stages.items():
+        rows += loss_curve(folder / "runs" / name, label, family, stage)
+    return rows
+
+
+def _measured_facts(
+    models: Mapping[str, Record], records: Mapping[str, Record], alphas: Sequence[float]
+) -> dict[str, Any]:
+    any_model = next(iter(models.values())).manifest
+    ruler = records[f"ruler-{alphas[0]:g}"].manifest
+    options = {label: record.manifest["options"] for label, record in models.items() if record.manifest["options"]}
+    options |= {f"locality {a:g}": records[f"ruler-{a:g}"].manifest["options"] for a in alphas}
+    return {
+        "images": any_model["images"],
+        "preprocessing": any_model["preprocessing"],
+        "skipped_images": any_model["skipped"],
+        "uniform_px": {label: record.manifest["uniform_distance_px"] for label, record in models.items()},
+        "ruler_uniform_px": ruler["uniform_distance_px"],
+        "ruler_accuracy": {f"locality {a:g}": _accuracy(records[f"ruler-{a:g}"]) for a in alphas},
+        "options": options,
+        "position_only_loss": any_model["position_only_loss"],
+    }
+
+
+def _accuracy(record: Record) -> float:
+    table = record.table
+    return float(table.loc[table["metric"] == "accuracy", "value"].iloc[0])
+
+
+def _training_facts(folder: Path, chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    from fdlab.data.sources import open_data
+
+    some = next(iter(chosen.values()))
+    recipe = Record.load(folder / "runs" / "contrastive" / "record").manifest["recipe"]
+    tuned = _recipe_of(chosen, folder)
+    distilled = {
+        "distilled, paper's student": "distilled-student",
+        "distilled, same design": "distilled-same",
+    }
+    return {
+        "distil_loss": {
+            label: RunFolder(folder / "runs" / run).facts()["final_loss"] for label, run in distilled.items()
+        },
+        "budget": f"{tuned['run']['steps']} steps of {tuned['run']['batch']} images, each model's learning rate "
+        f"the better of two on the validation images, {tuned['data']['per_class']} labels a class",
+        "splits": {
+            "labelled": some["labels"],
+            "validation": tuned["data"]["validation"],
+            "test": int(some["count"]),
+        },
+        "pretraining_images": len(open_data(recipe["data"]["source"])),
+        "learning_rates": {label: facts["lr"] for label, facts in chosen.items()},
+        "training_loss": {label: facts["final_loss"] for label, facts in chosen.items()},
+    }
+
+
+def _recipe_of(chosen: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+    from fdlab.study.demo import slug
+
+    label, facts = next(iter(chosen.items()))
+    run = folder / "runs" / f"finetune-{slug(label)}-{facts['lr']:g}"
+    return Record.load(run / "record").manifest["recipe"]
+
+
+def _seconds(folder: Path, fresh: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of each stage on its own, summed by kind; those of earlier starts come from their run."""
+    kinds = {"ruler": 0.0, "pre-training": 0.0, "distillation": 0.0, "fine-tuning": 0.0, "measuring": 0.0}
+    for run in sorted((folder / "runs").iterdir()):
+        prefix = run.name.split("-")[0]
+        kind = {"ruler": "ruler", "distilled": "distillation", "finetune": "fine-tuning"}.get(prefix, "pre-training")
+        kinds[kind] += float(RunFolder(run).facts().get("seconds", 0.0))
+    kinds["measuring"] = sum(value for name, value in fresh.items() if name.startswith("measure"))
+    return {kind: round(value, 1) for kind, value in kinds.items()}
+
+
+def notes(
+    models: Mapping[str, Record], chosen: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
+) -> list[str]:
+    """What the numbers of this run say, as sentences; none is written before they are known."""
+    teacher, masked = "contrastive teacher", "masked modelling"
+    said = [
+        f"Masked modelling minus contrastive learning, last half of the blocks, paired over the same images: "
+        f"{_changes(models, masked, teacher)}.",
+        f"Distilled into the teacher's own architecture minus the teacher: "
+        f"{_changes(models, 'distilled, same design', teacher)}.",
+        f"Distilled into the paper's student minus the teacher (the design changes too): "
+        f"{_changes(models, PAPER_STUDENT, teacher)}.",
+        _accuracy_note(chosen),
+        _loss_note(chosen),
+    ]
+    low = [f"{label} {accuracy:.0%}" for label, accuracy in facts["ruler_accuracy"].items() if accuracy < 0.9]
+    if low:
+        said.append(f"The ruler's models have not learned their task everywhere: {', '.join(low)}.")
+    return said
+
+
+PAPER_STUDENT = "distilled, paper's student"
+
+
+def _changes(models: Mapping[str, Record], first: str, second: str) -> str:
+    parts = []
+    for metric, name, digits in (
+        ("r2_relative", "share explained by relative position", 2),
+        ("r2_absolute", "share explained by key position", 2),
+        ("nmi", "NMI", 2),
+        ("entropy", "entropy", 2),
+    ):
+        change = paired_difference_interval(
+            late_per_image(models[first], metric), late_per_image(models[second], metric)
+        )
+        parts.append(f"{name} {_signed(change, digits)}")
+    return ", ".join(parts)
+
+
+def late_per_image(record: Record, metric: str) -> Any:
+    """(images,): the mean over heads and the last half of the blocks, per image; undefined values left out."""
+    import numpy as np
+
+    values = record.arrays[metric]
+    late = values[:, values.shape[1] // 2 :].reshape(len(values), -1)
+    return np.nanmean(late, axis=1)
+
+
+def _signed(change: Interval, digits: int) -> str:
+    value, low, high = (f"{float(v):+.{digits}f}" for v in change)
+    clear = float(change[1]) > 0 or float(change[2]) < 0
+    return f"{value} ({low} to {high}{'' if clear else ', not separated from 0'})"
+
+
+def _accuracy_note(chosen: Mapping[str, Mapping[str, Any]]) -> str:
+    from fdlab.records.intervals import proportion_interval
+
+    spans = {
+        label: proportion_interval(int(facts["correct"]), int(facts["count"])) for label, facts in chosen.items()
+    }
+    trained = [label for label in spans if not label.startswith("random")]
+    apart = [
+        f"{a} and {b}"
+        for i, a in enumerate(trained)
+        for b in trained[i + 1 :]
+        if spans[a][2] < spans[b][1] or spans[b][2] < spans[a][1]
+    ]
+    values = ", ".join(f"{label} {100 * span[0]:.1f}" for label, span in spans.items())
+    verdict = (
+        f"separated by their 95 % intervals: {'; '.join(apart)}"
+        if apart
+        else "the trained starts are not separated from each other by their 95 % intervals"
+    )
+    return f"Fine-tuned test accuracy in per cent: {values}; {verdict} (one seed)."
+
+
+def _loss_note(chosen: Mapping[str, Mapping[str, Any]]) -> str:
+    losses = {label: facts["final_loss"] for label, facts in chosen.items()}
+    best = min(losses.values())
+    behind = [f"{label} ({loss:.2f})" for label, loss in losses.items() if loss > best + LOSS_GAP]
+    if not behind:
+        return f"All fine-tunings end within {LOSS_GAP} of the lowest training loss ({best:.2f})."
+    return (
+        f"Not fitted as far as the best (training loss {best:.2f}): {', '.join(behind)}; "
+        "their accuracies also tell how far they were trained."
+    )

@@ -1,0 +1,105 @@
+"""``fdlab diagnose``: one probe on several models, written as a report."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fdlab.probes.measure import CONTROL, measure
+from fdlab.records.atomic import writable_folder, write_json
+from fdlab.records.table import write_table
+from fdlab.study.demo_report import versions
+
+# How a checkpoint's family is shown: by what it was trained on.
+SHOWN = {
+    "dino": "contrastive",
+    "ibot": "contrastive",
+    "mocov3": "contrastive",
+    "contrastive": "contrastive",
+    "mae": "mim",
+    "simmim": "mim",
+    "beit": "mim",
+    "mim": "mim",
+    "distilled": "distilled",
+    "clip": "image-text",
+}
+BY_TIMM_TAG = {"dino": "contrastive", "mae": "mim", "clip": "image-text", "openai": "image-text", "beit": "mim"}
+
+
+def shown_family(label: str, family: str, source: str) -> str:
+    """The display family of a model; timm names tell it by their tag."""
+    if label == CONTROL or source.startswith("random:") or family == "random":
+        return "random"
+    if family == "timm":
+        tag = source.partition(".")[2]
+        return next((kind for word, kind in BY_TIMM_TAG.items() if word in tag), "supervised")
+    return SHOWN.get(family, "supervised")
+
+
+def diagnose_attention(
+    models: Sequence[str],
+    data: str,
+    out: str | Path,
+    *,
+    images: int = 256,
+    seed: int = 0,
+    device: str = "cpu",
+    batch: int = 32,
+    fresh: bool = False,
+    control: bool = True,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Measures, draws and writes ``table.csv``, ``figures/`` and ``index.html`` under ``out``.
+
+    Returns:
+        ``page``, ``table``, ``summary`` (text) and ``notes``.
+    """
+    from fdlab.report.figures import available, write_figures
+    from fdlab.report.page import write_page
+    from fdlab.report.summary import readable, summary
+
+    folder = writable_folder(out)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        table = measure(
+            "attention",
+            list(models),
+            data=data,
+            images=images,
+            seed=seed,
+            device=device,
+            batch=batch,
+            fresh=fresh,
+            quiet=quiet,
+            random_control=control,
+        )
+    records = table.attrs["record"]
+    manifests = {label: record.manifest for label, record in records.items()}
+    shown = {label: shown_family(label, str(m["family"]), str(m["source"])) for label, m in manifests.items()}
+    table = table.assign(family=[shown[label] for label in table["model"]])
+    said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    notes = [*dict.fromkeys(said), *(f"{m['label']}: {s}" for m in manifests.values() for s in m["assumed"])]
+    facts = {
+        "title": "Attention of " + ", ".join(label for label in records if label != CONTROL),
+        "question": "How far, how broadly and how differently do the heads of these models attend?",
+        "data": data,
+        "images": min(m["images"] for m in manifests.values()),
+        "uniform_px": {label: m["uniform_distance_px"] for label, m in manifests.items()},
+        "options": {label: m["options"] for label, m in manifests.items() if m["options"]},
+        "seed": seed,
+        "notes": notes,
+        "order": list(records),
+        "controls": {label: CONTROL for label in records if label != CONTROL and CONTROL in records},
+        "command": "fdlab diagnose attention " + " ".join([*models, "--data", data, "--images", str(images)]),
+        "versions": versions(),
+        "skipped_images": max(int(m.get("skipped_images", 0)) for m in manifests.values()),
+    }
+    write_table(folder / "table.csv", table)
+    write_json(folder / "facts.json", facts)
+    for label, record in records.items():
+        record.save(folder / "records" / "".join(c if c.isalnum() else "-" for c in label))
+    write_figures(folder / "figures", table, facts)
+    page = write_page(folder / "index.html", table, facts, available(table))
+    return {"page": page, "table": table, "summary": readable(summary(table, facts)), "notes": notes}

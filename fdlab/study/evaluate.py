@@ -1,0 +1,108 @@
+"""``fdlab evaluate``: k nearest neighbours and a linear probe on frozen features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fdlab.data.images import ImageSource
+from fdlab.data.sources import open_data
+from fdlab.encoders.encoder import Encoder
+from fdlab.encoders.open import open_model, parse_label
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.measures.classifier import logistic_predict
+from fdlab.measures.knn import knn_predict
+from fdlab.progress import Progress
+from fdlab.records.intervals import proportion_interval
+from fdlab.records.table import frame
+
+METRIC = {"knn": "knn", "linear": "linear_probe"}
+
+
+def features(
+    encoder: Encoder, images: ImageSource, *, pool: str = "patches", batch: int = 64, progress: Progress | None = None
+) -> tuple[Tensor, Tensor]:
+    """(n, C) pooled tokens after the final norm, and (n,) labels; the evaluation view, no gradient.
+
+    Raises:
+        FdlabError: code 2, no such pooling, or no class token to take.
+    """
+    if pool not in ("patches", "class"):
+        raise FdlabError(f"There is no pooling {pool!r}.", "", "Give patches or class.", code=USAGE)
+    if pool == "class" and not encoder.info.prefix_tokens:
+        raise FdlabError("This model has no class token.", "", "Give --pool patches.", code=USAGE)
+    side = encoder.info.image_size
+    size = side if isinstance(side, int) else side[0]
+    parts, labels = [], []
+    for start in range(0, len(images), batch):
+        raw, answers = images.stack(range(start, min(start + batch, len(images))), size)
+        with torch.no_grad():
+            tokens = encoder.tokens(encoder.normalise(raw.to(encoder.device))).float().cpu()
+        prefix = encoder.info.prefix_tokens
+        parts.append(tokens[:, 0] if pool == "class" else tokens[:, prefix:].mean(1))
+        labels.append(answers)
+        if progress:
+            progress.advance(len(raw))
+    return torch.cat(parts), torch.cat(labels)
+
+
+def evaluate(
+    kind: str,
+    models: Sequence[str],
+    data: str,
+    test: str,
+    *,
+    pool: str = "patches",
+    images: int = 0,
+    seed: int = 0,
+    device: str = "cpu",
+    quiet: bool = True,
+    k: int = 20,
+) -> pd.DataFrame:
+    """Accuracy of a model's frozen features on ``test`` after fitting on ``data``; one row a model.
+
+    Args:
+        kind: "knn" or "linear".
+        models: ``SOURCE`` or ``label=SOURCE``.
+        pool: which token: the mean of the patches or the class token; it changes the ranking.
+        images: at most so many training images, chosen by the seed; 0: all.
+    """
+    train, held = open_data(data, seed=seed), open_data(test, seed=seed)
+    if images:
+        train = train.sample(images, seed)
+    rows = []
+    for text in models:
+        label, source = parse_label(text)
+        encoder = open_model(source, device=device, seed=seed)
+        with Progress(label, len(train) + len(held), quiet=quiet) as progress:
+            x, y = features(encoder, train, pool=pool, progress=progress)
+            x_test, y_test = features(encoder, held, pool=pool, progress=progress)
+        if min(int(y.min()), int(y_test.min())) < 0:
+            raise FdlabError(
+                "Some images have no label.", "", "Use class folders or a label column.", code=NOT_UNDERSTOOD
+            )
+        if kind == "knn":
+            predicted = knn_predict(x, y, x_test, k=k).numpy()
+        else:
+            predicted = logistic_predict(x.numpy(), y.numpy(), x_test.numpy())
+        correct = int(np.sum(predicted == y_test.numpy()))
+        value, low, high = proportion_interval(correct, len(y_test))
+        rows.append(
+            {
+                "model": label,
+                "family": encoder.info.family,
+                "seed": seed,
+                "probe": "features",
+                "metric": METRIC[kind],
+                "value": value,
+                "low": low,
+                "high": high,
+                "n": len(y_test),
+                "objective": f"{pool} tokens, {len(y)} labelled images",
+            }
+        )
+    return frame(rows)

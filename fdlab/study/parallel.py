@@ -1,0 +1,129 @@
+"""Jobs that need each other, in worker processes, under one progress line with time left.
+
+A worker is started once and keeps its imports; it runs one job at a time on ``threads`` threads.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import signal
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Any
+
+from fdlab.errors import INTERRUPTED, FdlabError
+from fdlab.progress import Progress
+
+_reports: Any = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of a module-level function in a worker.
+
+    Args:
+        call: the function. keywords: its arguments.
+        needs: names of the jobs that must be finished before.
+        cost: its work in any unit that is the same for all jobs; the bar counts these.
+    """
+
+    call: Callable[..., Any]
+    keywords: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    cost: int = 1
+
+
+def report(units: int) -> None:
+    """Called inside a job: ``units`` of its cost are done."""
+    if _reports is not None:
+        _reports.put(units)
+
+
+def _begin(reports: Any, threads: int) -> None:
+    global _reports
+    _reports = reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; it then sends SIGTERM
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def run_jobs(
+    jobs: Mapping[str, Job], *, workers: int, label: str, quiet: bool = False, threads: int = 1
+) -> dict[str, Any]:
+    """Runs every job after those it needs and returns their results by name.
+
+    The longest of the jobs that are ready goes first. The first error stops what has not begun.
+
+    Raises:
+        FdlabError: as a job raised it; code 130 on Ctrl-C, with every finished job kept.
+    """
+    context = multiprocessing.get_context("spawn")
+    reports = context.Queue()
+    total = sum(job.cost for job in jobs.values())
+    results: dict[str, Any] = {}
+    pool = ProcessPoolExecutor(workers, context, _begin, (reports, threads))
+    try:
+        with Progress(label, total, quiet=quiet) as progress:
+            _drive(jobs, workers, pool, reports, progress, results)
+    except KeyboardInterrupt:
+        _terminate(pool)
+        raise FdlabError(
+            f"Stopped with {len(results)} of {len(jobs)} stages finished.",
+            "Their results are kept, and the running ones saved their state.",
+            "Give the same command again to continue.",
+            code=INTERRUPTED,
+        ) from None
+    except BrokenProcessPool:
+        raise FdlabError(
+            "A worker process died.",
+            "It was killed or ran out of memory; finished stages are kept.",
+            "Give the same command again to continue.",
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    return results
+
+
+def _drive(
+    jobs: Mapping[str, Job],
+    workers: int,
+    pool: ProcessPoolExecutor,
+    reports: Any,
+    progress: Progress,
+    results: dict[str, Any],
+) -> None:
+    waiting = dict(jobs)
+    running: dict[Future[Any], str] = {}
+    while waiting or running:
+        ready = [name for name, job in waiting.items() if all(need in results for need in job.needs)]
+        ready.sort(key=lambda name: -jobs[name].cost)
+        for name in ready[: workers - len(running)]:
+            job = waiting.pop(name)
+            running[pool.submit(job.call, **job.keywords)] = name
+        done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+        _count(reports, progress, ", ".join(sorted(running.values())))
+        for future in done:
+            results[running.pop(future)] = future.result()
+    progress.done = progress.total
+    progress.advance(0)
+
+
+def _count(reports: Any, progress: Progress, note: str) -> None:
+    units = 0
+    while True:
+        try:
+            units += reports.get_nowait()
+        except queue.Empty:
+            break
+    if units:
+        progress.advance(units, note)
+
+
+def _terminate(pool: ProcessPoolExecutor) -> None:
+    # A training catches SIGTERM, finishes its step, saves and leaves.
+    for process in list((pool._processes or {}).values()):
+        process.terminate()

@@ -1,0 +1,196 @@
+"""What every task has, the settings of a model to be built, and the registry of tasks."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from fdlab.data.loader import Batch
+from fdlab.data.sources import ImageSource
+from fdlab.encoders.encoder import EncoderInfo, TimmCall
+from fdlab.encoders.student import Design
+from fdlab.errors import USAGE, FdlabError, nearest
+
+Position = Literal["shared_bias", "block_bias", "sincos", "learned", "none"]
+Init = Literal["xavier", "beit", "timm"]
+
+
+class OwnSettings(BaseModel):
+    """Base of a task's own settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(OwnSettings):
+    """A vision transformer to be built. 0 means: as the teacher (distillation), where there is one."""
+
+    image_size: int = Field(0, ge=0, description="pixels a side; 0: data.size, or the teacher's")
+    patch_size: int = Field(0, ge=0)
+    width: int = Field(0, ge=0)
+    depth: int = Field(0, ge=0)
+    heads: int = Field(0, ge=0)
+    mlp_ratio: float = Field(4.0, gt=0)
+    position: Position = "sincos"
+    class_token: bool | None = Field(None, description="absent: as the teacher; without one: false")
+    layer_scale: float = Field(0.0, ge=0, description="start value; 0: none")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="rate of the last block, linear over depth")
+    bias_scale: float = Field(1.0, gt=0, description="relative bias = this x table; the paper's is 1")
+    init: Init = "xavier"
+
+    def design(self, image_size: int, like: EncoderInfo | None = None) -> Design:
+        """The complete design.
+
+        Raises:
+            FdlabError: code 2, a size is given neither here nor by ``like``.
+        """
+        side = like.image_size if like else 0
+        known = {
+            "image_size": self.image_size or image_size or (side if isinstance(side, int) else side[0]),
+            "patch_size": self.patch_size or (like.patch_size if like else 0),
+            "width": self.width or (like.width if like else 0),
+            "depth": self.depth or (like.depth if like else 0),
+            "heads": self.heads or (like.heads if like else 0),
+        }
+        missing = [name for name, value in known.items() if not value]
+        if missing:
+            raise FdlabError(
+                f"The model to be built has no {', '.join(missing)}.",
+                "Without a teacher these must be given.",
+                f"Give --set model.{missing[0]}=... or use a recipe that has it.",
+                code=USAGE,
+            )
+        if known["image_size"] % known["patch_size"] or known["width"] % known["heads"]:
+            raise FdlabError(
+                f"A model of image size {known['image_size']}, patch {known['patch_size']}, width "
+                f"{known['width']} and {known['heads']} heads cannot be built.",
+                "The patch must divide the image, the number of heads the width.",
+                "Change model.image_size, model.patch_size, model.width or model.heads.",
+                code=USAGE,
+            )
+        token = self.class_token
+        return Design(
+            **known,
+            mlp_ratio=self.mlp_ratio,
+            position=self.position,
+            class_token=("class" in _kinds(like)) if token is None else token,
+            layer_scale=self.layer_scale or None,
+            drop_path=self.drop_path,
+            bias_scale=self.bias_scale,
+            init=self.init,
+        )
+
+
+def _kinds(info: EncoderInfo | None) -> set[str]:
+    kinds = info.prefix_kinds if info else ()
+    return {"class" if kind in ("cls", "class") else kind for kind in kinds}
+
+
+class Task:
+    """One training objective. Subclasses set ``name``, ``Settings``, ``family`` and fill ``module``.
+
+    Args:
+        settings: the task's own table of the recipe.
+        data: the training images; their constants are the new model's normalisation.
+        size: pixels a side of the views.
+        seed: of everything that is drawn while building.
+        test: held-out images for ``evaluate``, where the task has one.
+        validation: images that are neither trained on nor in ``test``, for choosing settings.
+    """
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[OwnSettings]]
+    family: ClassVar[str]
+    views: ClassVar[int] = 1
+    result: ClassVar[str] = "encoder.safetensors"
+
+    def __init__(
+        self,
+        settings: Any,
+        data: ImageSource,
+        *,
+        size: int,
+        seed: int,
+        device: str = "cpu",
+        test: ImageSource | None = None,
+        validation: ImageSource | None = None,
+    ) -> None:
+        self.settings, self.data, self.test, self.validation = settings, data, test, validation
+        self.size, self.seed, self.device = size, seed, device
+        self.mean, self.std = tuple(data.mean), tuple(data.std)
+        self.design: Design | None = None
+        self.call: TimmCall | None = None
+        self.options: tuple[str, ...] = ()
+        self.module = nn.ModuleDict()
+        self.notes: list[str] = []
+        self.build()
+        self.module.to(device)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The network that is trained and kept."""
+        return self.module["encoder"]
+
+    def build(self) -> None:
+        """Fills ``module`` ("encoder" and what is trained beside it) and, for a new model, ``design``."""
+        raise NotImplementedError
+
+    def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of this batch and further numbers worth logging."""
+        raise NotImplementedError
+
+    def after_step(self, step: int) -> None:
+        """After the optimiser's step."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Numbers on held-out images."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes while training, except the optimiser's state."""
+        return {"module": self.module.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        self.module.load_state_dict(state["module"])
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] as the trained network expects them."""
+        mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
+        std = images.new_tensor(self.std).view(1, -1, 1, 1)
+        return (images - mean) / std
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(B, N, C) tokens of the trained network after its final norm."""
+        return self.encoder.forward_features(self.normalise(images.to(self.device)))  # type: ignore[operator]
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """(B, C): mean of the patch tokens."""
+        return tokens[:, self.encoder.num_prefix_tokens :].mean(1)
+
+
+TASKS = {
+    "distill": "fdlab.tasks.distill:Distill",
+    "contrastive": "fdlab.tasks.contrastive:Contrastive",
+    "masked": "fdlab.tasks.masked:Masked",
+    "classify": "fdlab.tasks.classify:Classify",
+}
+
+
+def find_task(name: str) -> type[Task]:
+    """The class of a registered task.
+
+    Raises:
+        FdlabError: code 2, there is none of this name.
+    """
+    if name not in TASKS:
+        raise FdlabError(
+            f"There is no task {name!r}.{nearest(name, TASKS)}",
+            f"Tasks: {', '.join(TASKS)}.",
+            "Correct `task` in the recipe.",
+            code=USAGE,
+        )
+    module, _, attribute = TASKS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,148 @@
+"""Classification: fine-tuning of an opened encoder, or the training of a head alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from fdlab.data.images import ImageSource
+from fdlab.data.loader import Batch
+from fdlab.encoders.open import open_model
+from fdlab.encoders.student import build, scale_bias
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.randomness import seed_for
+from fdlab.tasks.base import ModelSettings, OwnSettings, Task
+
+
+class ClassifySettings(OwnSettings):
+    """Which start (an opened model, or a new one of ``design``), which head."""
+
+    model: str = Field("", description="SOURCE of the start: a file, a run folder, random:RUN, timm:NAME")
+    design: ModelSettings = Field(ModelSettings(), description="where there is no model: train from scratch")
+    head_norm: Literal["standardise", "layernorm"] = Field(
+        "layernorm", description="the pooled token's norm: the paper's new LayerNorm, or fixed statistics"
+    )
+    head_init: float = Field(2e-5, ge=0, description="sd of the head's weights (the paper's 0.02 x 0.001)")
+    smoothing: float = Field(0.1, ge=0, lt=1)
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    bias_scale: float = Field(1.0, gt=0, description="relative bias = this x table while training")
+
+
+class Standardise(nn.Module):
+    """``(x - mean) / sd`` with fixed statistics."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("sd", torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.sd
+
+
+class Classify(Task):
+    """Fine-tunes an encoder: mean patch token -> norm -> linear head, cross-entropy with label smoothing."""
+
+    name = "classify"
+    Settings = ClassifySettings
+    family = "supervised"
+
+    def build(self) -> None:
+        own: ClassifySettings = self.settings
+        labels = self.data.subset(range(1024)).labels() if self.data.endless else self.data.labels()
+        if len(labels) == 0 or labels.min() < 0:
+            raise FdlabError(
+                f"The images of {self.data.spec} have no labels.",
+                "Fine-tuning needs class folders or a label column.",
+                "Arrange the images in one folder a class.",
+                code=NOT_UNDERSTOOD,
+            )
+        classes = len(self.data.classes) if self.data.classes else int(labels.max()) + 1
+        encoder, width = self._opened(own) if own.model else self._fresh(own)
+        scale_bias(encoder, own.bias_scale)
+        set_drop_path(encoder, own.drop_path)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(self.seed, "head"))
+            head = nn.Linear(width, classes)
+            nn.init.normal_(head.weight, std=own.head_init)
+            nn.init.zeros_(head.bias)
+        norm: nn.Module = Standardise(width) if own.head_norm == "standardise" else nn.LayerNorm(width, 1e-6)
+        self.module = nn.ModuleDict({"encoder": encoder, "norm": norm, "head": head})
+        self.module.to(self.device)
+        if isinstance(norm, Standardise):
+            self._measure_statistics(norm)
+
+    def _opened(self, own: ClassifySettings) -> tuple[nn.Module, int]:
+        start = open_model(own.model, device=self.device, seed=self.seed)
+        if start.info.image_size not in (self.size, (self.size, self.size)):
+            start = open_model(own.model, device=self.device, seed=self.seed, image_size=self.size)
+        self.mean, self.std = start.info.mean, start.info.std
+        self.call, self.options = start.call, start.info.options
+        self.notes = list(start.info.assumed)
+        return start.module, start.info.width
+
+    def _fresh(self, own: ClassifySettings) -> tuple[nn.Module, int]:
+        if not own.design.width:
+            raise FdlabError(
+                "There is no model to fine-tune.",
+                "classify.model is empty and classify.design describes none.",
+                "Give MODEL (a checkpoint file, a run folder, random:RUN or timm:NAME).",
+                code=USAGE,
+            )
+        self.design = own.design.design(self.size)
+        return build(self.design, seed=seed_for(self.seed, "classify")), self.design.width
+
+    def _measure_statistics(self, norm: Standardise) -> None:
+        # From the labelled images themselves, before the first step, unaugmented.
+        images, _ = self.data.stack(range(min(len(self.data), 1024)), self.size)
+        self.module.eval()
+        with torch.no_grad():
+            pooled = torch.cat([self.pooled(self.tokens(part)) for part in images.split(256)])
+        norm.mean.copy_(pooled.mean(0))  # type: ignore[union-attr, operator]
+        norm.sd.copy_(pooled.std(0).clamp_min(1e-6))  # type: ignore[union-attr, operator]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, classes) of raw images."""
+        pooled = self.pooled(self.tokens(images))
+        return self.module["head"](self.module["norm"](pooled))
+
+    def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        labels = batch.labels.to(self.device)
+        logits = self.logits(batch.images[0])
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.smoothing)
+        return loss, {"train_accuracy": (logits.argmax(-1) == labels).float().mean()}
+
+    def evaluate(self) -> dict[str, float]:
+        """Accuracy on the test and on the validation images, each counted once."""
+        result = {}
+        if self.test is not None:
+            correct, count = self._count(self.test)
+            result = {"accuracy": correct / max(count, 1), "correct": float(correct), "count": float(count)}
+        if self.validation is not None:
+            correct, count = self._count(self.validation)
+            result["validation_accuracy"] = correct / max(count, 1)
+        return result
+
+    def _count(self, images: ImageSource) -> tuple[int, int]:
+        correct = count = 0
+        for start in range(0, len(images), 256):
+            part, labels = images.stack(range(start, min(start + 256, len(images))), self.size)
+            correct += int((self.logits(part).argmax(-1).cpu() == labels).sum())
+            count += len(labels)
+        return correct, count
+
+
+def set_drop_path(encoder: nn.Module, rate: float) -> None:
+    """Stochastic depth, rising linearly with depth to ``rate`` (Huang et al. 2016; the paper's choice)."""
+    from timm.layers import DropPath
+
+    blocks = list(encoder.blocks)  # type: ignore[arg-type]
+    for index, block in enumerate(blocks):
+        drop = rate * index / max(len(blocks) - 1, 1)
+        for name in ("drop_path1", "drop_path2", "drop_path"):
+            if hasattr(block, name):
+                setattr(block, name, DropPath(drop) if drop else nn.Identity())

@@ -1,0 +1,51 @@
+"""Contrastive learning: SimCLR (Chen et al. 2020, arXiv 2002.05709) on the mean patch token."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fdlab.data.loader import Batch
+from fdlab.encoders.student import build
+from fdlab.measures.losses import nt_xent
+from fdlab.randomness import seed_for
+from fdlab.tasks.base import ModelSettings, OwnSettings, Task
+
+
+class ContrastiveSettings(OwnSettings):
+    """SimCLR's head and temperature, and the model."""
+
+    temperature: float = Field(0.2, gt=0)
+    hidden: int = Field(128, ge=1, description="width of the projection head's hidden layer")
+    output: int = Field(64, ge=1, description="width of the projection")
+    model: ModelSettings = ModelSettings()
+
+
+class Contrastive(Task):
+    """Two views of an image attract, those of other images repel. The trained token is the mean patch."""
+
+    name = "contrastive"
+    Settings = ContrastiveSettings
+    family = "contrastive"
+    views = 2
+
+    def build(self) -> None:
+        own: ContrastiveSettings = self.settings
+        self.design = own.model.design(self.size)
+        encoder = build(self.design, seed=seed_for(self.seed, "contrastive"))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(self.seed, "projection"))
+            head = nn.Sequential(
+                nn.Linear(self.design.width, own.hidden),
+                nn.BatchNorm1d(own.hidden),
+                nn.ReLU(),
+                nn.Linear(own.hidden, own.output),
+            )
+        self.module = nn.ModuleDict({"encoder": encoder, "projection": head})
+
+    def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        both = torch.cat(batch.images)
+        projected = self.module["projection"](self.pooled(self.tokens(both)))
+        first, second = projected.chunk(2)
+        return nt_xent(first, second, self.settings.temperature), {}

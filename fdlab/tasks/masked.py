@@ -1,0 +1,73 @@
+"""Masked image modelling after SimMIM (Xie et al. 2022, arXiv 2111.09886): a mask token, a linear decoder."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fdlab.data.loader import Batch
+from fdlab.encoders.student import build
+from fdlab.measures.losses import masked_pixel_loss, patchify
+from fdlab.randomness import seed_for
+from fdlab.tasks.base import ModelSettings, OwnSettings, Task
+
+
+class MaskedSettings(OwnSettings):
+    """How much is masked, what is predicted, and the model."""
+
+    ratio: float = Field(0.6, gt=0, lt=1, description="share of the patches that is masked")
+    loss: Literal["mse", "l1"] = "mse"
+    per_patch: bool = Field(False, description="standardise each target patch (MAE's option)")
+    model: ModelSettings = ModelSettings()
+
+
+class Masked(Task):
+    """Predicts the pixels of masked patches from the visible ones."""
+
+    name = "masked"
+    Settings = MaskedSettings
+    family = "mim"
+
+    def build(self) -> None:
+        own: MaskedSettings = self.settings
+        self.design = own.model.design(self.size)
+        encoder = build(self.design, seed=seed_for(self.seed, "masked"))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(self.seed, "decoder"))
+            decoder = nn.Linear(self.design.width, 3 * self.design.patch_size**2)
+            token = nn.ParameterDict({"mask_token": nn.Parameter(0.02 * torch.randn(self.design.width))})
+        self.module = nn.ModuleDict({"encoder": encoder, "decoder": decoder, "mask": token})
+
+    def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self.design is not None
+        images = self.normalise(batch.images[0].to(self.device))
+        pixels = patchify(images, self.design.patch_size)
+        if self.settings.per_patch:
+            pixels = (pixels - pixels.mean(-1, keepdim=True)) / (pixels.var(-1, keepdim=True) + 1e-6).sqrt()
+        mask = self.draw_mask(len(images), pixels.shape[1]).to(images.device)
+        tokens = self.tokens_masked(images, mask)
+        predicted = self.module["decoder"](tokens[:, self.encoder.num_prefix_tokens :])
+        return masked_pixel_loss(predicted, pixels, mask, self.settings.loss), {}
+
+    def draw_mask(self, batch: int, patches: int) -> Tensor:
+        """(B, N) bool, the same number of masked patches in each image; from the step's generator."""
+        count = round(self.settings.ratio * patches)
+        order = torch.rand(batch, patches).argsort(1)
+        return torch.zeros(batch, patches, dtype=torch.bool).scatter_(1, order[:, :count], True)
+
+    def tokens_masked(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Tokens of normalised images whose masked patch embeddings are replaced by the mask token."""
+        token = self.module["mask"]["mask_token"]
+
+        def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            return torch.where(mask.unsqueeze(-1), token, output)
+
+        # Behind the patch embedding and before the position is added, whatever the timm class.
+        hook = self.encoder.patch_embed.register_forward_hook(replace)  # type: ignore[union-attr, operator]
+        try:
+            return self.encoder.forward_features(images)  # type: ignore[operator]
+        finally:
+            hook.remove()

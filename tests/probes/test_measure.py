@@ -1,0 +1,148 @@
+"""``measure``: the same images for all, one answer a question, clear refusals."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+import fdlab.probes.attention as attention_probe
+from fdlab.encoders.encoder import Encoder
+from fdlab.encoders.open import open_model
+from fdlab.errors import FdlabError
+from fdlab.probes.measure import CONTROL, measure, probe_names
+from fdlab.records.store import Store
+
+
+def encoder(seed: int = 0, **changes: Any) -> Encoder:
+    settings: dict[str, Any] = {
+        "img_size": 24, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 0,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Encoder.wrap(VisionTransformer(**{**settings, **changes}), family="small")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The labels that were really measured."""
+    measured: list[str] = []
+    original = attention_probe.measure_attention
+
+    def counted(*args: Any, metrics: Any = None, **kwargs: Any) -> Any:
+        measured.append(kwargs["label"])
+        return original(*args, metrics=metrics, **kwargs)
+
+    monkeypatch.setattr(attention_probe, "measure_attention", counted)
+    return measured
+
+
+def run(models: Any, store: Store, **more: Any) -> Any:
+    options: dict[str, Any] = {"data": "digits", "images": 20, "metrics": ["distance", "nmi"]}
+    return measure("attention", models, store=store, **{**options, **more})
+
+
+def test_two_models_one_table(store: Store) -> None:
+    table = run({"a": encoder(0), "b": encoder(1)}, store)
+    assert list(dict.fromkeys(table["model"])) == ["a", "b"] and len(table) == 2 * 2 * 2 * 2
+    records = table.attrs["record"]
+    assert records["a"].arrays["distance"].shape == (20, 2, 2)
+    kept = table.query("model == 'b'").copy()
+    assert kept.attrs["record"]["a"] is records["a"]  # not copied at every step
+    assert records["a"].manifest["data"] == "digits"
+    assert records["a"].manifest["data_digest"] == records["b"].manifest["data_digest"]
+
+
+def test_a_question_is_answered_once(store: Store, runs: list[str]) -> None:
+    first = run({"a": encoder()}, store)
+    again = run({"renamed": encoder()}, store)  # the same weights under another label
+    assert runs == ["a"]
+    assert (
+        set(again["model"]) == {"renamed"} and again.attrs["record"]["renamed"].manifest["label"] == "renamed"
+    )
+    np.testing.assert_allclose(first["value"], again["value"], rtol=1e-8)
+    run({"a": encoder()}, store, fresh=True)
+    assert runs == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"images": 19}, {"seed": 1}, {"data": "digits#test"}, {"metrics": ["distance"]}], ids=str
+)
+def test_another_question_is_measured(store: Store, runs: list[str], change: dict[str, Any]) -> None:
+    run({"a": encoder()}, store)
+    run({"a": encoder()}, store, **change)
+    run({"a": encoder(1)}, store)
+    assert len(runs) == 3
+
+
+def test_images_are_those_of_the_seed(store: Store) -> None:
+    def values(**more: Any) -> np.ndarray:
+        return run({"a": encoder()}, store, fresh=True, **more).attrs["record"]["a"].arrays["distance"]
+
+    assert np.array_equal(values(), values())
+    assert not np.array_equal(values(), values(seed=1))
+    np.testing.assert_allclose(values(images=10), values()[:10], rtol=1e-5)  # the first N of one permutation
+
+
+def test_few_images_are_warned_about(store: Store) -> None:
+    with pytest.warns(UserWarning, match="Only 8 images"):
+        run({"a": encoder()}, store, data="digits[:8]", images=64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        run({"a": encoder()}, store, images=4)  # asked for few: no surprise
+
+
+def test_refusals(store: Store) -> None:
+    for arguments, words in (
+        ((["x=random:test_vit", "x=random:test_vit"],), "label 'x'"),
+        (([encoder(0), encoder(1)],), "Two models have the label"),
+        (([],), "No model"),
+    ):
+        with pytest.raises(FdlabError, match=words) as caught:
+            run(*arguments, store)
+        assert caught.value.code == 2
+    with pytest.raises(FdlabError, match="Did you mean 'attention'") as caught:
+        measure("atention", encoder(), store=store)
+    assert caught.value.code == 2
+    with pytest.raises(FdlabError, match="Did you mean 'metrics'"):
+        measure("attention", encoder(), store=store, metric=["nmi"])
+    with pytest.raises(FdlabError, match="no setting 'label'"):
+        measure("attention", encoder(), store=store, label="x")
+    with pytest.raises(FdlabError, match="16 x 32"):
+        run({"wide": encoder(img_size=(16, 32))}, store)
+    assert "attention" in probe_names() and "measure" not in probe_names()
+
+
+def test_by_name_with_the_untrained_control(store: Store) -> None:
+    table = run("x=random:test_vit", store, images=2, random_control=True, seed=3)
+    assert list(dict.fromkeys(table["model"])) == ["x", CONTROL]
+    assert set(table.query("model == @CONTROL")["family"]) == {"random"}
+
+
+def test_control_of_a_bare_file_takes_its_head_count(store: Store, shared: Any) -> None:
+    file = shared("fixtures/dino_backbone/dino_deitsmall8_pretrain.pth")
+    table = run({"dino": open_model(file, heads=2)}, store, images=2, random_control=True)
+    assert table.groupby("model")["family"].first().to_dict() == {"dino": "dino", CONTROL: "random"}
+    first, second = (table.attrs["record"][label].arrays["distance"] for label in ("dino", CONTROL))
+    assert first.shape == second.shape and not np.allclose(first, second)
+
+
+def test_control_that_cannot_be_built_is_said(store: Store) -> None:
+    with pytest.warns(UserWarning, match="No untrained control"):
+        table = run({"a": encoder()}, store, random_control=True)
+    assert set(table["model"]) == {"a"}
+
+
+def test_default_data_are_the_photographs(store: Store) -> None:
+    table = measure("attention", {"a": encoder()}, images=3, store=store, metrics=["nmi"])
+    assert table.attrs["record"]["a"].manifest["data"] == "photos" and (table["n"] == 3).all()

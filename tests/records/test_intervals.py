@@ -1,0 +1,177 @@
+"""Intervals: known answers, coverage, and what must hold for any values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from fdlab.records.intervals import (
+    bootstrap_interval,
+    interval_of_means,
+    mean_interval,
+    paired_difference_interval,
+    proportion_interval,
+    resampled_means,
+    t_interval,
+)
+
+NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def test_t_known_answer() -> None:
+    # 1..5: mean 3, s^2 = 2.5, t(4, 0.975) = 2.776445
+    value, low, high = t_interval([1, 2, 3, 4, 5])
+    half = 2.776445105 * math.sqrt(2.5 / 5)
+    assert (value, low, high) == pytest.approx((3, 3 - half, 3 + half), rel=1e-9)
+    assert isinstance(value, float)
+
+
+def test_t_of_columns_and_of_one_image() -> None:
+    x = normal(6, 2, 3)
+    whole = t_interval(x)
+    assert np.shape(whole.low) == (2, 3)
+    assert t_interval(x[:, 1, 2]).low == pytest.approx(whole.low[1, 2])
+    one = t_interval([4.0])
+    assert one.value == 4 and math.isnan(one.low) and math.isnan(one.high)
+
+
+def test_wilson_known_answers() -> None:
+    assert proportion_interval(5, 10) == pytest.approx((0.5, 0.236593, 0.763407), abs=1e-6)
+    assert proportion_interval(0, 10) == pytest.approx((0.0, 0.0, 0.277533), abs=1e-6)
+    assert proportion_interval(10, 10) == pytest.approx((1.0, 0.722467, 1.0), abs=1e-6)
+    for correct, n in ((3, 0), (4, 3), (-1, 3)):
+        with pytest.raises(ValueError):
+            proportion_interval(correct, n)
+
+
+@given(st.integers(1, 400), st.data())
+def test_wilson_properties(n: int, data: st.DataObject) -> None:
+    correct = data.draw(st.integers(0, n))
+    p, low, high = proportion_interval(correct, n)
+    assert 0 <= low <= p <= high <= 1
+    mirrored = proportion_interval(n - correct, n)
+    assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((low, high), abs=1e-12)
+    if correct < n:
+        more = proportion_interval(correct + 1, n)
+        assert more.low >= low and more.high >= high
+    wider = proportion_interval(correct, n, level=0.99)
+    assert wider.low <= low and wider.high >= high
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays(np.float64, st.tuples(st.sampled_from([2, 3, 8, 31, 32, 40]), st.integers(1, 3)), elements=NUMBERS)
+)
+def test_mean_interval_properties(x: np.ndarray) -> None:
+    value, low, high = mean_interval(x, 1)
+    assert (low <= value).all() and (value <= high).all()
+    np.testing.assert_allclose(value, x.mean(0), rtol=1e-9, atol=1e-6)
+    wide = mean_interval(x, 1, level=0.99)
+    assert (wide.low <= low).all() and (wide.high >= high).all()
+    moved = mean_interval(2 * x + 5, 1)
+    np.testing.assert_allclose(moved.low, 2 * low + 5, rtol=1e-6, atol=1e-3)
+    np.testing.assert_allclose(moved.high, 2 * high + 5, rtol=1e-6, atol=1e-3)
+    if len(x) >= 32:  # one set of draws: larger values cannot have lower ends (a t interval's can: it widens)
+        larger = mean_interval(x + np.abs(x), 1)
+        assert (larger.low >= low - 1e-6 * (1 + np.abs(low))).all()
+        assert (larger.high >= high - 1e-6 * (1 + np.abs(high))).all()
+
+
+def test_equal_values_have_a_point_interval() -> None:
+    for n in (5, 50):
+        value, low, high = mean_interval(np.full(n, 0.1))
+        assert value == 0.1 and (low, high) == pytest.approx((0.1, 0.1), abs=1e-15)
+
+
+def test_bootstrap_is_refused_below_32_and_used_from_there() -> None:
+    with pytest.raises(ValueError, match="too few"):
+        bootstrap_interval(normal(31))
+    assert mean_interval(normal(31)) == t_interval(normal(31))
+    assert mean_interval(normal(32), 7) == bootstrap_interval(normal(32), None, 7)
+
+
+def test_bootstrap_is_a_function_of_the_seed() -> None:
+    x = normal(40)
+    assert bootstrap_interval(x, None, 1) == bootstrap_interval(x, None, 1)
+    assert bootstrap_interval(x, None, 1) != bootstrap_interval(x, None, 2)
+    assert bootstrap_interval(x, np.median, 1) == bootstrap_interval(x, np.median, 1)
+
+
+def test_bootstrap_of_the_mean_agrees_with_theory_and_with_the_general_form() -> None:
+    x = normal(200)
+    fast = bootstrap_interval(x, None, 0)
+    general = bootstrap_interval(x, lambda v: v.mean(axis=0), 0)
+    width = t_interval(x).high - t_interval(x).low
+    for found in (fast, general):
+        assert found.high - found.low == pytest.approx(width, rel=0.12)
+    assert resampled_means(x).std() == pytest.approx(x.std() / math.sqrt(200), rel=0.1)
+
+
+def test_bootstrap_of_a_statistic_with_several_values() -> None:
+    x = normal(64, 3)
+    found = bootstrap_interval(x, lambda v: np.median(v, axis=0), 0)
+    assert np.shape(found.low) == (3,)
+    np.testing.assert_allclose(found.value, np.median(x, axis=0))
+    assert (found.low < found.value).all() and (found.value < found.high).all()
+
+
+@pytest.mark.parametrize("n", [8, 40])
+def test_coverage(n: int) -> None:
+    rng = np.random.default_rng(5)
+    values = rng.normal(3.0, 2.0, size=(n, 2000))  # 2000 trials at once, one a column
+    _, low, high = mean_interval(values, 0)
+    covered = float(((low <= 3) & (3 <= high)).mean())
+    assert 0.91 < covered < 0.975  # nominal 0.95; percentile intervals are a little short at 40
+
+
+def test_missing_values_are_left_out() -> None:
+    x = normal(40, 3)
+    x[:10, 1] = np.nan
+    x[:, 2] = np.nan
+    found = mean_interval(x, 0)
+    assert found.value[1] == pytest.approx(x[10:, 1].mean())
+    assert found.low[1] == pytest.approx(t_interval(x[10:, 1]).low, rel=0.5) and found.low[1] < found.value[1]
+    assert math.isnan(found.value[2]) and math.isnan(found.low[2])
+    x[:20, 1] = np.nan  # 20 left: too few for the bootstrap
+    assert mean_interval(x, 0).low[1] == pytest.approx(t_interval(x[20:, 1]).low)
+
+
+@pytest.mark.parametrize("n", [10, 64])
+def test_function_of_means(n: int) -> None:
+    x = normal(n, 2, 5) + np.arange(5) * 3  # heads 0 to 12: range about 12
+    found = interval_of_means(x, lambda means: means.max(-1) - means.min(-1), 0)
+    means = x.mean(0)
+    np.testing.assert_allclose(found.value, means.max(-1) - means.min(-1))
+    assert (found.low < 12.5).all() and (found.high > 11.5).all() and (found.low < found.high).all()
+    # far apart extremes: the range is a difference of two means, whose interval is known
+    ends = t_interval(x[:, :, 4] - x[:, :, 0])
+    np.testing.assert_allclose(found.high - found.low, ends.high - ends.low, rtol=0.15)
+
+
+def test_function_of_means_of_one_image_has_no_interval() -> None:
+    found = interval_of_means(normal(1, 4), lambda means: means.max(-1), 0)
+    assert math.isnan(found.low) and not math.isnan(found.value)
+
+
+def test_paired_difference_is_narrower_and_needs_equal_shapes() -> None:
+    base = 10 * normal(64)
+    paired = paired_difference_interval(base + 1 + 0.01 * normal(64, seed=1), base)
+    assert paired.low < 1 < paired.high or abs(paired.value - 1) < 0.01
+    assert paired.high - paired.low < 0.02
+    with pytest.raises(ValueError, match="same images"):
+        paired_difference_interval(base, base[:-1])
+
+
+def test_no_values_is_an_error() -> None:
+    for values in ([], 3.0):
+        with pytest.raises(ValueError):
+            t_interval(values)

@@ -1,0 +1,214 @@
+"""A made-up study in the form that the demo writes: the numbers are drawn around plausible ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fdlab.records.table import frame
+
+TEACHER, MIM, STUDENT = "SimCLR teacher", "masked modelling", "FD student"
+SAME, ALONE = "FD student in the teacher's design", "SimCLR in the student's design"
+RANDOM_A, RANDOM_B = "random start (teacher's design)", "random start (student's design)"
+
+# entropy, spread px, r2_relative, r2_absolute, nmi, head similarity, accuracy, final loss, teacher_r2
+TYPICAL: dict[str, tuple[str, Sequence[float]]] = {
+    TEACHER: ("contrastive", (0.69, 0.48, 0.21, 0.83, 0.04, 0.31, 0.948, 0.55, np.nan)),
+    MIM: ("mim", (0.70, 1.61, 0.67, 0.09, 0.26, 0.62, 0.972, 0.53, 0.82)),
+    STUDENT: ("distilled", (0.80, 1.11, 0.51, 0.40, 0.10, 0.38, 0.970, 0.57, 0.91)),
+    SAME: ("distilled", (0.83, 0.47, 0.25, 0.78, 0.02, 0.39, 0.946, 0.61, 0.95)),
+    ALONE: ("contrastive", (0.71, 0.34, 0.61, 0.24, 0.21, 0.31, 0.934, 0.58, 0.78)),
+    RANDOM_A: ("random", (0.98, 0.16, 0.30, 0.30, 0.01, 0.87, 0.888, 0.72, 0.71)),
+    RANDOM_B: ("random", (0.98, 0.10, 0.35, 0.25, 0.01, 0.85, 0.894, 0.77, 0.48)),
+}
+CONTROLS = {TEACHER: RANDOM_A, MIM: RANDOM_A, SAME: RANDOM_A, STUDENT: RANDOM_B, ALONE: RANDOM_B}
+
+
+def attention_rows(
+    model: str,
+    family: str,
+    typical: Sequence[float],
+    *,
+    blocks: int = 4,
+    heads: int = 4,
+    uniform: float = 12.3,
+    images: int = 256,
+    seed: int = 0,
+) -> Iterable[dict[str, Any]]:
+    """Every attention metric of one model."""
+    entropy, spread, relative, absolute, nmi, similarity = typical[:6]
+    rng = np.random.default_rng([seed, len(model), *model.encode()])
+    common = {"model": model, "family": family, "seed": seed, "probe": "attention", "n": images}
+
+    def row(metric: str, value: float, half: float, unit: str, block: int, head: int | None) -> dict[str, Any]:
+        return {
+            **common,
+            "metric": metric,
+            "block": block,
+            "depth": (block + 1) / blocks,
+            "head": head,
+            "value": value,
+            "low": value - half,
+            "high": value + half,
+            "unit": unit,
+        }
+
+    for block in range(blocks):
+        scale = uniform / 12.3
+        reach = spread * (2.2 if family == "mim" and block == 0 else 1.0) * scale
+        distances = uniform - abs(rng.normal(0, 0.3)) * scale - reach * rng.permutation(np.linspace(0, 1, heads))
+        for head in range(heads):
+            noise = rng.normal(0, 0.03, 6)
+            per_head = {
+                "distance": (distances[head], 0.05 * scale, "px"),
+                "distance_ratio": (distances[head] / uniform, 0.005, ""),
+                "entropy": (min(entropy + noise[0], 1.0), 0.01, ""),
+                "nmi": (max(nmi + noise[1] * nmi * 4, 0.001), 0.01, ""),
+                "prefix_mass": (0.0, 0.0, ""),
+                "diagonality": (1 / 36 + abs(noise[2]), 0.002, ""),
+                "column_concentration": (0.1 + abs(noise[3]), 0.005, ""),
+                "r2_relative": (relative + noise[4], 0.02, ""),
+                "r2_absolute": (absolute + noise[5], 0.02, ""),
+            }
+            for metric, (value, half, unit) in per_head.items():
+                yield row(metric, value, half, unit, block, head)
+        noise = rng.normal(0, 0.04, 3)
+        per_block = {
+            "distance_spread": (float(np.ptp(distances)), 0.08 * scale, "px"),
+            "distance_sd": (float(np.std(distances)), 0.04 * scale, "px"),
+            "head_similarity": (similarity + noise[0], 0.015, ""),
+            "head_similarity_centred": (noise[1], 0.02, ""),
+            "head_divergence": (1 - similarity + noise[2], 0.03, "nats"),
+        }
+        for metric, (value, half, unit) in per_block.items():
+            yield row(metric, value, half, unit, block, None)
+
+
+def model_rows(model: str, family: str, typical: Sequence[float], seed: int = 0) -> Iterable[dict[str, Any]]:
+    """Fine-tuning and teacher_r2 of one model."""
+    accuracy, loss, explained = typical[6:]
+    common = {"model": model, "family": family, "seed": seed}
+    half = 1.96 * (accuracy * (1 - accuracy) / 500) ** 0.5
+    training = {**common, "probe": "training"}
+    yield {
+        **training,
+        "metric": "accuracy",
+        "value": accuracy,
+        "low": accuracy - half,
+        "high": min(accuracy + half, 1),
+        "n": 500,
+        "objective": "test",
+    }
+    yield {**training, "metric": "final_loss", "value": loss, "objective": "train"}
+    yield {**training, "metric": "learning_rate", "value": 3e-3}
+    if np.isfinite(explained):
+        yield {
+            **common,
+            "probe": "features",
+            "metric": "teacher_r2",
+            "value": explained,
+            "low": explained - 0.02,
+            "high": explained + 0.02,
+            "n": 256,
+        }
+
+
+def ruler_rows() -> Iterable[dict[str, Any]]:
+    """Three dials of the procedural data."""
+    for alpha, measured, heads in (
+        (0.0, 7.3, (4.8, 7.9, 12.1, 14.2)),
+        (0.5, 14.2, (6.4, 14.0, 14.7, 17.5)),
+        (1.0, 21.1, (16.4, 20.8, 21.9, 22.5)),
+    ):
+        common = {
+            "model": f"locality {alpha:g}",
+            "family": "supervised",
+            "seed": 0,
+            "probe": "ruler",
+            "x": alpha,
+        }
+        common |= {"block": 0, "depth": 0.5, "unit": "px", "n": 256}
+        yield {
+            **common,
+            "metric": "distance_weighted",
+            "value": measured,
+            "low": measured - 0.2,
+            "high": measured + 0.2,
+        }
+        yield {**common, "metric": "distance_ideal", "value": 4 + 18.8 * alpha}
+        for head, distance in enumerate(heads):
+            yield {**common, "metric": "distance", "head": head, "value": distance, "unit": "px"}
+            yield {**common, "metric": "entropy", "head": head, "value": 0.35 + 0.05 * head, "unit": ""}
+
+
+def curve_rows() -> Iterable[dict[str, Any]]:
+    """Loss curves of the five trainings and the fine-tunings."""
+    rng = np.random.default_rng(0)
+    stages = {
+        "contrastive": ((TEACHER, 4.2, 0.9), (ALONE, 4.2, 1.1)),
+        "masked": ((MIM, 1.0, 0.35),),
+        "distillation": ((STUDENT, 0.25, 0.011), (SAME, 0.25, 0.005)),
+        "fine-tuning": tuple((name, 2.3, TYPICAL[name][1][7]) for name in TYPICAL),
+    }
+    for stage, members in stages.items():
+        for model, start, end in members:
+            steps = np.arange(0, 160 if stage == "fine-tuning" else 400, 4)
+            loss = end + (start - end) * np.exp(-steps / 40) * np.exp(rng.normal(0, 0.06, len(steps)))
+            for step, value in zip(steps, loss, strict=True):
+                yield {
+                    "model": model,
+                    "family": TYPICAL[model][0],
+                    "seed": 0,
+                    "probe": "curve",
+                    "metric": "loss",
+                    "x": float(step),
+                    "value": float(value),
+                    "objective": stage,
+                }
+
+
+def study_table() -> pd.DataFrame:
+    """The whole made-up study."""
+    made: list[dict[str, Any]] = []
+    for model, (family, typical) in TYPICAL.items():
+        made += attention_rows(model, family, typical)
+        made += model_rows(model, family, typical)
+    return frame([*made, *ruler_rows(), *curve_rows()])
+
+
+def study_facts() -> dict[str, Any]:
+    """What the study knows beside its table."""
+    return {
+        "title": "Distillation on 8 × 8 digits",
+        "question": "Does distilling a contrastive teacher change how its attention looks, and is it the teacher?",
+        "data": "digits",
+        "images": 256,
+        "uniform_px": dict.fromkeys(TYPICAL, 12.3),
+        "ruler_uniform_px": 16.55,
+        "options": {STUDENT: ["bias_scale 10"], ALONE: ["bias_scale 10"], RANDOM_B: ["bias_scale 10"]},
+        "seed": 0,
+        "budget": "Each start gets learning rates 1e-3, 3e-3 and 8e-3 for 160 steps of 40 images.",
+        "splits": {"labelled": 200, "validation": 400, "test": 500},
+        "seconds": {
+            "ruler": 32.1,
+            "contrastive": 65.0,
+            "masked": 34.2,
+            "distillation": 93.5,
+            "fine-tuning": 71.0,
+        },
+        "position_only_loss": 0.09,
+        "distil_loss": {STUDENT: 0.011, SAME: 0.005},
+        "notes": [
+            "The heads of the FD student spread over 1.11 px in the last two blocks, its teacher's over 0.48 px.",
+            "The student in the teacher's own design keeps the teacher's spread (0.47 px).",
+            "The fine-tuned accuracies of the four trained starts are not separated.",
+        ],
+        "command": "fdlab demo --seed 0 -o runs/demo",
+        "versions": {"fdlab": "0.1.0", "torch": "2.14.1", "timm": "1.0.31"},
+        "skipped_images": 0,
+        "controls": dict(CONTROLS),
+        "order": list(TYPICAL),
+    }

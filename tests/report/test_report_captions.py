@@ -1,0 +1,157 @@
+"""Captions: four sentences that follow the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mock_study import ALONE, MIM, RANDOM_A, RANDOM_B, SAME, STUDENT, TEACHER
+
+from fdlab.records.table import join
+from fdlab.report.captions import listed, pair
+from fdlab.report.figures import FIGURES, available, figure_module
+from fdlab.report.summary import Estimate, families, late_mean, readable, separated, summary
+
+Facts = dict[str, Any]
+
+
+def caption(figure: str, table: pd.DataFrame, facts: Facts) -> tuple[str, ...]:
+    return figure_module(figure).caption(table, facts)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("known", [True, False])
+def test_four_sentences(figure: str, known: bool, table: pd.DataFrame, facts: Facts) -> None:
+    words = caption(figure, table, facts if known else {})
+    assert len(words) == 4
+    for sentence in words:
+        assert sentence.endswith(".") and not sentence.endswith("..") and sentence[0] == sentence[0].upper()
+        assert sentence.count(". ") == 0, sentence
+
+
+@pytest.mark.parametrize("figure", [figure for figure in FIGURES if figure != "ruler"])
+def test_options_stand_in_every_caption_that_shows_such_a_model(figure: str, table: pd.DataFrame, facts: Facts) -> None:
+    assert f"bias_scale 10 in {STUDENT}" in caption(figure, table, facts)[0]
+    others = table[~table["model"].isin([STUDENT, ALONE, RANDOM_B])]
+    assert "bias_scale" not in caption(figure, others, facts)[0]
+
+
+def test_ruler_states_its_options(table: pd.DataFrame, facts: Facts) -> None:
+    facts["options"] = {"locality 0.5": ["bias_scale 30"]}
+    assert "bias_scale 30" in caption("ruler", table, facts)[0]
+
+
+def test_separate_intervals_and_overlapping_ones(table: pd.DataFrame, facts: Facts) -> None:
+    third = caption("attention_distance", table, facts)[2]
+    assert "0.48 px (0.40 to 0.56)" in third and "1.11 px (1.03 to 1.19)" in third
+    assert "the intervals are separate" in third and "not separated" not in third
+    wide = (table["metric"] == "distance_spread") & (table["model"] == STUDENT)
+    table.loc[wide, "low"] = 0.3
+    changed = caption("attention_distance", table, facts)[2]
+    assert "1.11 px (0.30 to 1.19)" in changed and "not separated" in changed
+
+
+def test_no_interval_no_verdict(table: pd.DataFrame, facts: Facts) -> None:
+    table.loc[table["model"] == STUDENT, ["low", "high"]] = np.nan
+    for figure in ("attention_distance", "head_similarity", "position", "finetune"):
+        third = caption(figure, table, facts)[2]
+        assert "nothing is said about their order" in third and "nan" not in third
+
+
+def test_undefined_values_are_called_undefined(table: pd.DataFrame, facts: Facts) -> None:
+    table.loc[(table["metric"] == "r2_relative") & (table["model"] == TEACHER), ["value", "low", "high"]] = np.nan
+    third = caption("position", table, facts)[2]
+    assert f"undefined for {TEACHER}" in third and "nan" not in third
+
+
+def test_accuracy_against_the_own_untrained_start(table: pd.DataFrame, facts: Facts) -> None:
+    third = caption("finetune", table, facts)[2]
+    assert "94.8 % (92.9 to 96.7)" in third and "not separated" in third
+    assert f"{TEACHER} lies above its untrained start" in third
+    table.loc[(table["metric"] == "accuracy") & (table["model"] == RANDOM_A), "high"] = 0.95
+    assert f"{TEACHER} lies above" not in caption("finetune", table, facts)[2]
+    worse = (table["metric"] == "accuracy") & (table["model"] == TEACHER)
+    table.loc[worse, ["value", "low", "high"]] = (0.5, 0.48, 0.52)
+    assert f"{TEACHER} lies below its untrained start" in caption("finetune", table, facts)[2]
+
+
+def test_teacher_states_the_loss_against_the_position_mean(table: pd.DataFrame, facts: Facts) -> None:
+    third = caption("teacher", table, facts)[2]
+    assert "0.011" in third and "position mean alone gives 0.09" in third
+    assert f"0.48 (0.46 to 0.50) in {RANDOM_B}" in third  # the control of the student's design
+    del facts["position_only_loss"]
+    assert "position mean alone" not in caption("teacher", table, facts)[2]
+
+
+def test_ruler_speaks_of_both_ends(table: pd.DataFrame, facts: Facts) -> None:
+    third = caption("ruler", table, facts)[2]
+    assert "7.3 px (7.1 to 7.5) where the ideal is 4.0 px, below the uniform" in third
+    assert "above the uniform" in third
+    top = (table["metric"] == "distance_weighted") & (table["x"] == 1)
+    table.loc[top, "low"] = 15.0
+    assert "not separated from the uniform" in caption("ruler", table, facts)[2]
+
+
+def test_another_architecture_is_said(table: pd.DataFrame, facts: Facts) -> None:
+    assert "differ in architecture" in caption("attention_distance", table, facts)[3]
+    same = facts | {"compare": (TEACHER, SAME)}
+    words = caption("attention_distance", table, same)
+    assert SAME in words[2] and "differ in architecture" not in words[3]
+
+
+def test_the_compared_pair_does_not_depend_on_the_numbers(table: pd.DataFrame, facts: Facts) -> None:
+    family = families(table)
+    assert pair([TEACHER, MIM, STUDENT, SAME], family, facts) == (TEACHER, STUDENT)
+    assert pair([TEACHER, MIM, RANDOM_A], family, facts) == (TEACHER, MIM)
+    assert pair([TEACHER, RANDOM_B, RANDOM_A], family, facts) == (TEACHER, RANDOM_A)
+    assert pair([TEACHER], family, facts) is None
+
+
+def test_one_model_alone_is_not_compared(table: pd.DataFrame, facts: Facts) -> None:
+    alone = table[(table["model"] == STUDENT)]
+    for figure in available(alone):
+        words = caption(figure, alone, facts)
+        assert TEACHER not in words[2] and "not separated" not in words[2], figure
+    assert "no second model" in caption("attention_distance", alone, facts)[2]
+
+
+def test_seeds_widen_the_interval_to_all_runs(table: pd.DataFrame, facts: Facts) -> None:
+    other = table.assign(seed=1).astype(table.dtypes)
+    other[["value", "low", "high"]] += 0.2
+    both = late_mean(join([table, other]), "entropy", STUDENT)
+    one = late_mean(table, "entropy", STUDENT)
+    assert both.value == pytest.approx(one.value + 0.1)
+    assert both.low == pytest.approx(one.low) and both.high == pytest.approx(one.high + 0.2)
+    words = caption("attention_distance", join([table, other]), facts | {"seed": [0, 1]})
+    assert "seeds 0 and 1" in words[0] and "scatter between training seeds" not in words[3]
+
+
+def test_late_means_are_of_the_last_half(table: pd.DataFrame) -> None:
+    early = table["depth"] <= 0.5
+    table.loc[early & (table["metric"] == "entropy"), ["value", "low", "high"]] = 99.0
+    assert late_mean(table, "entropy", TEACHER).value < 1
+
+
+def test_summary(table: pd.DataFrame, facts: Facts) -> None:
+    numbers = summary(table, facts)
+    assert list(numbers["model"]) == facts["order"]
+    row = numbers.set_index("model").loc[STUDENT]
+    assert row["accuracy"] == pytest.approx(0.97) and row["late_distance_spread"] == pytest.approx(1.11)
+    assert row["teacher_r2_low"] == pytest.approx(0.89)
+    text = readable(numbers).set_index("model")
+    assert text.loc[STUDENT, "accuracy"] == "97.0 (95.5 to 98.5)"
+    assert text.loc[TEACHER, "teacher_r2"] == "–"
+    partial = summary(table[table["probe"] == "attention"], {})
+    assert "accuracy" not in partial and "late_nmi" in partial
+
+
+def test_separated() -> None:
+    assert separated(Estimate(1, 0, 2), Estimate(3, 2.5, 4)) is True
+    assert separated(Estimate(1, 0, 2), Estimate(3, 2, 4)) is False
+    assert separated(Estimate(1, 0, 2), Estimate(3, np.nan, 4)) is None
+
+
+def test_listed() -> None:
+    assert [listed(w) for w in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]

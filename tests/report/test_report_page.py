@@ -1,0 +1,168 @@
+"""The page: whole, self-contained, safe against names, and silent about what a table does not have."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mock_study import RANDOM_A, STUDENT, TEACHER
+
+from fdlab.records.table import read_table
+from fdlab.report.figures import FIGURES
+from fdlab.report.page import page, write_page
+from fdlab.report.style import DARK
+
+Facts = dict[str, Any]
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Reading(HTMLParser):
+    """Collects tags, ids, references and headings, and checks that elements close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.roles: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("href", "xlink:href", "src", "action", "data"):
+                self.references.append(value or "")
+            if name == "role":
+                self.roles.append(f"{tag}:{value}")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+
+@pytest.fixture
+def text(table: pd.DataFrame, facts: Facts) -> str:
+    return page(table, facts)
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(text: str) -> None:
+    read = Reading(text)
+    assert len(read.ids) == len(set(read.ids))
+    inside = {reference[1:] for reference in read.references if reference.startswith("#")}
+    inside |= set(re.findall(r"url\(#([^)]+)\)", text))
+    labels = re.findall(r'aria-(?:labelledby|describedby)="([^"]+)"', text)
+    inside |= {word for label in labels for word in label.split()}
+    assert inside and inside <= set(read.ids)
+
+
+def test_nothing_is_fetched(text: str) -> None:
+    read = Reading(text)
+    assert [ref for ref in read.references if not ref.startswith("#")] == ["table.csv"]
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
+    assert not {"script", "link", "iframe", "img"} & set(read.tags)
+
+
+def test_size_structure_and_order(text: str) -> None:
+    assert len(text.encode()) < 1_000_000
+    read = Reading(text)
+    assert read.roles.count("figure:group") == read.roles.count("svg:img") == len(FIGURES)
+    assert read.tags.count("h1") == 1 and read.tags.count("details") == len(FIGURES) + 1
+    order = ["What was found", "The models", "attention of every", "How it was made", "What this cannot show"]
+    order[2] = "Attention distance of every head</h2>"
+    places = [text.rindex(word) for word in order[:1]] + [text.index(f"{w}</h2>") for w in ("The models",)]
+    places += [
+        text.index(order[2]),
+        text.index("How it was made</h2>"),
+        text.index("What this cannot show</h2>"),
+    ]
+    assert places == sorted(places)
+    assert text.index('href="#content"') < text.index("<h1>")
+
+
+def test_facts_are_printed(text: str, facts: Facts) -> None:
+    for note in facts["notes"]:
+        assert note.replace("'", "&#39;") in text
+    for word in (
+        "learning rates 1e-3",
+        "200 labelled, 400 validation, 500 test",
+        "2.14.1",
+        "93.5",
+        "--seed 0",
+    ):
+        assert word in text
+    assert "97.0<small>(95.5 to 98.5)</small>" in text
+    assert "differ in architecture" in text and "scatter between training seeds" in text
+
+
+def test_colours_follow_the_scheme(text: str) -> None:
+    figures = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.S))
+    assert not re.findall(r"#[0-9a-f]{6}\b", figures)
+    for name in set(re.findall(r"var\((--c[0-9a-f]{6})\)", figures)):
+        assert f"#{name[3:]}" in DARK and text.count(f"{name}: ") == 2
+    assert "prefers-color-scheme: dark" in text and "@media print" in text
+
+
+def test_nasty_names_are_escaped(table: pd.DataFrame, facts: Facts) -> None:
+    name = "<script>alert('x')</script>\"&"
+    nasty = table.assign(model=table["model"].replace(STUDENT, name)).astype(table.dtypes)
+    facts = {
+        **facts,
+        "title": name,
+        "notes": [name],
+        "command": name,
+        "options": {name: [name]},
+        "order": [name],
+        "distil_loss": {name: 0.1},
+        "versions": {name: name},
+        "seconds": {name: 1.0},
+    }
+    text = page(nasty, facts)
+    assert "script" not in Reading(text).tags and "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_partial_tables_give_partial_pages(table: pd.DataFrame) -> None:
+    attention = page(table[(table["probe"] == "attention") & (table["model"] == TEACHER)], {})
+    assert "Attention distance of every head" in attention
+    for absent in (
+        "Accuracy after",
+        "accuracy (%)",
+        "A ruler",
+        "Training loss",
+        "What was found",
+        "teacher_r2",
+    ):
+        assert absent not in attention, absent
+    ruler = page(table[table["probe"] == "ruler"], {})
+    assert "The models</h2>" not in ruler and "A ruler" in ruler
+    only = page(table, {}, ["finetune"])
+    assert "Accuracy after" in only and "A ruler" not in only
+
+
+def test_nan_is_no_word_of_the_page(table: pd.DataFrame, facts: Facts) -> None:
+    table.loc[table["metric"].str.startswith("r2_") & (table["model"] == RANDOM_A), "value"] = np.nan
+    table.loc[table["model"] == STUDENT, ["value", "low", "high"]] = np.nan
+    assert not re.search(r"\bnan\b", page(table, facts), flags=re.I)
+
+
+def test_written_with_its_table_and_again_the_same(table: pd.DataFrame, facts: Facts, tmp_path: Path) -> None:
+    path = write_page(tmp_path / "index.html", table, facts)
+    first = path.read_bytes()
+    stored = read_table(tmp_path / "table.csv")
+    assert len(stored) == len(table)
+    assert write_page(path, stored, facts).read_bytes() == first
