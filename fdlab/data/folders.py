@@ -37,9 +37,7 @@ class Folder(Images):
         self.path, self.name = path, path.name
         parts = _parts(path)
         found = [_scan(part) for part in parts]
-        self._files = [
-            os.path.join(part, f) for part, (files, _) in zip(parts, found, strict=True) for f in files
-        ]
+        self._files = [os.path.join(part, f) for part, (files, _) in zip(parts, found, strict=True) for f in files]
         if not self._files:
             raise _nothing_inside(path)
         self._counts = [len(files) for files, _ in found]
@@ -55,9 +53,7 @@ class Folder(Images):
                 NOT_UNDERSTOOD,
             )
         number = {name: label for label, name in enumerate(self.classes or ())}
-        self._labels = np.array(
-            [number.get(c or "", -1) for _, classes in found for c in classes], dtype=np.int64
-        )
+        self._labels = np.array([number.get(c or "", -1) for _, classes in found for c in classes], dtype=np.int64)
         self.native_size = peek([lambda f=f: Path(f).read_bytes() for f in spread(self._files)], path)
 
     def __len__(self) -> int:

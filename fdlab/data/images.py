@@ -89,9 +89,7 @@ class ImageSource:
     has 2^31 of them, each drawn when asked for.
     """
 
-    def __init__(
-        self, images: Images, spec: str, indices: Indices | None = None, notes: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, images: Images, spec: str, indices: Indices | None = None, notes: tuple[str, ...] = ()) -> None:
         self._images, self.spec = images, spec
         self._indices: Indices = range(len(images)) if indices is None else _compact(indices)
         self.notes = images.notes + notes
@@ -185,9 +183,7 @@ class ImageSource:
 
     def subset(self, positions: Sequence[int] | np.ndarray) -> ImageSource:
         """These positions, in this order."""
-        return ImageSource(
-            self._images, self.spec, self._at(positions), self.notes[len(self._images.notes) :]
-        )
+        return ImageSource(self._images, self.spec, self._at(positions), self.notes[len(self._images.notes) :])
 
     def sample(self, count: int, seed: int = 0) -> ImageSource:
         """``count`` images at random without repeats (all, when there are fewer); endless: the first."""

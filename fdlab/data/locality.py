@@ -55,20 +55,16 @@ class Cells:
 def draw_cells(seed: int, indices: Indices, alpha: float) -> Cells:
     """Everything random about these samples."""
     count = CELLS * CELLS
-    uniforms, noise = (
-        np.empty((len(indices), 2 + 2 * count)),
-        np.empty((len(indices), SIDE, SIDE), np.float32),
-    )
+    uniforms = np.empty((len(indices), 2 + 2 * count))
+    noise = np.empty((len(indices), SIDE, SIDE), np.float32)
     for place, index in enumerate(indices):
         generator = stream(seed, "locality", int(index))
         generator.random(out=uniforms[place])
         generator.standard_normal(out=noise[place], dtype=np.float32)
     y, far = (uniforms[:, 0] < 0.5).astype(np.int64), (uniforms[:, 1] < alpha).astype(np.int64)
     own = (uniforms[:, 2 : 2 + count] < 0.5).astype(np.int64)
-    earlier = np.minimum(
-        np.arange(count), _TWINS[y, far]
-    )  # the later cell of a pair takes the earlier's symbol
-    symbols = np.take_along_axis(own, earlier, axis=1)
+    # the later cell of a pair takes the earlier's symbol
+    symbols = np.take_along_axis(own, np.minimum(np.arange(count), _TWINS[y, far]), axis=1)
     return Cells(y, far, symbols, 0.6 + 0.8 * uniforms[:, 2 + count :], noise)
 
 

@@ -92,9 +92,7 @@ def open_data(spec: str, *, size: int | None = None, seed: int = 0) -> ImageSour
     if (parsed.start, parsed.stop) != (None, None):
         indices = indices[parsed.start : parsed.stop]
     if not len(indices):
-        raise FdlabError(
-            f"{spec} selects no image.", f"{parsed.base} has {len(images)}.", "Widen the slice.", USAGE
-        )
+        raise FdlabError(f"{spec} selects no image.", f"{parsed.base} has {len(images)}.", "Widen the slice.", USAGE)
     return ImageSource(images, str(spec), indices, notes)
 
 
@@ -160,9 +158,7 @@ def _open_path(path: Path) -> Images:
 
         return Parquet(path)
     why = _what_it_may_be(path)
-    raise FdlabError(
-        f"{path} is not data that can be read.", why, "Give a folder or a parquet file.", NOT_UNDERSTOOD
-    )
+    raise FdlabError(f"{path} is not data that can be read.", why, "Give a folder or a parquet file.", NOT_UNDERSTOOD)
 
 
 def _exists(text: str) -> bool:

@@ -8,9 +8,7 @@ from fdlab.errors import USAGE, FdlabError
 from fdlab.randomness import stream
 
 
-def split_labelled(
-    labels: np.ndarray, *, per_class: int, validation: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def split_labelled(labels: np.ndarray, *, per_class: int, validation: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Two disjoint sorted sets of positions: ``per_class`` of each class, and ``validation`` others in all.
 
     The validation images keep the proportions of the classes among what is left (largest remainders).

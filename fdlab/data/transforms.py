@@ -29,12 +29,8 @@ class View(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    crop: tuple[float, float] | None = Field(
-        default=None, description="share of the area that is kept, min and max"
-    )
-    ratio: tuple[float, float] = Field(
-        default=(3 / 4, 4 / 3), description="width / height of the crop, min and max"
-    )
+    crop: tuple[float, float] | None = Field(default=None, description="share of the area that is kept, min and max")
+    ratio: tuple[float, float] = Field(default=(3 / 4, 4 / 3), description="width / height of the crop, min and max")
     flip: float = Field(default=0.0, ge=0, le=1, description="probability of a mirror image")
     rotate: float = Field(default=0.0, ge=0, le=180, description="largest turn either way, degrees")
     shift: float = Field(default=0.0, ge=0, description="largest shift either way, pixels")
@@ -95,9 +91,7 @@ def apply(images: Tensor | Sequence[Tensor], view: View, draws: Draws, size: int
         boxes = crop_boxes(view, u, np.array([images.shape[-2:]] * len(images), dtype=np.float64))
         out = _resample(images, view, u, boxes, size)
     else:
-        cropped = torch.stack(
-            [_one(image, view, u[i : i + 1], size, direct) for i, image in enumerate(images)]
-        )
+        cropped = torch.stack([_one(image, view, u[i : i + 1], size, direct) for i, image in enumerate(images)])
         whole = np.tile([0.0, 0.0, size, size], (len(cropped), 1))
         out = _resample(cropped, view, u, whole, size)
     return _recolour(out, view, draws)

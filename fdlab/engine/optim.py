@@ -16,8 +16,9 @@ def parameter_groups(module: nn.ModuleDict, settings: OptimSettings) -> list[dic
     """AdamW groups with ``lr_scale``: the encoder by depth, everything else at scale 1.
 
     No weight decay on vectors (norms, biases, layer scales), nor on what the timm class names in
-    ``no_weight_decay()`` (position tables, class token). A timm encoder of L blocks has L + 2 levels;
-    level l has scale ``layer_decay ** (L + 1 - l)`` (paper.md 2.2: stem 0, block i at i + 1, head last).
+    ``no_weight_decay()`` (position tables, class token). The scale is ``layer_decay`` to the power of the
+    distance from the head: 0 for the head, 1 for the last block with the final norm, L + 1 for the stem of
+    L blocks (BEiT's rule, which the paper's fine-tuning follows).
     """
     groups: list[dict[str, Any]] = []
     for name, part in module.items():
@@ -26,12 +27,14 @@ def parameter_groups(module: nn.ModuleDict, settings: OptimSettings) -> list[dic
             continue
         if name == "encoder" and settings.layer_decay < 1:
             exempt = part.no_weight_decay() if hasattr(part, "no_weight_decay") else ()
-            groups += param_groups_layer_decay(
+            levels = param_groups_layer_decay(
                 part,
                 weight_decay=settings.weight_decay,
                 no_weight_decay_list=tuple(exempt),
                 layer_decay=settings.layer_decay,
             )
+            # timm's last level is scale 1; here the head outside of the encoder is the level above it.
+            groups += [{**group, "lr_scale": group["lr_scale"] * settings.layer_decay} for group in levels]
         else:
             groups += _by_decay(part, settings.weight_decay)
     return groups

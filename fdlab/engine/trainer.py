@@ -104,12 +104,13 @@ def train(
             every = recipe.run.evaluate_every
             if every and done % every == 0 and done < steps:
                 log.write({"step": done, **evaluated(task)})
-            if done % recipe.save.every == 0 or done == steps or stop.is_set():
+            stopping = stop.is_set()
+            if done % recipe.save.every == 0 or done == steps or stopping:
                 log.check_finite()
                 save_state(task, optimizer, log, folder, done)
             for callback in on_step:
                 callback(done)
-            if stop.is_set() and done < steps:
+            if stopping and done < steps:
                 raise FdlabError(
                     f"Stopped at step {done} of {steps}; the state is saved.",
                     "",

@@ -165,9 +165,7 @@ def _log_mass(logits: Tensor) -> Tensor:
 # --- the numbers -------------------------------------------------------------------------------------
 
 
-def mean_distance(
-    centred: Tensor, grid: tuple[int, int], patch_size: Patch, share: Tensor | None = None
-) -> Tensor:
+def mean_distance(centred: Tensor, grid: tuple[int, int], patch_size: Patch, share: Tensor | None = None) -> Tensor:
     """Mean attention distance in pixels, (B, heads): (1/N) sum_i sum_j y_ij D_ij.
 
     Source: Dosovitskiy et al. 2021 (ViT), figure 7; here over patch tokens only. ``share`` (B, heads, N)
@@ -181,11 +179,11 @@ def mean_distance(
 def _information(rows: _Rows, *, with_divergence: bool) -> dict[str, Tensor]:
     """``entropy``, ``nmi`` and ``head_divergence``.
 
-    entropy = -(1/N) sum_ij y_ij ln y_ij / ln N (Shannon; per head as in Xie et al. 2022). With logits at
+    entropy = -(1/N) sum_ij y_ij ln y_ij / ln N (Shannon; per head as in Xie et al. 2023). With logits at
     hand, H_i = ln Z_i - sum_j y_ij s_ij needs no logarithm of an element.
     nmi = I / sqrt(H(q) H(k)) with p(q) = 1/N, so I = H(p) - mean_i H_i and H(q) = ln N (Park et al. 2023);
     0 where every query looks at one and the same key (0/0).
-    head_divergence = mean over ordered head pairs and queries of sum_j y^a ln(y^a / y^b) (Xie et al. 2022),
+    head_divergence = mean over ordered head pairs and queries of sum_j y^a ln(y^a / y^b) (Xie et al. 2023),
     from log-probabilities, without an epsilon; NaN where it is infinite.
     """
     patches = rows.weight.shape[-1]
@@ -324,9 +322,7 @@ def uniform_distance(grid: tuple[int, int], patch_size: Patch) -> float:
 
 
 @lru_cache(maxsize=8)
-def _distances(
-    grid: tuple[int, int], height: int, width: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
+def _distances(grid: tuple[int, int], height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(N, N) distances between patch centres in pixels."""
     with torch.inference_mode(False):  # kept for later calls, which may want gradients
         r = torch.arange(grid[0], dtype=torch.float64).repeat_interleave(grid[1]) * height

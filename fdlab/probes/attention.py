@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
 VERSION = 1
-_SLICE = {"cpu": 4_000_000, "cuda": 64_000_000}  # map entries handled at once
+# map entries handled at once: a processor's cache is left soon, a graphics card wants long work
+_SLICE = {"cpu": 500_000, "cuda": 64_000_000}
 
 
 class Advances(Protocol):
@@ -67,9 +68,7 @@ def measure_attention(
     """
     wanted = _wanted(metrics)
     if images.dim() != 4 or len(images) == 0:
-        raise FdlabError(
-            f"Images of shape {tuple(images.shape)} cannot be measured.", "", "Pass (n, 3, H, W).", USAGE
-        )
+        raise FdlabError(f"Images of shape {tuple(images.shape)} cannot be measured.", "", "Pass (n, 3, H, W).", USAGE)
     patch = int(encoder.info.patch_size)
     grid = (int(images.shape[-2]) // patch, int(images.shape[-1]) // patch)
     computed = [name for name in ALL if name in wanted or (name == "distance" and wanted & set(SPREADS))]
@@ -89,17 +88,13 @@ def measure_attention(
         "objective": "",
     }
     kept = {name: values for name, values in arrays.items() if name in wanted}
-    return Record(
-        frame([{**same, **row} for row in rows]), kept, _manifest(encoder, label, seed, len(images), grid)
-    )
+    return Record(frame([{**same, **row} for row in rows]), kept, _manifest(encoder, label, seed, len(images), grid))
 
 
 # --- one forward pass ----------------------------------------------------------------------------------
 
 
-def _one_batch(
-    encoder: Encoder, raw: Tensor, grid: tuple[int, int], names: list[str]
-) -> dict[str, np.ndarray]:
+def _one_batch(encoder: Encoder, raw: Tensor, grid: tuple[int, int], names: list[str]) -> dict[str, np.ndarray]:
     """{metric: (b, blocks, heads) or (b, blocks)} of one batch."""
     prefix, patch = int(encoder.info.prefix_tokens), int(encoder.info.patch_size)
     tokens = prefix + grid[0] * grid[1]

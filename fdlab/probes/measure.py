@@ -130,9 +130,7 @@ def _probe(name: str, settings: Mapping[str, Any]) -> tuple[Any, Callable[..., R
     module = importlib.import_module(f"fdlab.probes.{name}")
     function = getattr(module, f"measure_{name}", None)
     if function is None:
-        raise FdlabError(
-            f"The probe '{name}' has no form for many models.", "", f"Use fdlab.probes.{name}.", USAGE
-        )
+        raise FdlabError(f"The probe '{name}' has no form for many models.", "", f"Use fdlab.probes.{name}.", USAGE)
     parameters = inspect.signature(function).parameters
     taken = [key for key in parameters if key not in _OWN]
     for key in settings:
@@ -160,9 +158,7 @@ def _answer(
     extra = {"labels": labels} if "labels" in inspect.signature(function).parameters else {}
     began = time.perf_counter()
     with Progress(label, len(stack), quiet=quiet) as progress:
-        record = function(
-            encoder, stack, label=label, seed=seed, batch=batch, progress=progress, **extra, **settings
-        )
+        record = function(encoder, stack, label=label, seed=seed, batch=batch, progress=progress, **extra, **settings)
     record.manifest["seconds"] = round(time.perf_counter() - began, 3)
     return record
 
@@ -215,9 +211,7 @@ def _opened(models: Any, device: str, seed: int) -> dict[str, Encoder]:
     """{label: Encoder}, in the order given."""
     pairs = list(models.items()) if isinstance(models, Mapping) else [_labelled(m) for m in _listed(models)]
     if not pairs:
-        raise FdlabError(
-            "No model is given.", "", "Name at least one: a file, a run folder, timm:NAME.", USAGE
-        )
+        raise FdlabError("No model is given.", "", "Name at least one: a file, a run folder, timm:NAME.", USAGE)
     labels = [label for label, _ in pairs]
     for label in labels:
         if labels.count(label) > 1:

@@ -65,9 +65,7 @@ def bootstrap_interval(
     if statistic is None:
         return _percentiles(_mean(x), resampled_means(x, seed, resamples=resamples), level)
     draws = stream(seed, "bootstrap", len(x), resamples).integers(0, len(x), (resamples, len(x)))
-    return _percentiles(
-        np.asarray(statistic(x)), np.stack([np.asarray(statistic(x[d])) for d in draws]), level
-    )
+    return _percentiles(np.asarray(statistic(x)), np.stack([np.asarray(statistic(x[d])) for d in draws]), level)
 
 
 def mean_interval(values: ArrayLike, seed: int = 0, *, level: float = LEVEL) -> Interval:
@@ -111,9 +109,7 @@ def resampled_means(values: ArrayLike, seed: int = 0, *, resamples: int = RESAMP
     return _weighted_means(_weights(seed, len(x), resamples), x)
 
 
-def paired_difference_interval(
-    first: ArrayLike, second: ArrayLike, seed: int = 0, *, level: float = LEVEL
-) -> Interval:
+def paired_difference_interval(first: ArrayLike, second: ArrayLike, seed: int = 0, *, level: float = LEVEL) -> Interval:
     """Mean of ``first - second`` over the same images in the same order.
 
     Raises:
@@ -167,11 +163,7 @@ def _mean(x: Array) -> Array:
 @lru_cache(maxsize=4)
 def _weights(seed: int, n: int, resamples: int) -> Array:
     """(resamples, n): how often each image is drawn."""
-    return (
-        stream(seed, "bootstrap", n, resamples)
-        .multinomial(n, np.full(n, 1 / n), resamples)
-        .astype(np.float64)
-    )
+    return stream(seed, "bootstrap", n, resamples).multinomial(n, np.full(n, 1 / n), resamples).astype(np.float64)
 
 
 def _weighted_means(weights: Array, x: Array) -> Array:
@@ -208,6 +200,4 @@ def _interval(value: Any, low: Any, high: Any) -> Interval:
 
 def _enough(n: int) -> None:
     if n < BOOTSTRAP_FROM:
-        raise ValueError(
-            f"{n} images are too few for a bootstrap (at least {BOOTSTRAP_FROM}): use t_interval"
-        )
+        raise ValueError(f"{n} images are too few for a bootstrap (at least {BOOTSTRAP_FROM}): use t_interval")

@@ -51,7 +51,8 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
     for name in TEXT:
-        table[name] = table[name].fillna("").astype(str)
+        text = table[name].astype(object)
+        table[name] = text.where(text.notna(), "").astype(str)
     for name in COUNTS:
         table[name] = table[name].astype("Int64")
     for name in set(COLUMNS) - set(TEXT) - set(COUNTS):

@@ -204,6 +204,11 @@ def decimals(metric: str, value: float) -> int:
     return 2
 
 
+def plain(value: float, form: str = ".2f") -> str:
+    """A number without interval, or ``undefined``."""
+    return format(float(value), form) if math.isfinite(value) else "undefined"
+
+
 def readable(numbers: pd.DataFrame) -> pd.DataFrame:
     """``summary`` as text, an interval behind each value: for a terminal or the page."""
     text = numbers[["model", "family"]].copy()

@@ -40,7 +40,8 @@ def write(path, image, **settings):
 
 def pixel(image: Image.Image, kind: str = "PNG", **settings) -> tuple[int, ...]:
     found = decode(encoded(image, kind, **settings))
-    assert found.dtype == torch.uint8 and found.shape == (3, 4, 6)
+    assert found.dtype == torch.uint8
+    assert found.shape == (3, 4, 6)
     return tuple(found[:, 1, 1].tolist())
 
 
@@ -58,14 +59,13 @@ def test_every_mode_becomes_rgb():
 
 
 def test_sixteen_bits_and_floats_are_scaled_and_not_clipped():
-    deep = Image.fromarray(np.full((4, 6), 128 * 257, dtype=np.uint16))
-    assert pixel(deep) == (128, 128, 128) and pixel(deep, "TIFF") == (128, 128, 128)
+    deep = Image.fromarray(np.full((4, 6), 200 * 257, dtype=np.uint16))
+    assert pixel(deep) == (200, 200, 200)
+    assert pixel(deep, "TIFF") == (200, 200, 200)
     assert pixel(Image.fromarray(np.full((4, 6), 0.5, dtype=np.float32)), "TIFF") == (128, 128, 128)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"text", lambda b: b[100:]]
-)
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"text", lambda b: b[100:]])
 def test_damaged_files_are_unreadable(damage):
     with pytest.raises(Unreadable):
         decode(damage(encoded(photo(0), "JPEG")))
@@ -81,21 +81,30 @@ def test_class_folders(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     write(tmp_path / ".hidden" / "x.png", photo(9))
     source = open_data(str(tmp_path))
-    assert source.classes == ("cat", "dog", "emu") and source.labels().tolist() == [0, 0, 1, 1, 2, 2]
-    assert source.native_size == (40, 60) and not source.endless and source.label(3) == 1
-    assert source.image(0).dtype == torch.uint8 and source.image(0).shape == (3, 40, 60)
+    assert source.classes == ("cat", "dog", "emu")
+    assert source.labels().tolist() == [0, 0, 1, 1, 2, 2]
+    assert source.native_size == (40, 60)
+    assert not source.endless
+    assert source.label(3) == 1
+    assert source.image(0).dtype == torch.uint8
+    assert source.image(0).shape == (3, 40, 60)
     images, labels = source.stack([0, 5], 32)
-    assert images.shape == (2, 3, 32, 32) and labels.tolist() == [0, 2]
-    assert 0 <= images.min() and images.max() <= 1
+    assert images.shape == (2, 3, 32, 32)
+    assert labels.tolist() == [0, 2]
+    assert images.min() >= 0
+    assert images.max() <= 1
 
 
 def test_flat_folders_and_a_single_subfolder_have_no_classes(tmp_path):
     for suffix in ["png", "webp", "bmp", "ppm", "tif"]:
         write(tmp_path / f"a.{suffix}", photo(1))
     flat = open_data(str(tmp_path))
-    assert len(flat) == 5 and flat.classes is None and set(flat.labels()) == {-1}
+    assert len(flat) == 5
+    assert flat.classes is None
+    assert set(flat.labels()) == {-1}
     write(tmp_path / "inside" / "b.jpg", photo(2))
-    assert len(open_data(str(tmp_path))) == 6 and open_data(str(tmp_path)).classes is None
+    assert len(open_data(str(tmp_path))) == 6
+    assert open_data(str(tmp_path)).classes is None
     assert open_data(str(tmp_path / "inside")).classes is None
 
 
@@ -106,7 +115,8 @@ def test_train_and_val_folders_are_the_split(tmp_path):
                 write(tmp_path / part / name / f"{number}.png", photo(number))
     train, test, whole = (open_data(str(tmp_path) + tail) for tail in ("#train", "#test", ""))
     assert (len(train), len(test), len(whole)) == (6, 4, 10)
-    assert train.classes == test.classes == ("a", "b") and test.labels().tolist() == [0, 0, 1, 1]
+    assert train.classes == test.classes == ("a", "b")
+    assert test.labels().tolist() == [0, 0, 1, 1]
     assert "own parts" in train.notes[-1]
     os.rename(tmp_path / "val" / "b", tmp_path / "val" / "c")
     with pytest.raises(FdlabError, match="different classes"):
@@ -118,8 +128,10 @@ def test_a_folder_without_parts_is_split_once_and_for_all(tmp_path):
         write(tmp_path / f"{number:02}.png", Image.new("L", (8, 8), number))
     train, test = open_data(f"{tmp_path}#train"), open_data(f"{tmp_path}#test")
     values = [[int(s.image(i)[0, 0, 0]) for i in range(len(s))] for s in (train, test)]
-    assert (len(train), len(test)) == (16, 4) and sorted(values[0] + values[1]) == list(range(20))
-    assert values[1] == sorted(values[1]) and values[1] != [16, 17, 18, 19]
+    assert (len(train), len(test)) == (16, 4)
+    assert sorted(values[0] + values[1]) == list(range(20))
+    assert values[1] == sorted(values[1])
+    assert values[1] != [16, 17, 18, 19]
     assert "80/20" in test.notes[-1]
     assert test.digest == open_data(f"{tmp_path}#test").digest
 
@@ -149,7 +161,7 @@ def test_an_empty_folder_says_what_was_looked_for(tmp_path):
         open_data(str(tmp_path))
     assert caught.value.code == 3
     (tmp_path / "part.parquet").write_bytes(b"")
-    with pytest.raises(FdlabError, match="part.parquet"):
+    with pytest.raises(FdlabError, match=r"part\.parquet"):
         open_data(str(tmp_path))
 
 
@@ -171,19 +183,23 @@ def broken_folder(path, count: int, broken: set[int]):
 def test_unreadable_images_are_left_out_of_evaluation(tmp_path):
     source = broken_folder(tmp_path, 6, {1, 4})
     images, labels = source.stack(range(6), 16)
-    assert len(images) == len(labels) == 4 and source.skipped == 2
+    assert len(images) == len(labels) == 4
+    assert source.skipped == 2
     assert [round(float(i[0].mean()) * 255 / 20) for i in images] == [0, 2, 3, 5]
     source.stack(range(6), 16)
-    assert source.skipped == 2 and source.subset([0, 1, 2]).skipped == 1  # counted once
+    assert source.skipped == 2
+    assert source.subset([0, 1, 2]).skipped == 1
     with pytest.raises(FdlabError) as caught:
         source.image(4)
-    assert caught.value.code == 3 and "4.jpg" in str(caught.value)
+    assert caught.value.code == 3
+    assert "4.jpg" in str(caught.value)
 
 
 def test_an_unreadable_image_is_replaced_in_training_by_the_next(tmp_path):
     source = broken_folder(tmp_path, 6, {1, 4, 5})
     found = source.gather(np.array([0, 1, 4, 5]))
-    assert found.indices.tolist() == [0, 2, 0, 0] and source.skipped == 3
+    assert found.indices.tolist() == [0, 2, 0, 0]
+    assert source.skipped == 3
     assert source.gather(np.array([0, 1, 4, 5])).indices.tolist() == [0, 2, 0, 0]
     for workers in (0, 2):
         fresh = open_data(str(tmp_path))
@@ -200,7 +216,8 @@ def test_more_than_half_unreadable_is_an_error(tmp_path):
     for workers in (0, 1):
         with pytest.raises(FdlabError, match="cannot be read") as caught:
             list(Batches(open_data(str(tmp_path)), size=16, batch=4, seed=0, stop=5, workers=workers))
-        assert caught.value.code == 3 and caught.value.fix
+        assert caught.value.code == 3
+        assert caught.value.fix
     for number in range(5):
         (tmp_path / f"{number}.jpg").write_bytes(b"nothing")
     with pytest.raises(FdlabError, match="None of 5"):
@@ -214,16 +231,20 @@ def test_a_small_set_with_an_odd_size_still_stacks(tmp_path):
     assert source.native_size == (32, 32)  # judged by 16 of them
     assert source.stack(range(40), 32)[0].shape == (40, 3, 32, 32)
     gathered = source.gather(np.arange(40)).images
-    assert isinstance(gathered, torch.Tensor) and gathered.shape == (40, 3, 32, 32)
+    assert isinstance(gathered, torch.Tensor)
+    assert gathered.shape == (40, 3, 32, 32)
     assert torch.equal(source.stack([0], 32)[0][0], source.image(0) / 255)  # at its own size: untouched
 
 
 def test_real_photographs(shared):
     source = open_data(str(shared("data/imagenet_samples")))
-    assert len(source) == 100 == len(source.classes) and source.labels().tolist() == list(range(100))
+    assert len(source) == 100 == len(source.classes)
+    assert source.labels().tolist() == list(range(100))
     images, labels = source.stack([3, 50], 224)
-    assert images.shape == (2, 3, 224, 224) and labels.tolist() == [3, 50]
-    assert source.skipped == 0 and "256/224" in source.preprocessing
+    assert images.shape == (2, 3, 224, 224)
+    assert labels.tolist() == [3, 50]
+    assert source.skipped == 0
+    assert "256/224" in source.preprocessing
     assert 0.1 < float(images.mean()) < 0.9
 
 
@@ -233,10 +254,13 @@ def test_real_photographs(shared):
 def test_cifar(shared):
     path = shared("data/cifar10/test.parquet")
     source = open_data(str(path))
-    assert len(source) == 9000 and source.native_size == (32, 32) and source.classes[3] == "cat"
+    assert len(source) == 9000
+    assert source.native_size == (32, 32)
+    assert source.classes[3] == "cat"
     assert np.bincount(source.labels()).tolist() == [900] * 10
     images, labels = source.subset([0, 1]).stack([0, 1], 32)
-    assert images.shape == (2, 3, 32, 32) and labels.tolist() == [3, 8]  # the original's first two: cat, ship
+    assert images.shape == (2, 3, 32, 32)
+    assert labels.tolist() == [3, 8]
     assert torch.equal(images[1], source.image(1) / 255)
     assert pickle.loads(pickle.dumps(source)).digest == source.digest
     assert source.stack([7], 64)[0].shape == (1, 3, 64, 64)
@@ -252,20 +276,21 @@ def parquet_file(path, columns):
 
 def test_plain_bytes_and_fine_labels(tmp_path):
     rows = [encoded(Image.new("L", (5, 5), n)) for n in (10, 20, 30)]
-    spec = parquet_file(
-        tmp_path / "a.parquet", {"id": ["x", "y", "z"], "jpg": rows, "fine_label": [4, None, 6]}
-    )
+    spec = parquet_file(tmp_path / "a.parquet", {"id": ["x", "y", "z"], "jpg": rows, "fine_label": [4, None, 6]})
     source = open_data(spec)
-    assert source.labels().tolist() == [4, -1, 6] and source.classes is None
+    assert source.labels().tolist() == [4, -1, 6]
+    assert source.classes is None
     assert int(source.image(1)[2, 0, 0]) == 20
     other = parquet_file(tmp_path / "b.parquet", {"jpg": rows[::-1]})
-    assert set(open_data(other).labels()) == {-1} and open_data(other).digest != source.digest
+    assert set(open_data(other).labels()) == {-1}
+    assert open_data(other).digest != source.digest
 
 
 def test_rows_without_bytes_are_unreadable(tmp_path):
     rows = [{"bytes": encoded(photo(n)), "path": None} for n in range(3)] + [{"bytes": None, "path": "a.jpg"}]
     source = open_data(parquet_file(tmp_path / "a.parquet", {"image": rows}))
-    assert len(source.stack(range(4), 16)[0]) == 3 and source.skipped == 1
+    assert len(source.stack(range(4), 16)[0]) == 3
+    assert source.skipped == 1
 
 
 @pytest.mark.parametrize(("columns", "word"), [({"text": ["a"]}, "text"), ({"image": []}, "no ")])

@@ -49,7 +49,7 @@ def same(one, other) -> bool:
 
 
 def digits(**settings):
-    wanted = dict(size=24, batch=64, seed=3, view=CONTRASTIVE, views=2, stop=30)
+    wanted = {"size": 24, "batch": 64, "seed": 3, "view": CONTRASTIVE, "views": 2, "stop": 30}
     return Batches(open_data("digits#train"), **{**wanted, **settings})
 
 
@@ -69,25 +69,25 @@ def test_a_later_start_gives_the_tail(workers):
 def test_photographs_and_endless_sources_with_workers():
     for spec, size in [("photos", 64), ("locality:0.5", 32)]:
         runs = [
-            list(
-                Batches(
-                    open_data(spec), size=size, batch=8, seed=1, view=CONTRASTIVE, start=2, stop=5, workers=w
-                )
-            )
+            list(Batches(open_data(spec), size=size, batch=8, seed=1, view=CONTRASTIVE, start=2, stop=5, workers=w))
             for w in (0, 2)
         ]
-        assert len(runs[0]) == 3 and all(same(a, b) for a, b in zip(*runs, strict=True))
+        assert len(runs[0]) == 3
+        assert all(same(a, b) for a, b in zip(*runs, strict=True))
 
 
 def test_a_batch_holds_the_views_of_its_images():
     batch = digits().load(4)
-    assert len(batch.images) == 2 and batch.images[0].shape == (64, 3, 24, 24)
-    assert not torch.equal(*batch.images) and batch.labels.dtype == torch.int64
+    assert len(batch.images) == 2
+    assert batch.images[0].shape == (64, 3, 24, 24)
+    assert not torch.equal(*batch.images)
+    assert batch.labels.dtype == torch.int64
     plain = digits(view=None, views=1).load(4)
     source = open_data("digits#train")
     assert plain.indices.tolist() == batch.indices.tolist()
     images, labels = source.stack(plain.indices.tolist(), 24)
-    assert torch.equal(plain.images[0], images) and torch.equal(plain.labels, labels)
+    assert torch.equal(plain.images[0], images)
+    assert torch.equal(plain.labels, labels)
 
 
 def test_views_and_orders_differ_between_epochs_and_seeds():
@@ -129,7 +129,8 @@ def test_steps_and_epochs(count, batch, seed, drop_last):
 def test_endless_sources_have_no_epochs(step, batch):
     batches = Batches(open_data("locality:0"), size=32, batch=batch, seed=0, stop=1)
     epoch, positions = batches.positions(step)
-    assert batches.steps_per_epoch is None and epoch == 0
+    assert batches.steps_per_epoch is None
+    assert epoch == 0
     assert positions.tolist() == list(range(step * batch, (step + 1) * batch))
 
 
@@ -149,9 +150,10 @@ def test_ranks_share_a_batch():
 
 
 def test_a_batch_larger_than_the_data_says_so():
-    with pytest.raises(FdlabError, match="1298.*1297") as caught:
+    with pytest.raises(FdlabError, match=r"1298.*1297") as caught:
         digits(batch=1298)
-    assert caught.value.code == 2 and "1297" in caught.value.fix
+    assert caught.value.code == 2
+    assert "1297" in caught.value.fix
     last = Batches(open_data("digits[:10]"), size=24, batch=64, seed=0, stop=2, drop_last=False)
     assert [len(b.indices) for b in last] == [10, 10]
 
@@ -190,18 +192,27 @@ def test_labelled_and_validation_are_disjoint_and_stratified(per_class, validati
     labels = np.random.default_rng(9).permutation(np.repeat([0, 1, 2, 5], [60, 100, 200, 240]))
     few, held = split_labelled(labels, per_class=per_class, validation=validation, seed=seed)
     assert np.bincount(labels[few], minlength=6)[[0, 1, 2, 5]].tolist() == [per_class] * 4
-    assert len(held) == validation == len(set(held)) and not set(few) & set(held)
+    assert len(held) == validation == len(set(held))
+    assert not set(few) & set(held)
     left = np.array([60, 100, 200, 240]) - per_class
     counts = np.bincount(labels[held], minlength=6)[[0, 1, 2, 5]]
     assert (abs(counts - validation * left / left.sum()) < 1).all()
     again = split_labelled(labels, per_class=per_class, validation=validation, seed=seed)
-    assert (again[0] == few).all() and (again[1] == held).all()
+    assert (again[0] == few).all()
+    assert (again[1] == held).all()
+
+
+def test_validation_goes_by_largest_remainders():
+    labels = np.repeat([0, 1], [30, 70])  # shares of 4: 1.2 and 2.8
+    held = split_labelled(labels, per_class=0, validation=4, seed=0)[1]
+    assert np.bincount(labels[held]).tolist() == [1, 3]
 
 
 def test_fewer_labels_are_a_part_of_more_and_seeds_differ():
     labels = open_data("digits#train").labels()
     few, more = (split_labelled(labels, per_class=n, validation=400, seed=0)[0] for n in (5, 20))
-    assert set(few) < set(more) and len(more) == 200
+    assert set(few) < set(more)
+    assert len(more) == 200
     assert set(more) != set(split_labelled(labels, per_class=20, validation=400, seed=1)[0])
 
 

@@ -18,11 +18,7 @@ from fdlab.errors import FdlabError
 def responses(images: torch.Tensor) -> np.ndarray:
     """(B, 64) how much more a cell looks like / than like the other stripes, measured from the pixels."""
     x = (images[:, 0].numpy() - 0.5) * 6
-    cells = (
-        x.reshape(-1, CELLS, CELL, CELLS, CELL)
-        .transpose(0, 1, 3, 2, 4)
-        .reshape(-1, CELLS * CELLS, CELL, CELL)
-    )
+    cells = x.reshape(-1, CELLS, CELL, CELLS, CELL).transpose(0, 1, 3, 2, 4).reshape(-1, CELLS * CELLS, CELL, CELL)
     return np.einsum("bcij,ij->bc", cells, STRIPES[1] - STRIPES[0]) / 8
 
 
@@ -38,25 +34,30 @@ def test_twins_are_mutual_and_as_far_as_said():
     for y in (0, 1):
         for far in (0, 1):
             twin = twins(y, far)
-            assert (twin[twin] == np.arange(64)).all() and (twin != np.arange(64)).all()
+            assert (twin[twin] == np.arange(64)).all()
+            assert (twin != np.arange(64)).all()
             lengths[y, far] = CELL * np.hypot(rows - rows[twin], columns - columns[twin])
     assert set(lengths[0, 0]) == set(lengths[1, 0]) == {4.0}
     assert ideal_distance(0) == 4.0
     assert ideal_distance(1) == pytest.approx(np.mean([lengths[0, 1], lengths[1, 1]]), abs=1e-12)
     assert ideal_distance(1) == pytest.approx(4 * (5 + math.sqrt(41)) / 2)
     assert ideal_distance(0.5) == pytest.approx(13.4, abs=0.01)
-    assert twins(1, 0)[0] == 1 and twins(0, 0)[0] == 8  # y = 1: beside, y = 0: below
-    assert twins(1, 1)[0] == 4 * 8 + 5 and twins(0, 1)[0] == 5 * 8 + 4
+    assert twins(1, 0)[0] == 1
+    assert twins(0, 0)[0] == 8
+    assert twins(1, 1)[0] == 4 * 8 + 5
+    assert twins(0, 1)[0] == 5 * 8 + 4
 
 
 def test_cells_are_drawn_by_the_rule():
     cells = draw_cells(3, range(400), 0.5)
     for y, far, symbols in zip(cells.y, cells.far, cells.symbols, strict=True):
         assert (symbols == symbols[twins(y, far)]).all()
-    assert 0.6 <= cells.contrast.min() and cells.contrast.max() <= 1.4
+    assert cells.contrast.min() >= 0.6
+    assert cells.contrast.max() <= 1.4
     assert abs(cells.contrast.mean() - 1) < 0.01
     assert cells.noise.std() == pytest.approx(1, abs=0.01)
-    assert STRIPES[1][0, 1] == pytest.approx(0, abs=1e-12) and STRIPES[1][1, 1] == pytest.approx(-1)
+    assert STRIPES[1][0, 1] == pytest.approx(0, abs=1e-12)
+    assert STRIPES[1][1, 1] == pytest.approx(-1)
     quiet = type(cells)(cells.y, cells.far, cells.symbols, cells.contrast, 0 * cells.noise)
     x = (render(quiet)[5, 0].numpy() - 0.5) * 6
     for r, c in [(0, 0), (3, 6), (7, 7)]:
@@ -75,31 +76,37 @@ def test_far_and_labels_have_their_probabilities(alpha):
 
 def test_the_dial_moves_only_the_threshold():
     near, far = draw_cells(0, range(50), 0.0), draw_cells(0, range(50), 1.0)
-    assert (
-        (near.y == far.y).all() and (near.noise == far.noise).all() and (near.contrast == far.contrast).all()
-    )
+    assert (near.y == far.y).all()
+    assert (near.noise == far.noise).all()
+    assert (near.contrast == far.contrast).all()
 
 
 def test_a_sample_depends_on_seed_and_index_alone():
     source = open_data("locality:0.5", seed=1)
-    assert source.endless and source.mean == (0.5, 0.5, 0.5) and source.std[0] == pytest.approx(1 / 6)
+    assert source.endless
+    assert source.mean == (0.5, 0.5, 0.5)
+    assert source.std[0] == pytest.approx(1 / 6)
     together, labels = source.stack([5, 900_000, 17], 32)
-    assert torch.equal(together[2], source.image(17)) and labels[2] == source.label(17)
+    assert torch.equal(together[2], source.image(17))
+    assert labels[2] == source.label(17)
     assert torch.equal(together[1], open_data("locality:0.5", seed=1).image(900_000))
     assert not torch.equal(together[0], open_data("locality:0.5", seed=2).image(5))
-    assert 0 <= together.min() and together.max() <= 1 and together.shape == (3, 3, 32, 32)
-    assert (
-        source.digest != open_data("locality:0.5", seed=2).digest != open_data("locality:0.25", seed=2).digest
-    )
+    assert together.min() >= 0
+    assert together.max() <= 1
+    assert together.shape == (3, 3, 32, 32)
+    assert source.digest != open_data("locality:0.5", seed=2).digest != open_data("locality:0.25", seed=2).digest
 
 
 def test_test_samples_are_numbered_from_two_to_the_31():
     test = open_data("locality:0#test")
     wanted = render(draw_cells(0, [2**31 + 3], 0.0))[0]
-    assert torch.equal(test.image(3), wanted) and test.endless
+    assert torch.equal(test.image(3), wanted)
+    assert test.endless
     assert not torch.equal(test.image(3), open_data("locality:0").image(3))
     part = open_data("locality:0#test[:64]")
-    assert not part.endless and len(part) == 64 and torch.equal(part.image(3), wanted)
+    assert not part.endless
+    assert len(part) == 64
+    assert torch.equal(part.image(3), wanted)
     assert part.digest == test.sample(64).digest
     assert part.labels().tolist() == part.stack(range(64), 32)[1].tolist()
     with pytest.raises(FdlabError) as caught:

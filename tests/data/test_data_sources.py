@@ -23,10 +23,12 @@ def test_a_specification_survives_writing_and_reading(base, split, start, stop):
 
 @given(st.text(max_size=40))
 def test_any_text_is_parsed_or_refused_as_usage(text):
+    code = None
     try:
         assert parse_spec(text).base
     except FdlabError as error:
-        assert error.code == 2
+        code = error.code
+    assert code in (None, 2)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,8 @@ def test_a_file_that_is_no_data_is_told_apart(tmp_path):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(FdlabError) as caught:
             open_data(str(tmp_path / name))
-        assert caught.value.code == 3 and word in str(caught.value)
+        assert caught.value.code == 3
+        assert word in str(caught.value)
 
 
 def test_a_split_is_added_only_where_none_is_named():
@@ -86,9 +89,11 @@ def test_digits_have_the_fixed_split():
 def test_digits_mean_and_std_are_those_of_the_training_part():
     train = open_data("digits#train")
     images, labels = train.stack(range(len(train)), 24)
-    assert images.shape == (1297, 3, 24, 24) and images.dtype == torch.float32
+    assert images.shape == (1297, 3, 24, 24)
+    assert images.dtype == torch.float32
     assert torch.equal(images[:, 0], images[:, 2])
-    assert images.min() == 0 and images.max() == 1
+    assert images.min() == 0
+    assert images.max() == 1
     assert abs(float(images.mean()) - train.mean[0]) < 5e-4
     assert abs(float(images.std()) - train.std[0]) < 5e-4
     assert labels.tolist() == train.labels().tolist()
@@ -99,7 +104,8 @@ def test_digits_are_enlarged_straight_to_the_size_asked_for():
     from sklearn.datasets import load_digits
 
     assert np.allclose(eight.image(7)[0].numpy() * 16, load_digits().images[7], atol=1e-5)
-    assert large.native_size == (32, 32) and large.image(0).shape == (3, 32, 32)
+    assert large.native_size == (32, 32)
+    assert large.image(0).shape == (3, 32, 32)
     assert eight.digest != large.digest
     assert "resized to" in large.preprocessing
 
@@ -108,7 +114,8 @@ def test_photos_are_few_crops_of_both_photographs():
     photos = open_data("photos")
     images, labels = photos.stack(range(len(photos)), 224)
     assert images.shape == (24, 3, 224, 224)
-    assert set(labels.tolist()) == {-1} and photos.classes is None
+    assert set(labels.tolist()) == {-1}
+    assert photos.classes is None
     assert "two photographs" in photos.notes[0]
     assert len({i.numpy().tobytes() for i in images}) == 24
     flower, china = images[1::2].mean(dim=(0, 2, 3)), images[::2].mean(dim=(0, 2, 3))
@@ -121,7 +128,8 @@ def test_selections_compose_and_name_themselves():
     assert cut.digest == test.subset(range(10, 20)).digest == test.subset(list(range(10, 20))).digest
     assert cut.digest != open_data("digits#train[10:20]").digest != test.digest
     backwards = cut.subset([9, 0])
-    assert torch.equal(backwards.image(0), test.image(19)) and backwards.label(1) == test.label(10)
+    assert torch.equal(backwards.image(0), test.image(19))
+    assert backwards.label(1) == test.label(10)
     assert open_data("digits[:10]").digest == open_data("digits").subset(np.arange(10)).digest
     with pytest.raises(IndexError):
         cut.image(10)
@@ -140,4 +148,5 @@ def test_a_sample_is_nested_and_without_repeats():
 
 def test_an_empty_stack_is_empty():
     images, labels = open_data("digits").stack([], 24)
-    assert images.shape == (0, 3, 24, 24) and labels.shape == (0,)
+    assert images.shape == (0, 3, 24, 24)
+    assert labels.shape == (0,)

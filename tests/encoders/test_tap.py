@@ -155,7 +155,8 @@ def test_every_softmax_is_seen_once(form: str) -> None:
             "nn.Softmax": lambda: nn.Softmax(dim=-1)(scores),
         }[form]()
         scores[0].softmax(-1), scores.softmax(1), scores[..., :4].softmax(-1)  # no self maps: not counted
-    assert len(found) == 1 and torch.equal(found[0], out)
+    assert len(found) == 1
+    assert torch.equal(found[0], out)
 
 
 def test_windows_come_as_they_are() -> None:
@@ -165,15 +166,18 @@ def test_windows_come_as_they_are() -> None:
     assert count_blocks(model) == 4
     with torch.no_grad():
         maps = capture_maps(model, lambda: model(images()), (0, -1))
-    assert maps[0].shape == (2 * 4, 2, 16, 16) and maps[-1].shape == (2, 4, 16, 16)
+    assert maps[0].shape == (2 * 4, 2, 16, 16)
+    assert maps[-1].shape == (2, 4, 16, 16)
 
 
 def test_capture_keys_as_given_and_gradients_follow() -> None:
     model, x = built("vit"), images().requires_grad_()
     maps = capture_maps(model, lambda: model(x), (0, -1, 2))
-    assert list(maps) == [0, -1, 2] and maps[-1] is maps[2]
+    assert list(maps) == [0, -1, 2]
+    assert maps[-1] is maps[2]
     maps[-1][..., 0].sum().backward()
-    assert x.grad is not None and float(x.grad.abs().max()) > 0
+    assert x.grad is not None
+    assert float(x.grad.abs().max()) > 0
     with torch.no_grad():
         assert not capture_maps(model, lambda: model(x), (0,))[0].requires_grad
     with pytest.raises(FdlabError, match="Block 3"):
@@ -190,7 +194,8 @@ def patched() -> tuple[Any, ...]:
 def test_everything_is_put_back_also_after_an_exception() -> None:
     before, model = patched(), built("vit")
     with tap(model, lambda call: None):
-        assert F.scaled_dot_product_attention is not before[0] and torch.softmax is not before[2]
+        assert F.scaled_dot_product_attention is not before[0]
+        assert torch.softmax is not before[2]
         assert torch.backends.mha.get_fastpath_enabled() is False
         model(images())
     assert patched() == before

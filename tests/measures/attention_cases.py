@@ -28,9 +28,7 @@ def from_rule(grid: tuple[int, int], weight: Any) -> Tensor:
 
 
 def gauss(sigma: float, grid: tuple[int, int] = (4, 4)) -> Tensor:
-    return from_rule(
-        grid, lambda q, k: math.exp(-((q[0] - k[0]) ** 2 + (q[1] - k[1]) ** 2) / (2 * sigma * sigma))
-    )
+    return from_rule(grid, lambda q, k: math.exp(-((q[0] - k[0]) ** 2 + (q[1] - k[1]) ** 2) / (2 * sigma * sigma)))
 
 
 def mod11(tokens: int, head: int) -> Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no folder by itself
 
 from attention_cases import by_loops, from_rule, maps_of, truth, with_prefix
 
@@ -16,6 +19,7 @@ from fdlab.measures.attention import (
     ALL,
     PER_HEAD,
     PER_IMAGE,
+    _head_products,
     attention_metrics,
     metrics_from_logits,
     uniform_distance,
@@ -42,11 +46,7 @@ PAIR_NAMES = {
 
 def close(found: torch.Tensor, expected: float | None, tolerance: float) -> bool:
     value = float(found)
-    return (
-        math.isnan(value)
-        if expected is None
-        else abs(value - expected) <= tolerance * max(1.0, abs(expected))
-    )
+    return math.isnan(value) if expected is None else abs(value - expected) <= tolerance * max(1.0, abs(expected))
 
 
 def compute(case: dict[str, Any], dtype: torch.dtype, **more: Any) -> dict[str, torch.Tensor]:
@@ -57,7 +57,8 @@ def compute(case: dict[str, Any], dtype: torch.dtype, **more: Any) -> dict[str, 
 
 
 def test_there_are_23_cases() -> None:
-    assert len(TRUTH["cases"]) == 23 and len(TRUTH["uniform_control"]) == 16
+    assert len(TRUTH["cases"]) == 23
+    assert len(TRUTH["uniform_control"]) == 16
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -104,9 +105,7 @@ def _shipped() -> str:
 @pytest.mark.parametrize("prefix", [0, 2])
 def test_both_routes_agree_with_loops(grid: tuple[int, int], prefix: int) -> None:
     tokens = prefix + grid[0] * grid[1]
-    logits = 2 * torch.randn(
-        2, 3, tokens, tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
-    )
+    logits = 2 * torch.randn(2, 3, tokens, tokens, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     options: dict[str, Any] = {"grid": grid, "patch_size": 8, "prefix_tokens": prefix}
     expected = by_loops(logits.softmax(-1), grid, 8, prefix)
     for found in (
@@ -119,7 +118,7 @@ def test_both_routes_agree_with_loops(grid: tuple[int, int], prefix: int) -> Non
             torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("fixture, prefix", [("dino_backbone", 1), ("mae_encoder", 1)])
+@pytest.mark.parametrize(("fixture", "prefix"), [("dino_backbone", 1), ("mae_encoder", 1)])
 def test_recorded_maps_against_loops(shared: Any, fixture: str, prefix: int) -> None:
     import json
 
@@ -181,18 +180,19 @@ def test_nearly_uniform_maps_keep_their_digits() -> None:
 
 def test_constant_logits_are_exactly_uniform_on_any_grid() -> None:
     for side in (3, 6, 7, 14):
-        found = metrics_from_logits(
-            torch.full((1, 2, side**2, side**2), 0.3), grid=(side, side), patch_size=16
-        )
+        found = metrics_from_logits(torch.full((1, 2, side**2, side**2), 0.3), grid=(side, side), patch_size=16)
         assert bool(found["r2_relative"].isnan().all() and found["head_similarity_centred"].isnan().all())
-        assert float(found["nmi"].abs().max()) < 1e-6 and float(found["entropy"].min()) == pytest.approx(1)
+        assert float(found["nmi"].abs().max()) < 1e-6
+        assert float(found["entropy"].min()) == pytest.approx(1)
 
 
 def test_a_row_wholly_on_the_prefix_is_undefined_not_wrong() -> None:
     maps = with_prefix(from_rule((4, 4), lambda q, k: 1), 1.0)[None, None]
     found = attention_metrics(maps, grid=(4, 4), patch_size=16, prefix_tokens=1)
-    assert float(found["prefix_mass"]) == 1.0 and math.isnan(float(found["distance"]))
-    assert math.isnan(float(found["nmi"])) and math.isnan(float(found["entropy"]))
+    assert float(found["prefix_mass"]) == 1.0
+    assert math.isnan(float(found["distance"]))
+    assert math.isnan(float(found["nmi"]))
+    assert math.isnan(float(found["entropy"]))
 
 
 def test_chosen_metrics_equal_the_same_of_all() -> None:
@@ -214,16 +214,20 @@ def test_half_precision_is_computed_in_float32() -> None:
     assert all(torch.equal(found[name], exact[name]) for name in ALL)
 
 
+def test_both_forms_of_head_products_agree() -> None:
+    """The form for graphics cards is one einsum; here it meets the form for processors."""
+    a, b = torch.randn(2, 2, 3, 9, 9, generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(_head_products(a, b), torch.einsum("bhij,bgij->bihg", a, b))
+
+
 def test_gradients_flow() -> None:
     logits = torch.randn(1, 2, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     logits.requires_grad_()
     total = sum(value.sum() for value in metrics_from_logits(logits, grid=(3, 3), patch_size=4).values())
     total.backward()  # type: ignore[union-attr]
-    assert (
-        logits.grad is not None
-        and bool(torch.isfinite(logits.grad).all())
-        and float(logits.grad.abs().max()) > 0
-    )
+    assert logits.grad is not None
+    assert bool(torch.isfinite(logits.grad).all())
+    assert float(logits.grad.abs().max()) > 0
 
 
 def test_rectangles_are_not_swapped() -> None:
@@ -233,7 +237,7 @@ def test_rectangles_are_not_swapped() -> None:
 
 
 @pytest.mark.parametrize(
-    "maps, options, words",
+    ("maps", "options", "words"),
     [
         (torch.ones(1, 1, 16, 16) / 16, {"grid": (3, 5)}, "does not fit"),
         (torch.ones(1, 1, 17, 17) / 17, {"grid": (4, 4)}, "does not fit"),

@@ -1,4 +1,4 @@
-"""The attention probe: its numbers are those of the maps, its rows are complete, what it cannot read it refuses."""
+"""The attention probe: its numbers are those of the maps, its rows are complete, the rest is refused."""
 
 from __future__ import annotations
 
@@ -56,41 +56,41 @@ def test_arrays_are_the_metrics_of_the_maps(record: Record) -> None:
 def test_shapes_and_rows(record: Record) -> None:
     assert set(record.arrays) == set(ALL)
     for name, values in record.arrays.items():
-        assert values.shape == ((5, 3, 4) if name in PER_HEAD else (5, 3)) and values.dtype == np.float32
+        assert values.shape == ((5, 3, 4) if name in PER_HEAD else (5, 3))
+        assert values.dtype == np.float32
     table = record.table
     assert tuple(table.columns) == COLUMNS
     assert len(table) == 3 * 4 * len(PER_HEAD) + 3 * (len(ALL) - len(PER_HEAD) + len(SPREADS))
-    assert (
-        set(table["probe"]) == {"attention"}
-        and set(table["family"]) == {"small"}
-        and set(table["model"]) == {"one"}
-    )
+    assert set(table["probe"]) == {"attention"}
+    assert set(table["family"]) == {"small"}
+    assert set(table["model"]) == {"one"}
     row = table.query("metric == 'distance' and block == 1 and head == 2").iloc[0]
     expected = mean_interval(record.arrays["distance"])
-    assert (row["value"], row["low"], row["high"]) == pytest.approx(
-        [part[1, 2] for part in expected], rel=1e-6
-    )
-    assert row["depth"] == pytest.approx(2 / 3) and row["n"] == 5 and row["unit"] == "px"
+    assert (row["value"], row["low"], row["high"]) == pytest.approx([part[1, 2] for part in expected], rel=1e-6)
+    assert row["depth"] == pytest.approx(2 / 3)
+    assert row["n"] == 5
+    assert row["unit"] == "px"
     assert table.query("metric == 'head_similarity'")["head"].isna().all()
 
 
 def test_spreads_are_of_image_averages(record: Record) -> None:
     means = record.arrays["distance"].astype(float).mean(0)
     for name, expected in (("distance_spread", np.ptp(means, -1)), ("distance_sd", means.std(-1, ddof=1))):
-        rows = record.table.query("metric == @name")
+        rows = record.table[record.table["metric"] == name]
         np.testing.assert_allclose(rows["value"].to_numpy(), expected, rtol=1e-6)
-        assert (rows["low"] < rows["value"]).all() and (rows["value"] < rows["high"]).all()
+        assert (rows["low"] < rows["value"]).all()
+        assert (rows["value"] < rows["high"]).all()
 
 
 def test_manifest_is_json_and_names_the_uniform_line(record: Record) -> None:
     manifest = json.loads(json.dumps(record.manifest))
     assert manifest["uniform_distance_px"] == pytest.approx(uniform_distance((4, 4), 8))
-    assert (
-        manifest["images"] == 5
-        and manifest["grid"] == [4, 4]
-        and manifest["weights"] == encoder().info.sha256
-    )
-    assert manifest["probe"] == "attention" and manifest["version"] == 1 and manifest["label"] == "one"
+    assert manifest["images"] == 5
+    assert manifest["grid"] == [4, 4]
+    assert manifest["weights"] == encoder().info.sha256
+    assert manifest["probe"] == "attention"
+    assert manifest["version"] == 1
+    assert manifest["label"] == "one"
 
 
 def test_batch_and_slices_change_nothing(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,14 +99,13 @@ def test_batch_and_slices_change_nothing(record: Record, monkeypatch: pytest.Mon
     monkeypatch.setattr(probe, "_SLICE", {"cpu": 1, "cuda": 1})
     other = measure_attention(encoder(), images(), label="one", batch=2)
     for name in ALL:
-        np.testing.assert_allclose(
-            other.arrays[name], record.arrays[name], rtol=1e-4, atol=1e-5, err_msg=name
-        )
+        np.testing.assert_allclose(other.arrays[name], record.arrays[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_chosen_metrics_only(record: Record) -> None:
     some = measure_attention(encoder(), images(), label="one", metrics=["nmi", "distance_spread"])
-    assert set(some.table["metric"]) == {"nmi", "distance_spread"} and set(some.arrays) == {"nmi"}
+    assert set(some.table["metric"]) == {"nmi", "distance_spread"}
+    assert set(some.arrays) == {"nmi"}
     np.testing.assert_allclose(some.arrays["nmi"], record.arrays["nmi"], atol=1e-6)
     with pytest.raises(FdlabError, match="Did you mean 'distance_sd'"):
         measure_attention(encoder(), images(), label="one", metrics=["distance_sdd"])
@@ -119,7 +118,8 @@ def test_uniform_maps_are_counted_as_undefined() -> None:
         nn.init.zeros_(block.attn.qkv.bias)
     record = measure_attention(model, images(), label="flat")
     undefined = record.table.query("metric in ['r2_relative', 'r2_absolute', 'head_similarity_centred']")
-    assert undefined["value"].isna().all() and (undefined["n"] == 0).all()
+    assert undefined["value"].isna().all()
+    assert (undefined["n"] == 0).all()
     ratio = record.table.query("metric == 'distance_ratio'")
     np.testing.assert_allclose(ratio["value"], 1.0, rtol=1e-6)
     assert (record.table.query("metric == 'distance_sd'")["value"] < 1e-5).all()

@@ -54,7 +54,8 @@ def run(models: Any, store: Store, **more: Any) -> Any:
 
 def test_two_models_one_table(store: Store) -> None:
     table = run({"a": encoder(0), "b": encoder(1)}, store)
-    assert list(dict.fromkeys(table["model"])) == ["a", "b"] and len(table) == 2 * 2 * 2 * 2
+    assert list(dict.fromkeys(table["model"])) == ["a", "b"]
+    assert len(table) == 2 * 2 * 2 * 2
     records = table.attrs["record"]
     assert records["a"].arrays["distance"].shape == (20, 2, 2)
     kept = table.query("model == 'b'").copy()
@@ -67,9 +68,8 @@ def test_a_question_is_answered_once(store: Store, runs: list[str]) -> None:
     first = run({"a": encoder()}, store)
     again = run({"renamed": encoder()}, store)  # the same weights under another label
     assert runs == ["a"]
-    assert (
-        set(again["model"]) == {"renamed"} and again.attrs["record"]["renamed"].manifest["label"] == "renamed"
-    )
+    assert set(again["model"]) == {"renamed"}
+    assert again.attrs["record"]["renamed"].manifest["label"] == "renamed"
     np.testing.assert_allclose(first["value"], again["value"], rtol=1e-8)
     run({"a": encoder()}, store, fresh=True)
     assert runs == ["a", "a"]
@@ -120,7 +120,8 @@ def test_refusals(store: Store) -> None:
         measure("attention", encoder(), store=store, label="x")
     with pytest.raises(FdlabError, match="16 x 32"):
         run({"wide": encoder(img_size=(16, 32))}, store)
-    assert "attention" in probe_names() and "measure" not in probe_names()
+    assert "attention" in probe_names()
+    assert "measure" not in probe_names()
 
 
 def test_by_name_with_the_untrained_control(store: Store) -> None:
@@ -134,7 +135,8 @@ def test_control_of_a_bare_file_takes_its_head_count(store: Store, shared: Any) 
     table = run({"dino": open_model(file, heads=2)}, store, images=2, random_control=True)
     assert table.groupby("model")["family"].first().to_dict() == {"dino": "dino", CONTROL: "random"}
     first, second = (table.attrs["record"][label].arrays["distance"] for label in ("dino", CONTROL))
-    assert first.shape == second.shape and not np.allclose(first, second)
+    assert first.shape == second.shape
+    assert not np.allclose(first, second)
 
 
 def test_control_that_cannot_be_built_is_said(store: Store) -> None:
@@ -145,4 +147,5 @@ def test_control_that_cannot_be_built_is_said(store: Store) -> None:
 
 def test_default_data_are_the_photographs(store: Store) -> None:
     table = measure("attention", {"a": encoder()}, images=3, store=store, metrics=["nmi"])
-    assert table.attrs["record"]["a"].manifest["data"] == "photos" and (table["n"] == 3).all()
+    assert table.attrs["record"]["a"].manifest["data"] == "photos"
+    assert (table["n"] == 3).all()

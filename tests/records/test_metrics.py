@@ -10,20 +10,39 @@ import pytest
 from fdlab.errors import FdlabError
 from fdlab.records.metrics import METRICS, metric
 
-NEEDED = (
-    "distance distance_ratio distance_spread distance_sd entropy nmi prefix_mass diagonality"
-    " column_concentration r2_relative r2_absolute head_similarity head_similarity_centred head_divergence"
-    " teacher_r2 accuracy final_loss knn linear_probe"
-).split()
+NEEDED = [
+    "distance",
+    "distance_ratio",
+    "distance_spread",
+    "distance_sd",
+    "entropy",
+    "nmi",
+    "prefix_mass",
+    "diagonality",
+    "column_concentration",
+    "r2_relative",
+    "r2_absolute",
+    "head_similarity",
+    "head_similarity_centred",
+    "head_divergence",
+    "teacher_r2",
+    "accuracy",
+    "final_loss",
+    "knn",
+    "linear_probe",
+]
 
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_every_metric_is_explained(name: str) -> None:
     found = metric(name)
-    assert found.name == name and METRICS[name] is found
+    assert found.name == name
+    assert METRICS[name] is found
     for text in (found.label, found.formula, found.says, found.not_says, found.source):
-        assert text and "\\" not in text
-    assert found.says.endswith(".") and found.not_says.endswith(".")
+        assert text
+        assert "\\" not in text
+    assert found.says.endswith(".")
+    assert found.not_says.endswith(".")
     assert found.low is None or found.high is None or found.low < found.high
 
 

@@ -19,6 +19,7 @@ from fdlab.report.summary import (
     control_of,
     families,
     models,
+    plain,
     rows,
     show,
     trained,
@@ -158,13 +159,13 @@ def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
                 {
                     "model": name,
                     "block": number,
-                    "heads, mean (px)": f"{own['value'].mean():.2f}",
-                    "smallest": f"{own['value'].min():.2f}",
-                    "largest": f"{own['value'].max():.2f}",
+                    "heads, mean (px)": plain(own["value"].mean()),
+                    "smallest": plain(own["value"].min()),
+                    "largest": plain(own["value"].max()),
                     "spread (95 %)": show(Estimate(*spread.loc[number, ["value", "low", "high"]]), "distance_spread")
                     if number in spread.index
                     else "–",
-                    "uniform": f"{uniform_px(table, facts, name):.2f}",
+                    "uniform": plain(uniform_px(table, facts, name)),
                 }
             )
     return pd.DataFrame(lines)

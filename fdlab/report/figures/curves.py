@@ -74,7 +74,9 @@ def _panel(axes: Axes, curves: pd.DataFrame, names: list[str], look: dict[str, L
     handles: dict[str, Line2D] = {}
     for name in names:
         for _, run in curves[curves["model"] == name].groupby("seed", dropna=False):
-            run = run.sort_values("x")
+            run = run[run["value"].notna()].sort_values("x")
+            if run.empty:
+                continue
             own = look[name]
             style = own.points(3.2) | {"markevery": (0.05 + 0.9 * names.index(name) / len(names) * 0.2, 0.25)}
             handles[name] = axes.plot(run["x"], run["value"], ls=own.line, lw=0.9, **style)[0]

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from fdlab.records.metrics import metric
 from fdlab.report.captions import Caption, caution, late_comparison, on_data, options, seeds
 from fdlab.report.style import INK, WIDE, bars, block_ticks, looks_of, new_figure, wrap
-from fdlab.report.summary import Facts, by_block, late_mean, models, rows, show
+from fdlab.report.summary import Facts, by_block, late_mean, models, plain, rows, show
 
 TITLE = "Relative or absolute: what attention depends on"
 
@@ -102,6 +102,6 @@ def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
         for kind in ("r2_relative", "r2_absolute", "nmi"):
             line[f"{kind}, last half of the blocks"] = show(late_mean(table, kind, name), kind)
         nmi = by_block(table, "nmi", name)
-        line["nmi by block"] = ", ".join(f"{value:.2f}" for value in nmi["value"])
+        line["nmi by block"] = ", ".join(plain(value) for value in nmi["value"])
         lines.append(line)
     return pd.DataFrame(lines)

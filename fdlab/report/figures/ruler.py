@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from fdlab.report.captions import Caption, listed, seeds
 from fdlab.report.style import COLUMN, FAINT, INK, bars, new_figure
-from fdlab.report.summary import Facts, estimate, rows, show
+from fdlab.report.summary import Facts, estimate, plain, rows, show
 
 TITLE = "A ruler for attention distance"
 COLOR = "#4477aa"
@@ -120,8 +120,8 @@ def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
                 "ALPHA": f"{dial:g}",
                 "ideal (px)": show(estimate(rows(at, "ruler", "distance_ideal")), "distance"),
                 "measured (px, 95 %)": show(estimate(rows(at, "ruler", "distance_weighted")), "distance"),
-                "heads (px)": ", ".join(f"{value:.1f}" for value in heads["value"]),
-                "entropy of the heads": ", ".join(f"{value:.2f}" for value in entropy["value"]),
+                "heads (px)": ", ".join(plain(value, ".1f") for value in heads["value"]),
+                "entropy of the heads": ", ".join(plain(value) for value in entropy["value"]),
             }
         )
     return pd.DataFrame(lines)

@@ -1,0 +1,62 @@
+"""Learning rate and parameter groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from fdlab.encoders.student import Design, build
+from fdlab.engine.optim import learning_rate, make_optimizer, parameter_groups, set_learning_rate
+from fdlab.engine.recipe import OptimSettings
+
+DESIGN = Design(image_size=16, patch_size=4, width=16, depth=3, heads=2, class_token=True, layer_scale=0.1)
+
+
+@given(
+    total=st.integers(1, 400),
+    warmup=st.floats(0, 0.9),
+    lr=st.floats(1e-5, 1),
+    floor=st.floats(0, 1),
+)
+def test_the_rate_never_rises_after_warmup_and_stays_above_its_floor(
+    total: int, warmup: float, lr: float, floor: float
+) -> None:
+    settings = OptimSettings(lr=lr, warmup=warmup, floor=floor)
+    rates = [learning_rate(step, total, settings) for step in range(total)]
+    after = [rate for step, rate in enumerate(rates) if step >= warmup * total]
+    assert all(a >= b - 1e-12 for a, b in zip(after, after[1:], strict=False))
+    assert max(rates) <= lr * (1 + 1e-9)
+    assert all(rate >= min(floor, lr) - 1e-12 for rate in after)
+
+
+def test_known_points_of_the_cosine() -> None:
+    settings = OptimSettings(lr=1.0, warmup=0.1, floor=0.2)
+    assert learning_rate(0, 100, settings) == pytest.approx(0.1)
+    assert learning_rate(9, 100, settings) == pytest.approx(1.0)
+    assert learning_rate(55, 100, settings) == pytest.approx(0.6)
+    constant = OptimSettings(lr=1.0, warmup=20, schedule="constant")
+    assert learning_rate(9, 100, constant) == pytest.approx(0.5)
+    assert learning_rate(99, 100, constant) == 1.0
+
+
+def test_layers_decay_from_the_head_down_and_vectors_are_spared() -> None:
+    module = nn.ModuleDict({"encoder": build(DESIGN, seed=0), "head": nn.Linear(16, 4)})
+    groups = parameter_groups(module, OptimSettings(layer_decay=0.5, weight_decay=0.1))
+    scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
+    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    encoder = module["encoder"]
+    assert len(scale) == len(list(module.parameters()))
+    assert scale[id(module["head"].weight)] == 1
+    assert scale[id(encoder.blocks[2].attn.qkv.weight)] == pytest.approx(0.5)
+    assert scale[id(encoder.blocks[0].attn.qkv.weight)] == pytest.approx(0.125)
+    assert scale[id(encoder.patch_embed.proj.weight)] == pytest.approx(0.0625)
+    assert decay[id(encoder.blocks[0].norm1.weight)] == 0
+    assert decay[id(encoder.cls_token)] == 0
+    assert decay[id(encoder.blocks[0].attn.qkv.weight)] == 0.1
+    optimizer = make_optimizer(module, OptimSettings(layer_decay=0.5))
+    set_learning_rate(optimizer, 0.25)
+    assert {round(g["lr"], 6) for g in optimizer.param_groups} >= {0.25, 0.125}
+    assert torch.isfinite(torch.tensor([g["lr"] for g in optimizer.param_groups])).all()

@@ -1,0 +1,122 @@
+"""The loop: exact continuation, a loss that is no number, stop requests."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fdlab.engine.recipe import OptimSettings, Recipe, RunSettings, SaveSettings
+from fdlab.engine.trainer import train
+from fdlab.errors import FdlabError
+from fdlab.records.run_folder import RunFolder
+
+STEPS = 17
+
+
+class Toy:
+    """A regression with dropout, so that the random stream matters."""
+
+    def __init__(self, bad_step: int = -1) -> None:
+        torch.manual_seed(7)
+        self.module = nn.ModuleDict({"encoder": nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))})
+        self.bad_step = bad_step
+
+    def step(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = (self.module["encoder"](batch) - batch.sum(1, keepdim=True)).square().mean()
+        return (loss * float("nan") if step == self.bad_step else loss), {}
+
+    def after_step(self, step: int) -> None: ...
+
+    def evaluate(self) -> dict[str, float]:
+        torch.rand(3)  # an evaluation may draw; training must not notice
+        return {"weight": float(self.module["encoder"][0].weight.sum())}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"module": self.module.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+
+
+def batches(start: int) -> Iterator[Tensor]:
+    for step in range(start, STEPS):
+        yield torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+
+
+def settings(save: int = 5, log: int = 4) -> Recipe:
+    return Recipe(
+        task="toy",
+        run=RunSettings(steps=STEPS, seed=3, log_every=log),
+        optim=OptimSettings(lr=1e-2),
+        save=SaveSettings(every=save),
+    )
+
+
+def go(folder: Path, task: Toy | None = None, stop_at: int = 0, **kw: int) -> tuple[Toy, dict[str, float]]:
+    task = task or Toy()
+
+    def callback(done: int) -> None:
+        if done == stop_at:
+            raise KeyboardInterrupt
+
+    result = train(task, batches, settings(**kw), prepared(folder), steps=STEPS, on_step=[callback])
+    return task, result
+
+
+def prepared(folder: Path) -> RunFolder:
+    run = RunFolder(folder)
+    run.prepare("task = 'toy'")
+    return run
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 7, 12, 16])
+def test_an_interrupted_run_equals_an_uninterrupted_one_bitwise(tmp_path: Path, stop_at: int) -> None:
+    whole, result = go(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "cut", stop_at=stop_at)
+    again, continued = go(tmp_path / "cut")
+    for name, tensor in whole.module.state_dict().items():
+        assert torch.equal(tensor, again.module.state_dict()[name]), name
+    assert continued == result
+    steps = [line["step"] for line in RunFolder(tmp_path / "cut").read_log()]
+    assert steps == [line["step"] for line in RunFolder(tmp_path / "whole").read_log()]
+    losses = [[line.get("loss") for line in RunFolder(tmp_path / n).read_log()] for n in ("cut", "whole")]
+    assert losses[0] == losses[1]
+
+
+def test_a_loss_that_is_no_number_names_its_step_and_keeps_the_last_state(tmp_path: Path) -> None:
+    with pytest.raises(FdlabError, match="step 11 is not a number"):
+        go(tmp_path, Toy(bad_step=11))
+    state = torch.load(RunFolder(tmp_path).last, weights_only=True)
+    assert state["step"] == 10
+    assert all(torch.isfinite(t).all() for t in state["task"]["module"].values())
+
+
+def test_sigterm_finishes_the_step_saves_and_says_so(tmp_path: Path) -> None:
+    task = Toy()
+
+    def kill(done: int) -> None:
+        if done == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(FdlabError) as caught:
+        train(task, batches, settings(), prepared(tmp_path), steps=STEPS, on_step=[kill])
+    assert caught.value.code == 130
+    assert torch.load(RunFolder(tmp_path).last, weights_only=True)["step"] == 7
+    whole, _ = go(tmp_path / "whole")
+    again, _ = go(tmp_path)
+    assert torch.equal(whole.module["encoder"][0].weight, again.module["encoder"][0].weight)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    go(tmp_path)
+    RunFolder(tmp_path).last.write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(FdlabError, match=r"last\.pt cannot be read"):
+        go(tmp_path)

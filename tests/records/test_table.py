@@ -1,0 +1,55 @@
+"""The one table: columns, types, reading back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fdlab.errors import FdlabError
+from fdlab.records.table import COLUMNS, frame, join, read_table, write_table
+
+
+def test_missing_columns_are_empty_and_order_is_fixed() -> None:
+    table = frame([{"model": "a", "metric": "nmi", "value": 0.5}])
+    assert tuple(table.columns) == COLUMNS
+    assert table["block"].isna().all()
+    assert table["reference"].tolist() == [""]
+
+
+def test_an_unknown_column_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'metric'"):
+        frame([{"metrics": "nmi"}])
+
+
+@given(
+    value=st.floats(allow_nan=False, allow_infinity=False, width=32),
+    block=st.one_of(st.none(), st.integers(0, 99)),
+    name=st.text(alphabet=st.characters(exclude_categories=["Cs", "Cc"]), min_size=1).filter(
+        lambda t: t.strip() == t and t.lower() not in {"nan", "na", "null", "none", "n/a", "inf", "<na>"}
+    ),
+)
+def test_a_row_survives_the_disk(tmp_path_factory: pytest.TempPathFactory, value: float, block: int | None, name: str) -> None:
+    path = tmp_path_factory.mktemp("table") / "t.csv"
+    # The label is text whatever it looks like, so it stands beside one that is no number.
+    rows = [{"model": f"m {name}", "value": value, "block": block}]
+    write_table(path, frame(rows))
+    back = read_table(path)
+    assert back["model"][0] == f"m {name}"
+    assert back["value"][0] == pytest.approx(value, rel=1e-9)
+    assert (back["block"].isna()[0] and block is None) or back["block"][0] == block
+
+
+def test_join_keeps_types() -> None:
+    both = join([frame([{"model": "a", "block": 1}]), frame([]), frame([{"model": "b"}])])
+    assert len(both) == 2
+    assert str(both["block"].dtype) == "Int64"
+
+
+def test_reading_something_else_says_so(tmp_path: object) -> None:
+    path = tmp_path / "x.csv"  # type: ignore[operator]
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(FdlabError, match="not a table of fdlab"):
+        read_table(path)
+    with pytest.raises(FdlabError, match="cannot be read"):
+        read_table(path.with_name("absent.csv"))
