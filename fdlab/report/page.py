@@ -17,7 +17,6 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-import fdlab
 from fdlab.records.atomic import write_text
 from fdlab.records.metrics import METRICS
 from fdlab.records.table import write_table
@@ -78,7 +77,7 @@ def page(table: pd.DataFrame, facts: Facts, figures: list[str] | None = None) ->
         limits=_limits(table, facts),
         metrics=[METRICS[name] for name in dict.fromkeys(table["metric"]) if name in METRICS],
         variables=_variables(),
-        version=fdlab.__version__,
+        version=str((facts.get("versions") or {}).get("fdlab", "")),
         rows=len(table),
     )
 

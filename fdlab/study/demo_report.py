@@ -19,6 +19,22 @@ from fdlab.study.demo_stages import loss_curve
 if TYPE_CHECKING:
     from fdlab.study.demo import Start
 
+# What is compared, last half of the blocks: (sentence, first, second), always first minus second.
+CONTRASTS = (
+    ("Masked modelling minus contrastive learning", "masked modelling", "contrastive teacher"),
+    ("Distilled into the teacher's own architecture minus the teacher", "distilled, same design", "contrastive teacher"),
+    (
+        "Distilled into the paper's student minus the teacher (the design changes too)",
+        "distilled, paper's student",
+        "contrastive teacher",
+    ),
+)
+NAMES = (
+    ("r2_relative", "share explained by relative position"),
+    ("r2_absolute", "share explained by key position"),
+    ("nmi", "NMI"),
+    ("entropy", "entropy"),
+)
 LOSS_GAP = 0.1  # training losses further apart than this are named on the page
 
 
@@ -184,14 +200,8 @@ def notes(
     models: Mapping[str, Record], chosen: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any]
 ) -> list[str]:
     """What the numbers of this run say, as sentences; none is written before they are known."""
-    teacher, masked = "contrastive teacher", "masked modelling"
     said = [
-        f"Masked modelling minus contrastive learning, last half of the blocks, paired over the same images: "
-        f"{_changes(models, masked, teacher)}.",
-        f"Distilled into the teacher's own architecture minus the teacher: "
-        f"{_changes(models, 'distilled, same design', teacher)}.",
-        f"Distilled into the paper's student minus the teacher (the design changes too): "
-        f"{_changes(models, PAPER_STUDENT, teacher)}.",
+        *(f"{sentence}, paired over the same images: {_changes(models, a, b)}." for sentence, a, b in CONTRASTS),
         _accuracy_note(chosen),
         _loss_note(chosen),
     ]
@@ -201,21 +211,13 @@ def notes(
     return said
 
 
-PAPER_STUDENT = "distilled, paper's student"
-
-
 def _changes(models: Mapping[str, Record], first: str, second: str) -> str:
     parts = []
-    for metric, name, digits in (
-        ("r2_relative", "share explained by relative position", 2),
-        ("r2_absolute", "share explained by key position", 2),
-        ("nmi", "NMI", 2),
-        ("entropy", "entropy", 2),
-    ):
+    for metric, name in NAMES:
         change = paired_difference_interval(
             late_per_image(models[first], metric), late_per_image(models[second], metric)
         )
-        parts.append(f"{name} {_signed(change, digits)}")
+        parts.append(f"{name} {_signed(change, 2)}")
     return ", ".join(parts)
 
 
