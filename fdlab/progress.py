@@ -11,7 +11,7 @@ from typing import TextIO
 
 def duration(seconds: float) -> str:
     """``75`` -> ``1:15``."""
-    minutes, rest = divmod(int(round(seconds)), 60)
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 

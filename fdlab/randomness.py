@@ -21,6 +21,6 @@ def seed_for(seed: int, purpose: str, *counters: int) -> int:
 
 def stream(seed: int, purpose: str, *counters: int) -> numpy.random.Generator:
     """A fresh numpy generator for this purpose."""
-    from numpy.random import Generator, PCG64
+    from numpy.random import PCG64, Generator
 
     return Generator(PCG64(seed_for(seed, purpose, *counters)))

@@ -33,7 +33,13 @@ def test_light_modules_load_neither_torch_nor_pandas_nor_matplotlib(module: str)
 
 @pytest.mark.parametrize(
     "module",
-    ["fdlab.records.table", "fdlab.records.store", "fdlab.records.intervals", "fdlab.report.page", "fdlab.report.summary"],
+    [
+        "fdlab.records.table",
+        "fdlab.records.store",
+        "fdlab.records.intervals",
+        "fdlab.report.page",
+        "fdlab.report.summary",
+    ],
 )
 def test_rooms_without_torch(module: str) -> None:
     assert "torch" not in modules_after(f"import {module}")

@@ -13,8 +13,7 @@ from fdlab.errors import INTERRUPTED, FdlabError
 
 app = typer.Typer(
     name="fdlab",
-    help="Why do some pre-trained vision transformers fine-tune better than others? "
-    "Distil, diagnose and compare them.",
+    help="Why do some pre-trained vision transformers fine-tune better than others? Distil, diagnose and compare them.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

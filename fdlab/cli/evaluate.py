@@ -36,7 +36,9 @@ def knn(
     """
     from fdlab.study.evaluate import evaluate
 
-    _print(evaluate("knn", models, data, test, pool=pool, images=images, seed=seed, device=device, quiet=quiet, k=k), json_)
+    _print(
+        evaluate("knn", models, data, test, pool=pool, images=images, seed=seed, device=device, quiet=quiet, k=k), json_
+    )
 
 
 @app.command()
@@ -57,7 +59,9 @@ def linear(
     """
     from fdlab.study.evaluate import evaluate
 
-    _print(evaluate("linear", models, data, test, pool=pool, images=images, seed=seed, device=device, quiet=quiet), json_)
+    _print(
+        evaluate("linear", models, data, test, pool=pool, images=images, seed=seed, device=device, quiet=quiet), json_
+    )
 
 
 def _print(table: object, json_: bool) -> None:
@@ -67,5 +71,6 @@ def _print(table: object, json_: bool) -> None:
     if json_:
         typer.echo(table.to_json(orient="records"))
         return
-    for row in table.itertuples():
-        typer.echo(f"{row.model}: {row.metric} {100 * row.value:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f}), n = {row.n}")
+    for row in table.to_dict("records"):
+        value, low, high = (f"{100 * row[name]:.1f}" for name in ("value", "low", "high"))
+        typer.echo(f"{row['model']}: {row['metric']} {value} % ({low} to {high}), n = {row['n']}")

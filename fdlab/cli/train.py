@@ -15,7 +15,9 @@ SET = typer.Option([], "--set", help="Any setting, e.g. optim.lr=3e-4 (repeatabl
 CONFIG = typer.Option(None, "--config", help="TOML file laid over the recipe.", rich_help_panel="Settings")
 SEED = typer.Option(None, min=0, help="Seed of everything.", rich_help_panel="Settings")
 DEVICE = typer.Option(None, help="cpu, cuda, mps or auto.", rich_help_panel="Settings")
-DRY = typer.Option(False, "--dry-run", help="Print every setting with its source; train nothing.", rich_help_panel="Output")
+DRY = typer.Option(
+    False, "--dry-run", help="Print every setting with its source; train nothing.", rich_help_panel="Output"
+)
 QUIET = typer.Option(False, "--quiet", help="No progress; print the run's folder only.", rich_help_panel="Output")
 JSON = typer.Option(False, "--json", help="Print the result as JSON.", rich_help_panel="Output")
 
@@ -154,7 +156,7 @@ def runs(
     found = []
     for path in sorted(p.parent for p in folder.glob("*/recipe.toml")):
         run = RunFolder(path)
-        last = next((line for line in reversed(run.read_log()) if line.get("loss") is not None), {})
+        last: dict[str, Any] = next((line for line in reversed(run.read_log()) if line.get("loss") is not None), {})
         state = "finished" if run.finished else "not finished"
         found.append({"run": str(path), "state": state, "step": last.get("step", 0), "loss": last.get("loss")})
     if json_:

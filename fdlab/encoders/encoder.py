@@ -112,9 +112,7 @@ class Encoder:
             why = f"Got {tuple(images.shape)} of {images.dtype}."
             raise FdlabError("Images must be float (B, 3, H, W) in [0, 1].", why, "", USAGE)
         images = images.to(self.device)
-        mean, std = (
-            images.new_tensor(values).view(1, -1, 1, 1) for values in (self.info.mean, self.info.std)
-        )
+        mean, std = (images.new_tensor(values).view(1, -1, 1, 1) for values in (self.info.mean, self.info.std))
         return (images - mean) / std
 
     def tokens(self, images: Tensor, norm: bool = True) -> Tensor:
@@ -174,9 +172,7 @@ class Encoder:
         """The images on the model's device and type, or an error that names the wrong size."""
         channels = next(m for m in self.module.modules() if isinstance(m, nn.Conv2d)).in_channels
         if images.ndim != 4 or images.shape[1] != channels:
-            raise FdlabError(
-                f"Images must be (B, {channels}, H, W).", f"Got {tuple(images.shape)}.", "", USAGE
-            )
+            raise FdlabError(f"Images must be (B, {channels}, H, W).", f"Got {tuple(images.shape)}.", "", USAGE)
         size, patch = tuple(images.shape[-2:]), self.info.patch_size
         wanted = _pair(self.info.image_size)
         if size != wanted:
@@ -245,9 +241,7 @@ def activation_name(layer: nn.Module | None) -> str:
     if isinstance(layer, nn.GELU):
         return "gelu_tanh" if layer.approximate == "tanh" else "gelu"
     name = type(layer).__name__.lower()
-    return {"gelu": "gelu", "gelutanh": "gelu_tanh", "quickgelu": "quick_gelu", "nonetype": ""}.get(
-        name, name
-    )
+    return {"gelu": "gelu", "gelutanh": "gelu_tanh", "quickgelu": "quick_gelu", "nonetype": ""}.get(name, name)
 
 
 def set_activation(module: nn.Module, name: str) -> None:

@@ -26,6 +26,4 @@ def export_timm(encoder: Encoder, path: str | Path) -> Path:
         "activation": encoder.info.activation,
         "interpolation": encoder.info.interpolation,
     }
-    return write_safetensors(
-        Path(path), stock_state(encoder.module), {"timm": json.dumps(entry, sort_keys=True)}
-    )
+    return write_safetensors(Path(path), stock_state(encoder.module), {"timm": json.dumps(entry, sort_keys=True)})

@@ -50,9 +50,7 @@ def open_model(
     is_random = text.startswith("random:")
     path, suffix = _locate(text.removeprefix("random:"))
     if suffix and encoder and suffix != encoder:
-        raise FdlabError(
-            f"{text} names '@{suffix}', but encoder= names '{encoder}'.", "", "Give one of them.", USAGE
-        )
+        raise FdlabError(f"{text} names '@{suffix}', but encoder= names '{encoder}'.", "", "Give one of them.", USAGE)
     asked = _Asked(text, encoder or suffix, heads, image_size, activation, seed if is_random else None)
     opened = _open_file(path, asked) if isinstance(path, Path) else _open_timm(path, asked)
     return opened.to(where)
@@ -75,9 +73,7 @@ def parse_label(text: str) -> tuple[str, str]:
     label, found, source = text.partition("=")
     if found and label.strip() and "/" not in label and not Path(text).exists():
         if not source:
-            raise FdlabError(
-                f"'{text}' names no model.", "Nothing stands after '='.", "Use label=SOURCE.", USAGE
-            )
+            raise FdlabError(f"'{text}' names no model.", "Nothing stands after '='.", "Use label=SOURCE.", USAGE)
         return label.strip(), source
     kind, _, rest = text.partition(":") if text.startswith(("random:", "timm:")) else ("", "", text)
     path = Path(rest)

@@ -41,9 +41,7 @@ def square_grid(rows: int, *, what: str) -> Grid:
     side = round(rows**0.5)
     if side * side != rows:
         why = f"{rows} position rows are not a square grid, and the file does not hold their shape."
-        raise FdlabError(
-            f"{what}: the image size is unknown.", why, "Give image_size=(height, width).", NOT_UNDERSTOOD
-        )
+        raise FdlabError(f"{what}: the image size is unknown.", why, "Give image_size=(height, width).", NOT_UNDERSTOOD)
     return side, side
 
 

@@ -57,8 +57,7 @@ def find_family(file: WeightFile) -> tuple[Family, Contents]:
         if family.matches(contents):
             return family, contents
     tables = "; ".join(
-        f"{name or 'top level'}: {', '.join(list(table)[:6])}"
-        for name, table in list(contents.tables.items())[:4]
+        f"{name or 'top level'}: {', '.join(list(table)[:6])}" for name, table in list(contents.tables.items())[:4]
     )
     why = f"Tried: fdlab, {', '.join(f.name for f in FAMILIES)}. First keys: {tables or 'no tensors at all'}."
     raise FdlabError(
@@ -91,9 +90,7 @@ def recognise(
     state = _state(file.path, family, contents, place)
     count, said = _heads(file.path, family, contents, state, heads)
     call, state, resized = _plain_vit(file.path, family, state, count, image_size)
-    container = ".".join(
-        part for part in (place.table, (place.prefix_in(contents) or "").rstrip(".")) if part
-    )
+    container = ".".join(part for part in (place.table, (place.prefix_in(contents) or "").rstrip(".")) if part)
     return Recognised(
         family,
         taken,
@@ -146,9 +143,7 @@ def _heads(
     width = int(state["patch_embed.proj.weight"].shape[0])
     if given is not None:
         if given < 1 or width % given:
-            raise FdlabError(
-                f"{given} heads do not divide the width {width} of {path}.", "", "Check heads=.", USAGE
-            )
+            raise FdlabError(f"{given} heads do not divide the width {width} of {path}.", "", "Check heads=.", USAGE)
         return given, (f"heads = {given}: given by the user",)
     if contents.arch in family.arches and width % 64 == 0:
         return width // 64, (f"heads = width/64 = {width // 64}: the file's arch is {contents.arch}",)
@@ -179,11 +174,7 @@ def _plain_vit(
         raise FdlabError(f"{path} has oblong patches.", f"{patch}x{patch_w} pixels.", "", NOT_UNDERSTOOD)
     prefix = 1 if "cls_token" in state else 0
     new = _grid(image_size, int(patch)) if image_size is not None else None
-    if (
-        new is not None
-        and new[0] * new[1] == table.shape[1] - prefix
-        and not _is_square(table.shape[1] - prefix)
-    ):
+    if new is not None and new[0] * new[1] == table.shape[1] - prefix and not _is_square(table.shape[1] - prefix):
         old = new  # an oblong table whose shape the user has given
     else:
         old = square_grid(table.shape[1] - prefix, what=str(path))
@@ -234,9 +225,7 @@ def _check_keys(path: Path, family: Family, call: TimmCall, state: Mapping[str, 
         if state[key].shape != wanted[key].shape
     ]
     if wrong:
-        raise FdlabError(
-            f"{path} has tensors of unfitting shapes.", "; ".join(wrong[:4]) + ".", "", NOT_UNDERSTOOD
-        )
+        raise FdlabError(f"{path} has tensors of unfitting shapes.", "; ".join(wrong[:4]) + ".", "", NOT_UNDERSTOOD)
 
 
 def _grid(size: Size, patch: int) -> tuple[int, int]:

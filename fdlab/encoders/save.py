@@ -76,9 +76,7 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: dict[st
 
     try:
         with replacing(path) as draft:
-            save_file(
-                {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, draft, metadata
-            )
+            save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, draft, metadata)
     except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in its own type
         raise FdlabError(
             f"{path} was not written.", str(error), "Free some space or choose another folder.", OUT_OF_SPACE

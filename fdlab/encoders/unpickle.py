@@ -74,9 +74,7 @@ def sniff(path: Path) -> str:
     if not path.exists():
         raise refuse("does not exist.", "No file has this name.", "Check the path.")
     if path.is_dir():
-        raise refuse(
-            "is a folder.", "A weight file is expected.", "Give the file inside it, or a run folder."
-        )
+        raise refuse("is a folder.", "A weight file is expected.", "Give the file inside it, or a run folder.")
     try:
         with path.open("rb") as file:
             start = file.read(512)
@@ -85,9 +83,7 @@ def sniff(path: Path) -> str:
     if not start:
         raise refuse("is empty.", "It has 0 bytes.")
     if start.startswith(b"version https://git-lfs"):
-        raise refuse(
-            "is a git-lfs pointer.", "The weights themselves were not downloaded.", "Run: git lfs pull"
-        )
+        raise refuse("is a git-lfs pointer.", "The weights themselves were not downloaded.", "Run: git lfs pull")
     if start.lstrip().startswith(b"<"):
         raise refuse("is a web page (HTML).", "The server answered with a page, not with the weights.")
     if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000:
@@ -138,9 +134,7 @@ def _read_pickle(path: Path, *, mmap: bool) -> tuple[Any, tuple[str, ...]]:
     settings: dict[str, Any] = {"map_location": "cpu", "mmap": mmap}
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # torch warns of other pickle protocols, then reads or refuses them
+            warnings.simplefilter("ignore")  # torch warns of other pickle protocols, then reads or refuses them
             return torch.load(path, weights_only=True, **settings), ()
     except pickle.UnpicklingError:
         stubs: list[str] = []
@@ -151,10 +145,7 @@ def _read_pickle(path: Path, *, mmap: bool) -> tuple[Any, tuple[str, ...]]:
 
 
 # Names that build tensors and plain containers. torch.storage._load_from_bytes must stay out: an open load.
-_TORCH = {
-    name: getattr(torch._utils, name)
-    for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")
-}
+_TORCH = {name: getattr(torch._utils, name) for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")}
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("argparse", "Namespace"): argparse.Namespace,

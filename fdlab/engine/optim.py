@@ -42,7 +42,8 @@ def parameter_groups(module: nn.ModuleDict, settings: OptimSettings) -> list[dic
 
 def _by_decay(part: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     exempt = set(part.no_weight_decay()) if hasattr(part, "no_weight_decay") else set()
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in part.named_parameters():
         if parameter.requires_grad:
             spared = parameter.ndim <= 1 or name in exempt or name.endswith("_token")
@@ -69,9 +70,7 @@ def learning_rate(step: int, total: int, settings: OptimSettings) -> float:
 
 def make_optimizer(module: nn.ModuleDict, settings: OptimSettings) -> torch.optim.Optimizer:
     """AdamW over ``parameter_groups``; one fused kernel a step."""
-    return torch.optim.AdamW(
-        parameter_groups(module, settings), lr=settings.lr, betas=settings.betas, fused=True
-    )
+    return torch.optim.AdamW(parameter_groups(module, settings), lr=settings.lr, betas=settings.betas, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -137,9 +137,7 @@ def _file_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise FdlabError(
-            f"The recipe file {path} cannot be read.", str(error), "Check the path.", code=USAGE
-        ) from None
+        raise FdlabError(f"The recipe file {path} cannot be read.", str(error), "Check the path.", code=USAGE) from None
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -183,18 +183,14 @@ class Log:
     def tail_loss(self, steps: int) -> float:
         """Mean logged loss of the last tenth of the run."""
         lines = [line for line in self.folder.read_log() if line.get("loss") is not None]
-        tail = [line["loss"] for line in lines if line["step"] > 0.9 * steps] or [
-            line["loss"] for line in lines[-1:]
-        ]
+        tail = [line["loss"] for line in lines if line["step"] > 0.9 * steps] or [line["loss"] for line in lines[-1:]]
         return sum(tail) / len(tail) if tail else math.nan
 
     def state(self) -> dict[str, Any]:
         return {"sums": dict(self.sums), "count": self.count}
 
 
-def save_state(
-    task: Trainable, optimizer: torch.optim.Optimizer, log: Log, folder: RunFolder, step: int
-) -> None:
+def save_state(task: Trainable, optimizer: torch.optim.Optimizer, log: Log, folder: RunFolder, step: int) -> None:
     """Writes the whole state, atomically."""
     state = {
         "step": step,

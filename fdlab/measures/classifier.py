@@ -7,9 +7,7 @@ import warnings
 import numpy as np
 
 
-def logistic_predict(
-    train: np.ndarray, labels: np.ndarray, test: np.ndarray, *, strength: float = 1.0
-) -> np.ndarray:
+def logistic_predict(train: np.ndarray, labels: np.ndarray, test: np.ndarray, *, strength: float = 1.0) -> np.ndarray:
     """Fits on standardised ``train`` (M, C) and predicts ``test`` (T, C); deterministic (L-BFGS).
 
     ``strength`` is scikit-learn's inverse regularisation C.

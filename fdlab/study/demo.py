@@ -91,9 +91,7 @@ def demo(
         FdlabError: code 2 where ``out`` holds a demo with another seed or length.
     """
     if not 0.05 <= minutes <= 600:
-        raise FdlabError(
-            f"--minutes {minutes:g} is out of range.", "", "Give a number from 0.05 to 600.", code=USAGE
-        )
+        raise FdlabError(f"--minutes {minutes:g} is out of range.", "", "Give a number from 0.05 to 600.", code=USAGE)
     folder = writable_folder(out)
     stages.same_question(folder, {"seed": seed, "minutes": minutes})
     jobs = {**ruler_jobs(folder, seed, minutes), **model_jobs(folder, seed, minutes)}
@@ -137,7 +135,7 @@ def model_jobs(folder: Path, seed: int, minutes: float) -> dict[str, Job]:
         options: dict[str, Any] = {"run.steps": steps, "run.seed": seed}
         if distils:
             options["distill.teacher"] = str(runs / "contrastive")
-        needs = ("contrastive",) if distils else ()
+        needs: tuple[str, ...] = ("contrastive",) if distils else ()
         jobs[name] = _training(folder, name, recipe, options, cost * steps, name, needs)
     for start in STARTS:
         source = f"random:{runs / start.run}" if start.random else str(runs / start.run)

@@ -38,7 +38,8 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
             label: float(np.mean([facts["distil_loss"][label] for facts in seeds])) for label in seeds[0]["distil_loss"]
         },
         "seconds": {
-            stage: round(float(np.mean([facts["seconds"][stage] for facts in seeds])), 1) for stage in seeds[0]["seconds"]
+            stage: round(float(np.mean([facts["seconds"][stage] for facts in seeds])), 1)
+            for stage in seeds[0]["seconds"]
         },
         "notes": notes_over_seeds(demos, seeds),
     }

@@ -30,6 +30,7 @@ from fdlab.records.store import Record
 from fdlab.records.table import frame
 from fdlab.tasks.base import Task, find_task
 
+
 @dataclass(frozen=True)
 class Plan:
     """A resolved training that has not been started."""
@@ -100,9 +101,7 @@ def run(
         task, batches, steps = _ready(planned, device)
         keep = _snapshots(task, recipe, folder)
         with Progress(label or folder.path.name, steps, quiet=quiet) as progress:
-            result = train(
-                task, batches, recipe, folder, steps=steps, progress=progress, on_step=(*on_step, *keep)
-            )
+            result = train(task, batches, recipe, folder, steps=steps, progress=progress, on_step=(*on_step, *keep))
     except torch.OutOfMemoryError:
         raise FdlabError(
             f"Out of memory with a batch of {recipe.run.batch}.",
@@ -184,9 +183,7 @@ def labelled_split(data: ImageSource, recipe: Recipe) -> tuple[Any, Any]:
     if not per_class:
         classes = len(set(labels.tolist()))
         per_class = (len(labels) - settings.validation) // max(classes, 1)
-    return split_labelled(
-        labels, per_class=per_class, validation=settings.validation, seed=settings.label_seed
-    )
+    return split_labelled(labels, per_class=per_class, validation=settings.validation, seed=settings.label_seed)
 
 
 def _snapshots(task: Task, recipe: Recipe, folder: RunFolder) -> list[Callable[[int], None]]:
@@ -261,9 +258,7 @@ def _verb(task: str | None, default: str) -> Callable[..., Path]:
         quiet: bool = True,
         **options: Any,
     ) -> Path:
-        planned = plan(
-            recipe, task=task, overrides=overrides, options={"data.source": data, **_named(task, options)}
-        )
+        planned = plan(recipe, task=task, overrides=overrides, options={"data.source": data, **_named(task, options)})
         return run(planned, out, quiet=quiet)
 
     return start

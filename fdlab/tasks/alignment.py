@@ -9,9 +9,7 @@ from torch import Tensor
 from fdlab.encoders.encoder import EncoderInfo
 
 
-def aligned(
-    target: Tensor, teacher: EncoderInfo, grid: tuple[int, int], class_token: bool
-) -> tuple[Tensor, bool]:
+def aligned(target: Tensor, teacher: EncoderInfo, grid: tuple[int, int], class_token: bool) -> tuple[Tensor, bool]:
     """The teacher's tokens as the student can match them.
 
     Registers and distillation tokens have no counterpart and are left out; the class token is kept where

@@ -60,7 +60,7 @@ class Masked(Task):
 
     def tokens_masked(self, images: Tensor, mask: Tensor) -> Tensor:
         """Tokens of normalised images whose masked patch embeddings are replaced by the mask token."""
-        token = self.module["mask"]["mask_token"]
+        token = self.module["mask"].get_parameter("mask_token")
 
         def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
             return torch.where(mask.unsqueeze(-1), token, output)

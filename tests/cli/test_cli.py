@@ -101,8 +101,20 @@ def test_each_step_works_alone(teacher: Path) -> None:
     assert shown["options"] == ["bias_scale 10"]
     table = json.loads(fdlab("evaluate", "knn", "a=teacher", "b=random:teacher", "--json", "--quiet", cwd=home).stdout)
     assert [row["model"] for row in table] == ["a", "b"]
-    page = fdlab("diagnose", "attention", "student", "teacher", "--data", "digits#test", "--images", "40", "--quiet",
-                 "-o", "report", cwd=home).stdout.strip()
+    page = fdlab(
+        "diagnose",
+        "attention",
+        "student",
+        "teacher",
+        "--data",
+        "digits#test",
+        "--images",
+        "40",
+        "--quiet",
+        "-o",
+        "report",
+        cwd=home,
+    ).stdout.strip()
     text = (home / page).read_text(encoding="utf-8")
     assert "bias_scale 10" in text
     listed = json.loads(fdlab("runs", ".", "--json", cwd=home).stdout)
@@ -116,8 +128,19 @@ def test_an_unfinished_run_is_no_model_yet(teacher: Path, tmp_path: Path) -> Non
 
 
 def test_nan_loss_stops_with_the_step(tmp_path: Path) -> None:
-    done = fdlab("pretrain", "digits/masked", "-o", "run", *SHORT, "--set", "optim.lr=1e38", "--set", "optim.clip=0",
-                 cwd=tmp_path, code=1)
+    done = fdlab(
+        "pretrain",
+        "digits/masked",
+        "-o",
+        "run",
+        *SHORT,
+        "--set",
+        "optim.lr=1e38",
+        "--set",
+        "optim.clip=0",
+        cwd=tmp_path,
+        code=1,
+    )
     assert "is not a number" in done.stderr
     assert not (tmp_path / "run" / "encoder.safetensors").exists()
 
@@ -133,15 +156,61 @@ def test_real_images_and_a_real_size(tmp_path: Path, shared: Callable[[str], Pat
     """Folder of photographs with a timm ViT, CIFAR parquet through every verb."""
     photos, cifar = shared("data/imagenet_samples"), shared("data/cifar10/train.parquet")
     test = shared("data/cifar10/test.parquet")
-    fdlab("diagnose", "attention", "tiny=random:vit_tiny_patch16_224", "--data", photos, "--images", "16", "-o", "photos",
-          "--quiet", cwd=tmp_path)
+    fdlab(
+        "diagnose",
+        "attention",
+        "tiny=random:vit_tiny_patch16_224",
+        "--data",
+        photos,
+        "--images",
+        "16",
+        "-o",
+        "photos",
+        "--quiet",
+        cwd=tmp_path,
+    )
     size = ["--set", "data.size=32", "--set", "contrastive.model.image_size=32"]
     fdlab("pretrain", "digits/contrastive", "--data", f"{cifar}[:640]", "-o", "teacher", *size, *SHORT, cwd=tmp_path)
-    fdlab("distill", "--teacher", "teacher", "--data", f"{cifar}[:640]", "--test", f"{test}[:64]", "-o", "student",
-          "--set", "data.size=32", *SHORT, cwd=tmp_path)
-    fdlab("finetune", "student", "--data", f"{cifar}[:2000]", "--test", f"{test}[:200]", "-o", "tuned",
-          "--set", "data.size=32", *SHORT, cwd=tmp_path)
-    done = fdlab("evaluate", "linear", "student", "--data", f"{cifar}[:500]", "--test", f"{test}[:200]", "--json", "--quiet",
-                 cwd=tmp_path)
+    fdlab(
+        "distill",
+        "--teacher",
+        "teacher",
+        "--data",
+        f"{cifar}[:640]",
+        "--test",
+        f"{test}[:64]",
+        "-o",
+        "student",
+        "--set",
+        "data.size=32",
+        *SHORT,
+        cwd=tmp_path,
+    )
+    fdlab(
+        "finetune",
+        "student",
+        "--data",
+        f"{cifar}[:2000]",
+        "--test",
+        f"{test}[:200]",
+        "-o",
+        "tuned",
+        "--set",
+        "data.size=32",
+        *SHORT,
+        cwd=tmp_path,
+    )
+    done = fdlab(
+        "evaluate",
+        "linear",
+        "student",
+        "--data",
+        f"{cifar}[:500]",
+        "--test",
+        f"{test}[:200]",
+        "--json",
+        "--quiet",
+        cwd=tmp_path,
+    )
     assert json.loads(done.stdout)[0]["n"] == 200
     fdlab("diagnose", "attention", "student", "--data", test, "--images", "32", "-o", "cifar", "--quiet", cwd=tmp_path)

@@ -146,12 +146,8 @@ def test_training_files_with_foreign_classes_are_read(tmp_path, new):
     torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=new)
     read = read_weights(tmp_path / "x.pth").content
     assert all(torch.equal(read["model"][key], value) for key, value in WEIGHTS.items())
-    assert (
-        read["args"].arch == "vit_small" and read["half"].dtype == torch.bfloat16 and read["seen"] == {1, 2}
-    )
-    assert torch.equal(read["config"]["table"], WEIGHTS["bias"]) and torch.equal(
-        read["parameter"], torch.ones(2)
-    )
+    assert read["args"].arch == "vit_small" and read["half"].dtype == torch.bfloat16 and read["seen"] == {1, 2}
+    assert torch.equal(read["config"]["table"], WEIGHTS["bias"]) and torch.equal(read["parameter"], torch.ones(2))
 
 
 def test_safetensors_under_any_name(tmp_path):

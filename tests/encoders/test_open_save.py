@@ -37,9 +37,7 @@ def trained(design=DESIGN, seed=0):
 
 def saved(path, design=DESIGN, **extra):
     module = trained(design)
-    save_encoder(
-        path, module, design=design, mean=(0.5, 0.5, 0.5), std=(0.25,) * 3, family="fd", seed=7, **extra
-    )
+    save_encoder(path, module, design=design, mean=(0.5, 0.5, 0.5), std=(0.25,) * 3, family="fd", seed=7, **extra)
     return module.eval()
 
 
@@ -53,9 +51,7 @@ def test_a_saved_student_opens_as_it_was(tmp_path, position, token):
     with torch.no_grad():
         normalised = encoder.normalise(IMAGES)
         torch.testing.assert_close(normalised, (IMAGES - 0.5) / 0.25)
-        torch.testing.assert_close(
-            encoder.tokens(normalised), module.forward_features(normalised), atol=0, rtol=0
-        )
+        torch.testing.assert_close(encoder.tokens(normalised), module.forward_features(normalised), atol=0, rtol=0)
     assert encoder.info.family == "fd" and encoder.info.mean == (0.5, 0.5, 0.5)
     assert encoder.info.options == (("bias_scale 10",) if scale != 1 else ())
     assert not encoder.module.training
@@ -110,9 +106,7 @@ def test_random_control_is_the_design_before_its_first_step(tmp_path):
     start = build(replace(DESIGN, bias_scale=1.0), seed=3).state_dict()
     assert all(torch.equal(value, start[key]) for key, value in control.module.state_dict().items())
     hashes = {
-        open_model(source, seed=seed).info.sha256
-        for source in (f"random:{tmp_path}", str(tmp_path))
-        for seed in (3, 4)
+        open_model(source, seed=seed).info.sha256 for source in (f"random:{tmp_path}", str(tmp_path)) for seed in (3, 4)
     }
     assert len(hashes) == 3  # the seed means nothing to a trained file
     assert control.info.taken == "random weights, seed 3" and control.info.options == ("bias_scale 10",)
@@ -131,9 +125,7 @@ def test_timm_names_with_random_weights():
     first = open_model("random:vit_tiny_patch16_224.augreg_in21k", image_size=32, seed=1)
     again = open_model("random:vit_tiny_patch16_224.augreg_in21k", image_size=32, seed=1)
     assert first.info.sha256 == again.info.sha256
-    assert (
-        first.info.sha256 != open_model("random:vit_tiny_patch16_224.augreg_in21k", image_size=32).info.sha256
-    )
+    assert first.info.sha256 != open_model("random:vit_tiny_patch16_224.augreg_in21k", image_size=32).info.sha256
     assert first.info.mean == (0.5, 0.5, 0.5) and first.info.heads == 3 and first.info.grid == (2, 2)
     swin = open_model("random:swin_tiny_patch4_window7_224")
     tokens = swin.tokens(torch.randn(1, 3, 224, 224))
@@ -251,7 +243,7 @@ def test_a_changed_own_file_is_refused(tmp_path):
         metadata = file.metadata()
     weights = load_file(tmp_path / "a.safetensors")
     save_file({k: v for k, v in weights.items() if k != "norm.bias"}, tmp_path / "cut.safetensors", metadata)
-    with pytest.raises(FdlabError, match="norm.bias"):
+    with pytest.raises(FdlabError, match=r"norm\.bias"):
         open_model(tmp_path / "cut.safetensors")
     for text in ("{", "[]", '{"format": 99}', '{"format": 1}'):
         save_file(weights, tmp_path / "odd.safetensors", {"fdlab": text})

@@ -126,7 +126,7 @@ def test_no_other_layout_is_mistaken_for_dino_or_mae(shared, name):
     try:
         encoder = open_model(folder / meta["open_file"], heads=meta.get("heads"))
     except FdlabError as error:
-        assert error.code == 3 and error.why
+        assert error.code == 3 and error.why  # noqa: PT017
     else:
         assert encoder.info.family not in ("dino", "mae")
 
@@ -147,10 +147,7 @@ def test_random_control_of_a_published_file(shared):
     path = shared("fixtures/mae_encoder/mae_pretrain_vit_base.pth")
     trained, control = open_model(path, heads=2), open_model(f"random:{path}", heads=2, seed=1)
     assert control.info.sha256 == open_model(f"random:{path}", heads=2, seed=1).info.sha256
-    assert (
-        len({trained.info.sha256, control.info.sha256, open_model(f"random:{path}", heads=2).info.sha256})
-        == 3
-    )
+    assert len({trained.info.sha256, control.info.sha256, open_model(f"random:{path}", heads=2).info.sha256}) == 3
     weights, fresh = trained.module.state_dict(), control.module.state_dict()
     assert torch.equal(weights["pos_embed"], fresh["pos_embed"])  # a formula, so the control has it as well
     assert not torch.equal(weights["blocks.0.attn.qkv.weight"], fresh["blocks.0.attn.qkv.weight"])

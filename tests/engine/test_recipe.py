@@ -67,7 +67,11 @@ def test_changed_settings_are_named_and_free_ones_are_not() -> None:
     assert recipes.differences(old.as_toml(), new) == ["optim.lr: 0.002, now 1.0"]
 
 
-@given(st.recursive(st.integers() | st.booleans(), lambda c: st.dictionaries(st.sampled_from("abc"), c, min_size=1), max_leaves=8))
+@given(
+    st.recursive(
+        st.integers() | st.booleans(), lambda c: st.dictionaries(st.sampled_from("abc"), c, min_size=1), max_leaves=8
+    )
+)
 def test_flat_and_nested_are_inverse(tree: object) -> None:
     tables = tree if isinstance(tree, dict) else {"a": tree}
     assert recipes.nested(recipes.flat(tables)) == tables

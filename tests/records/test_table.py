@@ -29,7 +29,9 @@ def test_an_unknown_column_is_refused_with_the_nearest() -> None:
         lambda t: t.strip() == t and t.lower() not in {"nan", "na", "null", "none", "n/a", "inf", "<na>"}
     ),
 )
-def test_a_row_survives_the_disk(tmp_path_factory: pytest.TempPathFactory, value: float, block: int | None, name: str) -> None:
+def test_a_row_survives_the_disk(
+    tmp_path_factory: pytest.TempPathFactory, value: float, block: int | None, name: str
+) -> None:
     path = tmp_path_factory.mktemp("table") / "t.csv"
     # The label is text whatever it looks like, so it stands beside one that is no number.
     rows = [{"model": f"m {name}", "value": value, "block": block}]

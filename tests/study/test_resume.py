@@ -32,7 +32,9 @@ def start(arguments: list[str]) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "workers"), [("digits/contrastive", 0), ("digits/masked", 2), ("digits/distill", 0)])
+@pytest.mark.parametrize(
+    ("recipe", "workers"), [("digits/contrastive", 0), ("digits/masked", 2), ("digits/distill", 0)]
+)
 def test_kills_at_any_moment_change_nothing(tmp_path: Path, recipe: str, workers: int) -> None:
     teacher = None
     if recipe == "digits/distill":
@@ -56,7 +58,9 @@ def test_kills_at_any_moment_change_nothing(tmp_path: Path, recipe: str, workers
     whole, again = load_file(tmp_path / "whole" / name.name), load_file(name)
     assert whole.keys() == again.keys()
     assert all((whole[key] == again[key]).all() for key in whole)
-    lines = [[(line["step"], line.get("loss")) for line in RunFolder(tmp_path / n).read_log()] for n in ("whole", "cut")]
+    lines = [
+        [(line["step"], line.get("loss")) for line in RunFolder(tmp_path / n).read_log()] for n in ("whole", "cut")
+    ]
     assert lines[0] == lines[1]
 
 

@@ -24,7 +24,9 @@ VIEW = View(crop=(0.5, 1.0), flip=0.5)
 
 
 def teacher_file(folder: Path, **changes: Any) -> Path:
-    design = Design(**{"image_size": 24, "patch_size": 4, "width": 32, "depth": 2, "heads": 2, "position": "sincos", **changes})
+    design = Design(
+        **{"image_size": 24, "patch_size": 4, "width": 32, "depth": 2, "heads": 2, "position": "sincos", **changes}
+    )
     path = folder / "teacher.safetensors"
     save_encoder(path, build(design, seed=1), design=design, mean=MEAN, std=STD, family="contrastive", seed=1)
     return path

@@ -29,7 +29,5 @@ FAMILY = Family(
     heads={192: 3, 384: 6, 768: 12, 1024: 16},
     arches=("vit_tiny", "vit_small", "vit_base", "vit_large", "deit_tiny", "deit_small", "deit_base"),
     resize="offset",
-    assumed=(
-        "norm eps 1e-6, exact GELU and ImageNet mean and std are not in the file: from the authors' code",
-    ),
+    assumed=("norm eps 1e-6, exact GELU and ImageNet mean and std are not in the file: from the authors' code",),
 )

@@ -29,13 +29,9 @@ class Contents:
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Contents:
         tables = {"": _tensors(content)}
-        tables |= {
-            str(name): _tensors(value) for name, value in content.items() if isinstance(value, Mapping)
-        }
+        tables |= {str(name): _tensors(value) for name, value in content.items() if isinstance(value, Mapping)}
         args = content.get("args")
-        named = (
-            vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, Mapping) else {}
-        )
+        named = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, Mapping) else {}
         arch = named.get("arch", content.get("arch"))
         return cls(
             frozenset(map(str, content)),
@@ -122,6 +118,4 @@ def class_row_is_zero(network: Mapping[str, Tensor]) -> bool:
 
 
 def _tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {
-        str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)
-    }
+    return {str(key).removeprefix("module."): value for key, value in content.items() if isinstance(value, Tensor)}

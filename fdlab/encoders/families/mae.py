@@ -11,8 +11,7 @@ from fdlab.encoders.positions import sincos_table
 def _matches(contents: Contents) -> bool:
     networks = [place.network(contents) for place in FAMILY.networks(contents).values()]
     return bool(networks) and all(
-        is_plain_vit(net) and class_row_is_zero(net) and _column_first(net["pos_embed"][0, 1:])
-        for net in networks
+        is_plain_vit(net) and class_row_is_zero(net) and _column_first(net["pos_embed"][0, 1:]) for net in networks
     )
 
 
@@ -37,7 +36,5 @@ FAMILY = Family(
     heads={768: 12, 1024: 16, 1280: 16},
     resize="size",
     fixed_positions=True,
-    assumed=(
-        "norm eps 1e-6, exact GELU and ImageNet mean and std are not in the file: from the authors' code",
-    ),
+    assumed=("norm eps 1e-6, exact GELU and ImageNet mean and std are not in the file: from the authors' code",),
 )
