@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fdlab.records.atomic import writable_folder, write_json
+from fdlab.records.atomic import writable_folder, write_json, write_text
 from fdlab.records.intervals import t_interval
 from fdlab.records.store import Record
 from fdlab.records.table import join, read_table, write_table
@@ -25,6 +25,7 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
     """
     from fdlab.report.figures import available, write_figures
     from fdlab.report.page import write_page
+    from fdlab.report.summary import readable, summary
 
     folder = writable_folder(out)
     seeds = [json.loads((demo / "facts.json").read_text(encoding="utf-8")) for demo in demos]
@@ -46,7 +47,24 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
     write_table(folder / "table.csv", table)
     write_json(folder / "facts.json", facts)
     write_figures(folder / "figures", table, facts)
+    write_text(folder / "README.md", as_markdown(facts, available(table), readable(summary(table, facts))))
     return write_page(folder / "index.html", table, facts, available(table))
+
+
+def as_markdown(facts: dict[str, Any], figures: Sequence[str], numbers: Any) -> str:
+    """The gallery for those who read it without a browser: findings, figures, table, limits."""
+    columns = [str(name).replace("late_", "").replace("_", " ") for name in numbers.columns]
+    lines = [f"# {facts['title']}", "", facts["question"], ""]
+    lines += ["Made by `make reports`; the whole page is `index.html`, every number is in `table.csv`.", ""]
+    lines += [f"- {note}" for note in facts["notes"]] + [""]
+    for figure in figures:
+        lines += [f"## {figure.replace('_', ' ')}", "", f"![{figure}](figures/{figure}.png)", ""]
+        lines += [f"The caption is in `figures/{figure}.txt`.", ""]
+    lines += ["## Numbers", "", "Attention columns are means over the last half of the blocks.", ""]
+    lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in numbers.itertuples(index=False)]
+    lines += ["", "## What this cannot show", "", *(f"- {limit}" for limit in facts["limits"])]
+    return "\n".join(lines) + "\n"
 
 
 def notes_over_seeds(demos: Sequence[Path], seeds: Sequence[dict[str, Any]]) -> list[str]:
