@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fdlab.data.sources import open_data
 from fdlab.probes.measure import CONTROL, measure
 from fdlab.records.atomic import writable_folder, write_json
 from fdlab.records.table import write_table
@@ -79,7 +80,7 @@ def diagnose_attention(
     manifests = {label: record.manifest for label, record in records.items()}
     shown = {label: shown_family(label, str(m["family"]), str(m["source"])) for label, m in manifests.items()}
     table = table.assign(family=[shown[label] for label in table["model"]])
-    said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    said = [*open_data(data).notes, *(str(w.message) for w in caught if issubclass(w.category, UserWarning))]
     notes = [*dict.fromkeys(said), *(f"{m['label']}: {s}" for m in manifests.values() for s in m["assumed"])]
     facts = {
         "title": "Attention of " + ", ".join(label for label in records if label != CONTROL),

@@ -32,7 +32,7 @@ def features(
         FdlabError: code 2, no such pooling, or no class token to take.
     """
     if pool not in ("patches", "class"):
-        raise FdlabError(f"There is no pooling {pool!r}.", "", "Give patches or class.", code=USAGE)
+        raise FdlabError(f"There is no pooling {pool!r}.", "", "Give --pool patches or --pool class.", code=USAGE)
     if pool == "class" and not encoder.info.prefix_tokens:
         raise FdlabError("This model has no class token.", "", "Give --pool patches.", code=USAGE)
     side = encoder.info.image_size
