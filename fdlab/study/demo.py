@@ -54,7 +54,6 @@ TRAININGS = {
 }
 RULER_STEPS, RULER_COST = 220, 70
 FINETUNE_STEPS, FINETUNE_COST = 160, 65
-PROBE_COST = 3000
 
 
 def scaled(steps: int, minutes: float) -> int:
@@ -95,11 +94,9 @@ def demo(
     folder = writable_folder(out)
     stages.same_question(folder, {"seed": seed, "minutes": minutes})
     jobs = {**ruler_jobs(folder, seed, minutes), **model_jobs(folder, seed, minutes)}
-    seconds = run_jobs(jobs, workers=workers, label="demo", quiet=quiet)
+    run_jobs(jobs, workers=workers, label="demo", quiet=quiet)
     records = {path.name: Record.load(path) for path in sorted((folder / "records").iterdir())}
-    return write_report(
-        folder, records, starts=STARTS, alphas=ALPHAS, seed=seed, minutes=minutes, seconds=seconds, command=command
-    )
+    return write_report(folder, records, starts=STARTS, alphas=ALPHAS, seed=seed, minutes=minutes, command=command)
 
 
 def ruler_jobs(folder: Path, seed: int, minutes: float) -> dict[str, Job]:
@@ -121,7 +118,7 @@ def ruler_jobs(folder: Path, seed: int, minutes: float) -> dict[str, Job]:
             "seed": seed,
             "record": str(folder / "records" / name),
         }
-        jobs[f"measure {name}"] = Job(stages.measure_ruler, keywords, (name,), PROBE_COST)
+        jobs[f"measure {name}"] = Job(stages.measure_ruler, keywords, (name,), stages.PROBE_COST)
     return jobs
 
 
@@ -151,7 +148,7 @@ def model_jobs(folder: Path, seed: int, minutes: float) -> dict[str, Job]:
                 "record": str(folder / "records" / f"model-{slug(start.label)}"),
             },
             needs,
-            PROBE_COST,
+            stages.PROBE_COST,
         )
         for rate in RATES:
             name = f"finetune-{slug(start.label)}-{rate:g}"

@@ -56,7 +56,6 @@ def write_report(
     alphas: Sequence[float],
     seed: int,
     minutes: float,
-    seconds: Mapping[str, float],
     command: str,
 ) -> dict[str, Any]:
     """Writes ``table.csv``, ``facts.json``, ``figures/`` and ``index.html``; returns what the command prints."""
@@ -80,7 +79,7 @@ def write_report(
         "minutes": minutes,
         **_measured_facts(models, records, alphas),
         **_training_facts(folder, chosen),
-        "seconds": _seconds(folder, seconds),
+        "seconds": _seconds(folder, records),
         "command": command,
         "versions": versions(),
     }
@@ -202,14 +201,14 @@ def _recipe_of(chosen: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[st
     return Record.load(run / "record").manifest["recipe"]
 
 
-def _seconds(folder: Path, fresh: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of each stage on its own, summed by kind; those of earlier starts come from their run."""
+def _seconds(folder: Path, records: Mapping[str, Record]) -> dict[str, float]:
+    """Seconds of each stage on its own, summed by kind, as its run or record kept them."""
     kinds = {"ruler": 0.0, "pre-training": 0.0, "distillation": 0.0, "fine-tuning": 0.0, "measuring": 0.0}
     for run in sorted((folder / "runs").iterdir()):
         prefix = run.name.split("-")[0]
         kind = {"ruler": "ruler", "distilled": "distillation", "finetune": "fine-tuning"}.get(prefix, "pre-training")
         kinds[kind] += float(RunFolder(run).facts().get("seconds", 0.0))
-    kinds["measuring"] = sum(value for name, value in fresh.items() if name.startswith("measure"))
+    kinds["measuring"] = sum(float(record.manifest["seconds"]) for record in records.values())
     return {kind: round(value, 1) for kind, value in kinds.items()}
 
 

@@ -19,6 +19,7 @@ from fdlab.records.table import frame, join
 from fdlab.study.parallel import report
 
 HELD_OUT, RIDGE_IMAGES, RULER_IMAGES = 256, 400, 128
+PROBE_COST = 3000  # in the progress bar's milliseconds
 
 
 def same_question(folder: Path, question: dict[str, Any]) -> None:
@@ -117,9 +118,10 @@ def measure_ruler(run: str, alpha: float, seed: int, record: str) -> float:
     heads = measured.table[(measured.table["block"] == 0) & measured.table["metric"].isin(["distance", "entropy"])]
     heads = heads[heads["head"].notna()].assign(probe="ruler", x=alpha, family="supervised")
     manifest = {**measured.manifest, "stage_question": question, "options": list(encoder.info.options)}
+    manifest["seconds"] = time.monotonic() - started
     Record(join([frame(rows), heads]), {"distance_weighted": weighted}, manifest).save(record)
-    report(3000)
-    return time.monotonic() - started
+    report(PROBE_COST)
+    return manifest["seconds"]
 
 
 def measure_model(source: str, teacher: str, label: str, family: str, seed: int, record: str) -> float:
@@ -149,9 +151,10 @@ def measure_model(source: str, teacher: str, label: str, family: str, seed: int,
         "preprocessing": test.preprocessing,
         "skipped": test.skipped,
     }
+    manifest["seconds"] = time.monotonic() - started
     Record(table, measured.arrays | read_out.arrays, manifest).save(record)
-    report(3000)
-    return time.monotonic() - started
+    report(PROBE_COST)
+    return manifest["seconds"]
 
 
 def _answered(record: str, question: dict[str, Any]) -> bool:
@@ -160,7 +163,7 @@ def _answered(record: str, question: dict[str, Any]) -> bool:
     except FdlabError:
         return False
     if known == question:
-        report(3000)
+        report(PROBE_COST)
         return True
     return False
 
