@@ -132,6 +132,8 @@ def _start(
     if not quiet:
         for note in facts.get("notes", []):
             typer.echo(f"Note: {note}", err=True)
+        if facts.get("skipped_images"):
+            typer.echo(f"Note: {facts['skipped_images']} images could not be read and were left out.", err=True)
         for name in ("final_loss", "test_loss", "accuracy", "validation_accuracy"):
             if facts.get(name) is not None:
                 typer.echo(f"{name.replace('_', ' ')}: {facts[name]:.4g}")

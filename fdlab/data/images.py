@@ -154,6 +154,15 @@ class ImageSource:
         native = self.native_size
         return native is not None and native[0] == native[1]
 
+    def shared_with(self, other: ImageSource) -> int:
+        """How many images the two selections have in common (0 for different data)."""
+        if self._images.digest != other._images.digest:
+            return 0
+        a, b = self._indices, other._indices
+        if isinstance(a, range) and isinstance(b, range) and a.step == b.step == 1:
+            return max(0, min(a.stop, b.stop) - max(a.start, b.start))
+        return len(np.intersect1d(np.asarray(a), np.asarray(b)))
+
     def image(self, position: int) -> Tensor:
         """(3, h, w), uint8 or float32 in [0, 1], as stored. Raises FdlabError when unreadable."""
         try:
@@ -200,7 +209,7 @@ class ImageSource:
         images are left out and counted in ``skipped``.
 
         Raises:
-            FdlabError (3): more than half of the requested images are unreadable.
+            FdlabError (3): more than half of the source was found unreadable.
         """
         indices = self._at(positions)
         if not len(indices):
@@ -216,9 +225,10 @@ class ImageSource:
                 kept.append(place)
             except Unreadable:
                 continue
-        if 2 * len(kept) < len(indices) or not kept:
-            raise self._too_many(len(indices) - len(kept), len(indices))
-        return torch.stack(fitted), labels[kept]
+        if 2 * self.skipped > len(self):
+            raise self._too_many(self.skipped, len(self))
+        empty = torch.zeros(0, 3, size, size)
+        return (torch.stack(fitted) if fitted else empty), labels[kept]
 
     def gather(self, positions: np.ndarray) -> Gathered:
         """Images for training, as stored. An unreadable one is replaced by the next readable position.

@@ -3,53 +3,47 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import torch
-from timm.optim import param_groups_layer_decay
 from torch import nn
 
+from fdlab.encoders.student import TABLE
 from fdlab.engine.recipe import OptimSettings
+
+STEM = ("patch_embed", "cls_token", "pos_embed", "reg_token", "dist_token", "norm_pre")
 
 
 def parameter_groups(module: nn.ModuleDict, settings: OptimSettings) -> list[dict[str, Any]]:
     """AdamW groups with ``lr_scale``: the encoder by depth, everything else at scale 1.
 
-    No weight decay on vectors (norms, biases, layer scales), nor on what the timm class names in
-    ``no_weight_decay()`` (position tables, class token). The scale is ``layer_decay`` to the power of the
-    distance from the head: 0 for the head, 1 for the last block with the final norm, L + 1 for the stem of
-    L blocks (BEiT's rule, which the paper's fine-tuning follows).
+    The scale is ``layer_decay`` to the power of the distance from the head: 0 for the head, 1 for the last
+    block, L for the first of L blocks, L + 1 for the stem; what belongs to no block and not to the stem (final
+    norm, a bias table shared by the blocks) goes with the last block. Counted from the names, so that every
+    design gets the same scales. No weight decay on vectors (norms, biases, layer scales), on position and
+    bias tables, or on tokens.
     """
-    groups: list[dict[str, Any]] = []
-    for name, part in module.items():
-        trainable = [p for p in part.parameters() if p.requires_grad]
-        if not trainable:
-            continue
-        if name == "encoder" and settings.layer_decay < 1:
-            exempt = part.no_weight_decay() if hasattr(part, "no_weight_decay") else ()
-            levels = param_groups_layer_decay(
-                part,
-                weight_decay=settings.weight_decay,
-                no_weight_decay_list=tuple(exempt),
-                layer_decay=settings.layer_decay,
-            )
-            # timm's last level is scale 1; here the head outside of the encoder is the level above it.
-            groups += [{**group, "lr_scale": group["lr_scale"] * settings.layer_decay} for group in levels]
-        else:
-            groups += _by_decay(part, settings.weight_decay)
-    return groups
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for part_name, part in module.items():
+        depth = len(part.blocks) if part_name == "encoder" and hasattr(part, "blocks") else None
+        exempt = set(part.no_weight_decay()) if hasattr(part, "no_weight_decay") else set()
+        for name, parameter in part.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            scale = 1.0 if depth is None else settings.layer_decay ** levels_below_head(name, depth)
+            spared = parameter.ndim <= 1 or name in exempt or TABLE in name or name.endswith("_token")
+            decay = 0.0 if spared else settings.weight_decay
+            groups.setdefault((scale, decay), []).append(parameter)
+    return [{"params": p, "weight_decay": decay, "lr_scale": scale} for (scale, decay), p in groups.items()]
 
 
-def _by_decay(part: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    exempt = set(part.no_weight_decay()) if hasattr(part, "no_weight_decay") else set()
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in part.named_parameters():
-        if parameter.requires_grad:
-            spared = parameter.ndim <= 1 or name in exempt or name.endswith("_token")
-            (free if spared else decayed).append(parameter)
-    pairs = ((decayed, weight_decay), (free, 0.0))
-    return [{"params": p, "weight_decay": decay, "lr_scale": 1.0} for p, decay in pairs if p]
+def levels_below_head(name: str, depth: int) -> int:
+    """How many levels an encoder's parameter stands below the head; see ``parameter_groups``."""
+    block = re.match(r"blocks\.(\d+)\.", name)
+    if block:
+        return depth - int(block[1])
+    return depth + 1 if name.startswith(STEM) else 1
 
 
 def learning_rate(step: int, total: int, settings: OptimSettings) -> float:

@@ -58,7 +58,7 @@ class OptimSettings(Settings):
     clip: float = Field(3.0, ge=0, description="largest gradient norm; 0: no clipping")
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = Field(0.1, ge=0, description="share of the steps, or steps where above 1")
-    warmup_start: float = Field(0.0, ge=0, description="learning rate of the first step")
+    warmup_start: float = Field(0.0, ge=0, description="learning rate that the warm-up starts from")
     floor: float = Field(0.0, ge=0, description="last learning rate, at layer scale 1")
     layer_decay: float = Field(1.0, gt=0, le=1)
 
@@ -107,7 +107,7 @@ def names() -> list[str]:
     return sorted(found)
 
 
-def read(name: str) -> dict[str, Any]:
+def read(name: str, *, _chain: tuple[str, ...] = ()) -> dict[str, Any]:
     """A recipe's tables, by the name of a packaged one or a file's path; ``extends`` is followed.
 
     Raises:
@@ -130,7 +130,13 @@ def read(name: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise FdlabError(f"The recipe {name} is no valid TOML.", str(error), code=USAGE) from None
     base = tables.pop("extends", None)
-    return merge(read(base), tables) if base else tables
+    if not base:
+        return tables
+    if base in (*_chain, name):
+        raise FdlabError(f"The recipe {name} extends itself, by way of {base}.", "", "Break the circle.", code=USAGE)
+    beside = path.parent / base
+    found = str(beside) if path.exists() and beside.suffix == ".toml" else base
+    return merge(read(found, _chain=(*_chain, name)), tables)
 
 
 def _file_text(path: Path) -> str:
@@ -245,7 +251,7 @@ def sources(recipe: Recipe, layers: Mapping[str, Mapping[str, Any]]) -> list[tup
 
 
 # Where and how fast a run runs may change between two starts of it; its numbers do not depend on these.
-FREE = frozenset({"about", "run.device", "run.workers", "run.log_every", "save.every"})
+FREE = frozenset({"about", "run.device", "run.workers", "save.every"})
 
 
 def differences(old_toml: str, new: Recipe) -> list[str]:

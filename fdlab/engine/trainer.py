@@ -157,7 +157,8 @@ class Log:
             value = value.detach().double()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1
-        bad = torch.where(torch.isfinite(values["loss"]), math.inf, float(step))
+        good = torch.isfinite(values["loss"]) & torch.isfinite(values["grad_norm"])
+        bad = torch.where(good, math.inf, float(step))
         self.first_bad = bad if self.first_bad is None else torch.minimum(self.first_bad, bad)
         if (step + 1) % self.every == 0 or last:
             self.check_finite()
@@ -168,11 +169,12 @@ class Log:
             self.sums, self.count, self.clock = {}, 0, time.monotonic()
 
     def check_finite(self) -> None:
-        """Raises where a loss since the last look was not finite."""
+        """Raises where a loss or gradient since the last look was not finite."""
         if self.first_bad is not None and math.isfinite(step := float(self.first_bad)):
+            last = self.folder.last
             raise FdlabError(
-                f"The loss at step {int(step)} is not a number.",
-                f"The last good state is kept in {self.folder.last.parent}.",
+                f"The loss or its gradient at step {int(step)} is not a number.",
+                f"The last good state is kept in {last}." if last.is_file() else "No state had been saved yet.",
                 "Lower optim.lr or optim.clip in a new folder; the data or the teacher may hold bad values.",
                 code=FAILED,
             )
@@ -229,15 +231,16 @@ def stop_requests() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    caught = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in caught}
+    # A signal that is ignored stays so: a worker leaves Ctrl-C to its parent.
+    both = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in both.items() if handler is not signal.SIG_IGN}
 
     def ask(number: int, frame: Any) -> None:
         stop.set()
         for each, handler in before.items():
             signal.signal(each, handler)
 
-    for number in caught:
+    for number in before:
         signal.signal(number, ask)
     try:
         yield stop

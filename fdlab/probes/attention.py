@@ -29,6 +29,16 @@ VERSION = 1
 _SLICE = {"cpu": 500_000, "cuda": 64_000_000}
 
 
+class SlicedImages(Protocol):
+    """(n, 3, H, W) images of which one slice at a time is read."""
+
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice) -> Tensor: ...
+
+
 class Advances(Protocol):
     """What progress is told to: ``fdlab.progress.Progress``."""
 
@@ -37,7 +47,7 @@ class Advances(Protocol):
 
 def measure_attention(
     encoder: Encoder,
-    images: Tensor,
+    images: Tensor | SlicedImages,
     *,
     label: str,
     seed: int = 0,
@@ -52,7 +62,8 @@ def measure_attention(
 
     Args:
         encoder: the model, of one token grid (no windows, no pooling between blocks).
-        images: (n, 3, H, W) float32 in [0, 1], at the model's input size, not normalised.
+        images: (n, 3, H, W) float32 in [0, 1], at the model's input size, not normalised: a tensor, or what
+            gives one slice of it after another.
         label: the model's name in the table.
         seed: of the bootstrap.
         batch: images in one forward pass.
@@ -67,7 +78,7 @@ def measure_attention(
         FdlabError: the model is windowed or hierarchical, or only a part of its attention could be read.
     """
     wanted = _wanted(metrics)
-    if images.dim() != 4 or len(images) == 0:
+    if len(images.shape) != 4 or len(images) == 0:
         raise FdlabError(f"Images of shape {tuple(images.shape)} cannot be measured.", "", "Pass (n, 3, H, W).", USAGE)
     patch = int(encoder.info.patch_size)
     grid = (int(images.shape[-2]) // patch, int(images.shape[-1]) // patch)
@@ -75,6 +86,8 @@ def measure_attention(
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(images), batch):
         raw = images[start : start + batch]
+        if not len(raw):  # none of these could be read
+            continue
         parts.append(_one_batch(encoder, raw, grid, computed))
         if progress is not None:
             progress.advance(len(raw))
@@ -88,7 +101,9 @@ def measure_attention(
         "objective": "",
     }
     kept = {name: values for name, values in arrays.items() if name in wanted}
-    return Record(frame([{**same, **row} for row in rows]), kept, _manifest(encoder, label, seed, len(images), grid))
+    return Record(
+        frame([{**same, **row} for row in rows]), kept, _manifest(encoder, label, seed, len(arrays[computed[0]]), grid)
+    )
 
 
 # --- one forward pass ----------------------------------------------------------------------------------
@@ -143,6 +158,8 @@ def _rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int) -> list[di
         if name in wanted:
             distances = arrays["distance"]
             found = interval_of_means(distances, over_heads, seed)
+            # A spread is never negative; the jackknife's symmetric interval does not know that.
+            found = found._replace(low=np.maximum(found.low, 0.0))
             rows += _interval_rows(name, distances.min(axis=-1), found)
     return rows
 

@@ -30,11 +30,28 @@ if TYPE_CHECKING:
     from fdlab.data.images import ImageSource
     from fdlab.encoders.encoder import Encoder
 
+
+class Streamed:
+    """Images that are read when a slice of them is asked for, so that memory does not grow with their number.
+
+    Looks like an (n, 3, size, size) tensor to a probe; a slice leaves out what cannot be read.
+    """
+
+    def __init__(self, source: ImageSource, size: int) -> None:
+        self.source, self.shape = source, (len(source), 3, size, size)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice) -> Tensor:
+        return self.source.stack(range(len(self))[part], self.shape[-1])[0]
+
+
 FEW = 16
 CONTROL = "random start"
 _NO_PROBE = ("measure", "objectives", "teacher")  # files of this package that are no probe by name
 # what this function hands to a probe itself: no user settings
-_OWN = ("encoder", "images", "labels", "label", "seed", "batch", "progress")
+_OWN = ("encoder", "images", "label", "seed", "batch", "progress")
 
 
 class Records(dict[str, Record]):
@@ -90,7 +107,6 @@ def measure(
     if random_control:
         opened |= _random_control(opened, device, seed)
     kept_in = default_store() if store is None else store
-    loaded: dict[int, tuple[Tensor, Tensor]] = {}  # by size: models of one size share their images
     records = Records()
     for label, encoder in opened.items():
         size = _square(encoder, label)
@@ -100,9 +116,7 @@ def measure(
         question = _question(probe, module.VERSION, encoder, source, images, seed, settings)
         record = None if fresh else kept_in.get(question)
         if record is None:
-            if size not in loaded:
-                loaded[size] = source.stack(range(len(source)), size)
-            record = _answer(function, encoder, loaded[size], label, seed, batch, quiet, settings)
+            record = _answer(function, encoder, Streamed(source, size), label, seed, batch, quiet, settings)
             record.manifest |= {"data": data, "data_digest": source.digest, "skipped": source.skipped}
             record.manifest |= {"notes": list(source.notes), "fdlab": fdlab.__version__}
             kept_in.put(question, record)
@@ -147,18 +161,16 @@ def _probe(name: str, settings: Mapping[str, Any]) -> tuple[Any, Callable[..., R
 def _answer(
     function: Callable[..., Record],
     encoder: Encoder,
-    data: tuple[Tensor, Tensor],
+    images: Streamed,
     label: str,
     seed: int,
     batch: int,
     quiet: bool,
     settings: Mapping[str, Any],
 ) -> Record:
-    stack, labels = data
-    extra = {"labels": labels} if "labels" in inspect.signature(function).parameters else {}
     began = time.perf_counter()
-    with Progress(label, len(stack), quiet=quiet) as progress:
-        record = function(encoder, stack, label=label, seed=seed, batch=batch, progress=progress, **extra, **settings)
+    with Progress(label, len(images), quiet=quiet) as progress:
+        record = function(encoder, images, label=label, seed=seed, batch=batch, progress=progress, **settings)
     record.manifest["seconds"] = round(time.perf_counter() - began, 3)
     return record
 
@@ -244,6 +256,8 @@ def _random_control(opened: Mapping[str, Encoder], device: str, seed: int) -> di
         raise FdlabError(f"The label '{CONTROL}' is the control's.", "", "Name your model otherwise.", USAGE)
     first = next(iter(opened.values()))
     info = first.info
+    if info.source.startswith("random:"):
+        return {}  # it is its own control
     name = info.source.removeprefix("random:").removeprefix("timm:") or info.timm_name
     asked: dict[str, Any] = {"heads": info.heads, "image_size": info.image_size}
     for options in (asked, {}) if name else ():  # a bare file needs the head count that the first was given

@@ -1,15 +1,17 @@
 """A training run on disk: its recipe, its log, its state, its results.
 
-``recipe.toml`` (resolved), ``metrics.jsonl``, ``checkpoint/last.pt`` and ``best.pt``,
+``recipe.toml`` (resolved), ``metrics.jsonl``, ``checkpoint/last.pt``,
 ``snapshots/step-*.safetensors``, at the end ``encoder.safetensors`` or ``student.safetensors`` with
 ``heads.safetensors``, ``run.json`` and the record of the training itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,6 @@ class RunFolder:
     @property
     def last(self) -> Path:
         return self.path / "checkpoint" / "last.pt"
-
-    @property
-    def best(self) -> Path:
-        return self.path / "checkpoint" / "best.pt"
 
     @property
     def log(self) -> Path:
@@ -89,6 +87,49 @@ class RunFolder:
                     code=USAGE,
                 )
             write_text(self.recipe, recipe_toml)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else trains in this folder meanwhile.
+
+        Raises:
+            FdlabError: another process does.
+        """
+        try:
+            import fcntl
+        except ImportError:  # no such lock on this system
+            yield
+            return
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FdlabError(
+                    f"Another process is training in {self.path}.",
+                    "Two writers would spoil the run.",
+                    "Wait for it or stop it, then give the command again.",
+                ) from None
+            yield
+
+    def same_inputs(self, inputs: dict[str, str]) -> None:
+        """Notes what the run starts from; on going on, refuses anything else.
+
+        Raises:
+            FdlabError: code 2, an input changed since the first start.
+        """
+        path = self.path / "inputs.json"
+        if not self.last.is_file() or not path.is_file():
+            write_json(path, inputs)
+            return
+        old = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(name for name in old.keys() | inputs.keys() if old.get(name) != inputs.get(name))
+        if changed:
+            raise FdlabError(
+                f"{self.path} cannot go on: its {' and '.join(changed)} changed since it began.",
+                "The steps before and after would not belong to one training.",
+                "Restore the old input, or name a new folder with -o/--out.",
+                code=USAGE,
+            )
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Says that the run is over."""

@@ -68,6 +68,7 @@ def page(table: pd.DataFrame, facts: Facts, figures: list[str] | None = None) ->
         title=facts.get("title") or "Attention of vision transformers",
         question=facts.get("question") or "",
         notes=list(facts.get("notes") or ()),
+        seeds_joined=several_seeds(table),
         summary=_summary(table, facts),
         figures=[_section(figure, table, facts) for figure in shown],
         method=_method(table, facts),

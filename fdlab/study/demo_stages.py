@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -30,6 +31,14 @@ def same_question(folder: Path, question: dict[str, Any]) -> None:
     """
     path = folder / "demo.json"
     if not path.is_file():
+        foreign = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        if foreign:
+            raise FdlabError(
+                f"{folder} is not empty and holds no demo.",
+                f"It holds {', '.join(foreign[:3])}.",
+                "Name another folder with --out; nothing there was touched.",
+                code=USAGE,
+            )
         write_json(path, question)
         return
     try:
@@ -83,7 +92,8 @@ def measure_ruler(run: str, alpha: float, seed: int, record: str) -> float:
     from fdlab.probes.attention import measure_attention
 
     started = time.monotonic()
-    question = {"version": __version__, "stage": "ruler", "alpha": alpha, "seed": seed, "images": RULER_IMAGES}
+    question: dict[str, Any] = {"weights": _weights(run)}
+    question |= {"version": __version__, "stage": "ruler", "alpha": alpha, "seed": seed, "images": RULER_IMAGES}
     if _answered(record, question):
         return 0.0
     encoder = open_model(run)
@@ -132,7 +142,8 @@ def measure_model(source: str, teacher: str, label: str, family: str, seed: int,
     from fdlab.probes.teacher import measure_teacher_r2, position_mean_loss
 
     started = time.monotonic()
-    question = {"version": __version__, "stage": "model", "source": source, "seed": seed, "images": HELD_OUT}
+    question: dict[str, Any] = {"weights": [_weights(source.removeprefix("random:")), _weights(teacher)]}
+    question |= {"version": __version__, "stage": "model", "source": source, "seed": seed, "images": HELD_OUT}
     if _answered(record, question):
         return 0.0
     encoder, target = open_model(source, seed=seed), open_model(teacher)
@@ -155,6 +166,12 @@ def measure_model(source: str, teacher: str, label: str, family: str, seed: int,
     Record(table, measured.arrays | read_out.arrays, manifest).save(record)
     report(PROBE_COST)
     return manifest["seconds"]
+
+
+def _weights(run: str) -> str:
+    """sha256 of a run's result, so that a run made again is measured again."""
+    path = RunFolder(run).result
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
 
 
 def _answered(record: str, question: dict[str, Any]) -> bool:

@@ -25,8 +25,23 @@ SHOWN = {
     "mim": "mim",
     "distilled": "distilled",
     "clip": "image-text",
+    "deit": "supervised",
+    "supervised": "supervised",
 }
-BY_TIMM_TAG = {"dino": "contrastive", "mae": "mim", "clip": "image-text", "openai": "image-text", "beit": "mim"}
+# Words in a timm name's tag; the first that fits decides, a name that says nothing is "other".
+BY_TIMM_TAG = {
+    "dino": "contrastive",
+    "lvd": "contrastive",
+    "mae": "mim",
+    "beit": "mim",
+    "clip": "image-text",
+    "openai": "image-text",
+    "laion": "image-text",
+    "webli": "image-text",
+    "in1k": "supervised",
+    "in21k": "supervised",
+    "in22k": "supervised",
+}
 
 
 def shown_family(label: str, family: str, source: str) -> str:
@@ -35,8 +50,8 @@ def shown_family(label: str, family: str, source: str) -> str:
         return "random"
     if family == "timm":
         tag = source.partition(".")[2]
-        return next((kind for word, kind in BY_TIMM_TAG.items() if word in tag), "supervised")
-    return SHOWN.get(family, "supervised")
+        return next((kind for word, kind in BY_TIMM_TAG.items() if word in tag), "other")
+    return SHOWN.get(family, "other")
 
 
 def diagnose_attention(
@@ -95,7 +110,7 @@ def diagnose_attention(
         "controls": {label: CONTROL for label in records if label != CONTROL and CONTROL in records},
         "command": "fdlab diagnose attention " + " ".join([*models, "--data", data, "--images", str(images)]),
         "versions": versions(),
-        "skipped_images": max(int(m.get("skipped_images", 0)) for m in manifests.values()),
+        "skipped_images": max(int(m.get("skipped", 0)) for m in manifests.values()),
     }
     write_table(folder / "table.csv", table)
     write_json(folder / "facts.json", facts)

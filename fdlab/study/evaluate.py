@@ -19,6 +19,7 @@ from fdlab.measures.knn import knn_predict
 from fdlab.progress import Progress
 from fdlab.records.intervals import proportion_interval
 from fdlab.records.table import frame
+from fdlab.study.training import check_held_out
 
 METRIC = {"knn": "knn", "linear": "linear_probe"}
 
@@ -40,6 +41,8 @@ def features(
     parts, labels = [], []
     for start in range(0, len(images), batch):
         raw, answers = images.stack(range(start, min(start + batch, len(images))), size)
+        if not len(raw):
+            continue
         with torch.no_grad():
             tokens = encoder.tokens(encoder.normalise(raw.to(encoder.device))).float().cpu()
         prefix = encoder.info.prefix_tokens
@@ -74,6 +77,7 @@ def evaluate(
     train, held = open_data(data, seed=seed), open_data(test, seed=seed)
     if images:
         train = train.sample(images, seed)
+    check_held_out(train, held)
     rows = []
     for text in models:
         label, source = parse_label(text)

@@ -47,19 +47,21 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
     write_table(folder / "table.csv", table)
     write_json(folder / "facts.json", facts)
     write_figures(folder / "figures", table, facts)
-    write_text(folder / "README.md", as_markdown(facts, available(table), readable(summary(table, facts))))
+    write_text(folder / "README.md", as_markdown(table, facts, available(table), readable(summary(table, facts))))
     return write_page(folder / "index.html", table, facts, available(table))
 
 
-def as_markdown(facts: dict[str, Any], figures: Sequence[str], numbers: Any) -> str:
+def as_markdown(table: Any, facts: dict[str, Any], figures: Sequence[str], numbers: Any) -> str:
     """The gallery for those who read it without a browser: findings, figures, table, limits."""
+    from fdlab.report.figures import figure_module
+
     columns = [str(name).replace("late_", "").replace("_", " ") for name in numbers.columns]
     lines = [f"# {facts['title']}", "", facts["question"], ""]
     lines += ["Made by `make reports`; the whole page is `index.html`, every number is in `table.csv`.", ""]
     lines += [f"- {note}" for note in facts["notes"]] + [""]
     for figure in figures:
         lines += [f"## {figure.replace('_', ' ')}", "", f"![{figure}](figures/{figure}.png)", ""]
-        lines += [f"The caption is in `figures/{figure}.txt`.", ""]
+        lines += [" ".join(figure_module(figure).caption(table, facts)), ""]
     lines += ["## Numbers", "", "Attention columns are means over the last half of the blocks.", ""]
     lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in numbers.itertuples(index=False)]

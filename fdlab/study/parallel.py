@@ -6,8 +6,11 @@ A worker is started once and keeps its imports; it runs one job at a time on ``t
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import signal
+import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -46,9 +49,17 @@ def _begin(reports: Any, threads: int) -> None:
     global _reports
     _reports = reports
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; it then sends SIGTERM
+    threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
+
+
+def _leave_with_parent(parent: int) -> None:
+    # A killed parent cannot stop its workers, and two writers must never share a run.
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def run_jobs(
@@ -66,6 +77,8 @@ def run_jobs(
     total = sum(job.cost for job in jobs.values())
     results: dict[str, Any] = {}
     pool = ProcessPoolExecutor(workers, context, _begin, (reports, threads))
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main else None
     try:
         with Progress(label, total, quiet=quiet) as progress:
             _drive(jobs, workers, pool, reports, progress, results)
@@ -85,6 +98,8 @@ def run_jobs(
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        if main:
+            signal.signal(signal.SIGTERM, before)
     return results
 
 

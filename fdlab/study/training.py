@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fdlab import __version__
@@ -60,6 +61,8 @@ def plan(
         overrides: ``--set``. options: the verb's own options; empty ones are left out.
     """
     given = {key: value for key, value in (options or {}).items() if value not in (None, "")}
+    if "data.source" in given and "data.test" not in {*given, *(overrides or {})}:
+        given["data.test"] = ""  # the recipe's test images belong to the recipe's own data
     layers = {
         f"recipe {recipe}": recipes.read(recipe),
         **({"--config": recipes.read(config)} if config else {}),
@@ -97,8 +100,25 @@ def run(
         return folder.path
     device = str(pick_device(recipe.run.device))
     started = time.monotonic()
+    with folder.locked():
+        _train(planned, folder, device, started, quiet, on_step, label, family)
+    return folder.path
+
+
+def _train(
+    planned: Plan,
+    folder: RunFolder,
+    device: str,
+    started: float,
+    quiet: bool,
+    on_step: Iterable[Callable[[int], None]],
+    label: str,
+    family: str,
+) -> None:
+    recipe = planned.recipe
     try:
         task, batches, steps = _ready(planned, device)
+        folder.same_inputs(_inputs(task))
         keep = _snapshots(task, recipe, folder)
         with Progress(label or folder.path.name, steps, quiet=quiet) as progress:
             result = train(task, batches, recipe, folder, steps=steps, progress=progress, on_step=(*on_step, *keep))
@@ -117,7 +137,7 @@ def run(
         **result,
         "seconds": round(time.monotonic() - started, 2),
         "notes": [*task.notes, *task.data.notes],
-        "skipped_images": task.data.skipped,
+        "skipped_images": sum(s.skipped for s in (task.data, task.test, task.validation) if s is not None),
         "data_digest": task.data.digest,
         "labels": len(task.data) if recipe.task == "classify" and not task.data.endless else 0,
         "versions": {"fdlab": __version__, "torch": torch.__version__, "python": platform.python_version()},
@@ -125,7 +145,12 @@ def run(
     _export(task, recipe, folder, family or task.family)
     _record(recipe, facts).save(folder.path / "record")
     folder.finish(facts)
-    return folder.path
+
+
+def _inputs(task: Task) -> dict[str, str]:
+    """What a run must find unchanged when it goes on: its images and the models it starts from."""
+    sources = {"data": task.data, "test": task.test, "validation": task.validation}
+    return task.inputs | {name: source.digest for name, source in sources.items() if source is not None}
 
 
 def _ready(planned: Plan, device: str) -> tuple[Task, Callable[[int], Batches], int]:
@@ -172,18 +197,44 @@ def _images(recipe: Recipe) -> dict[str, ImageSource | None]:
         labelled, held = labelled_split(data, recipe)
         validation = data.subset(held) if len(held) else None
         data = data.subset(labelled)
+    if test is not None:
+        check_held_out(data, test)
+        if validation is not None:
+            check_held_out(validation, test)
     return {"data": data, "test": test, "validation": validation}
+
+
+def check_held_out(data: ImageSource, test: ImageSource) -> None:
+    """Refuses test images that are trained on, and classes that do not match.
+
+    Raises:
+        FdlabError: code 2.
+    """
+    if common := data.shared_with(test):
+        raise FdlabError(
+            f"{common} of the test images {test.spec} are among the images of {data.spec}.",
+            "An accuracy on them would say nothing.",
+            f"Give parts that do not overlap, e.g. {data.spec.split('#')[0]}#train and #test.",
+            code=USAGE,
+        )
+    if data.classes and test.classes and data.classes != test.classes:
+        raise FdlabError(
+            f"{data.spec} and {test.spec} have different classes.",
+            f"{len(data.classes)} ({', '.join(data.classes[:3])}, ...) and {len(test.classes)} "
+            f"({', '.join(test.classes[:3])}, ...).",
+            "Give test images of the same classes.",
+            code=USAGE,
+        )
 
 
 def labelled_split(data: ImageSource, recipe: Recipe) -> tuple[Any, Any]:
     """(labelled, validation) positions in the training images: disjoint, from ``data.label_seed`` alone."""
     settings = recipe.data
     labels = data.labels()
-    per_class = settings.per_class
-    if not per_class:
-        classes = len(set(labels.tolist()))
-        per_class = (len(labels) - settings.validation) // max(classes, 1)
-    return split_labelled(labels, per_class=per_class, validation=settings.validation, seed=settings.label_seed)
+    labelled, held = split_labelled(
+        labels, per_class=settings.per_class, validation=settings.validation, seed=settings.label_seed
+    )
+    return (labelled if settings.per_class else np.setdiff1d(np.arange(len(labels)), held)), held
 
 
 def _snapshots(task: Task, recipe: Recipe, folder: RunFolder) -> list[Callable[[int], None]]:

@@ -59,7 +59,7 @@ class ModelSettings(OwnSettings):
             raise FdlabError(
                 f"The model to be built has no {', '.join(missing)}.",
                 "Without a teacher these must be given.",
-                f"Give --set model.{missing[0]}=... or use a recipe that has it.",
+                f"Give {missing[0]} in the model's table (--dry-run shows its name) or use a recipe that has it.",
                 code=USAGE,
             )
         if known["image_size"] % known["patch_size"] or known["width"] % known["heads"]:
@@ -67,7 +67,7 @@ class ModelSettings(OwnSettings):
                 f"A model of image size {known['image_size']}, patch {known['patch_size']}, width "
                 f"{known['width']} and {known['heads']} heads cannot be built.",
                 "The patch must divide the image, the number of heads the width.",
-                "Change model.image_size, model.patch_size, model.width or model.heads.",
+                "Change data.size, or patch_size, width or heads in the model's table (--dry-run shows the names).",
                 code=USAGE,
             )
         token = self.class_token
@@ -125,6 +125,7 @@ class Task:
         self.options: tuple[str, ...] = ()
         self.module = nn.ModuleDict()
         self.notes: list[str] = []
+        self.inputs: dict[str, str] = {}  # sha256 of the models that the run starts from
         self.build()
         self.module.to(device)
 

@@ -24,7 +24,7 @@ class ClassifySettings(OwnSettings):
     model: str = Field("", description="SOURCE of the start: a file, a run folder, random:RUN, timm:NAME")
     design: ModelSettings = Field(ModelSettings(), description="where there is no model: train from scratch")
     head_norm: Literal["standardise", "layernorm"] = Field(
-        "layernorm", description="the pooled token's norm: the paper's new LayerNorm, or fixed statistics"
+        "layernorm", description="the pooled token's norm: a new LayerNorm, or fixed statistics"
     )
     head_init: float = Field(2e-5, ge=0, description="sd of the head's weights (the paper's 0.02 x 0.001)")
     smoothing: float = Field(0.1, ge=0, lt=1)
@@ -45,7 +45,10 @@ class Standardise(nn.Module):
 
 
 class Classify(Task):
-    """Fine-tunes an encoder: mean patch token -> norm -> linear head, cross-entropy with label smoothing."""
+    """Fine-tunes an encoder: mean patch token -> norm -> linear head, cross-entropy with label smoothing.
+
+    The encoder's own final norm and a shared bias table stay; the paper drops the one and unties the other.
+    """
 
     name = "classify"
     Settings = ClassifySettings
@@ -83,6 +86,7 @@ class Classify(Task):
         self.mean, self.std = start.info.mean, start.info.std
         self.call, self.options = start.call, start.info.options
         self.notes = list(start.info.assumed)
+        self.inputs = {"model": start.info.sha256}
         return start.module, start.info.width
 
     def _fresh(self, own: ClassifySettings) -> tuple[nn.Module, int]:
@@ -131,6 +135,8 @@ class Classify(Task):
         correct = count = 0
         for start in range(0, len(images), 256):
             part, labels = images.stack(range(start, min(start + 256, len(images))), self.size)
+            if not len(part):
+                continue
             correct += int((self.logits(part).argmax(-1).cpu() == labels).sum())
             count += len(labels)
         return correct, count

@@ -65,7 +65,7 @@ class Distill(Task):
             raise FdlabError(
                 f"The student takes {self.design.image_size} px, the views have {self.size} px.",
                 "",
-                "Give data.size and distill.student.image_size the same value.",
+                "Leave distill.student.image_size out; data.size decides.",
                 code=USAGE,
             )
         side = self.design.image_size // self.design.patch_size
@@ -75,6 +75,7 @@ class Distill(Task):
             torch.manual_seed(seed_for(self.seed, "projector"))
             projector = nn.Linear(self.design.width, info.width)
         self.module = nn.ModuleDict({"encoder": student, "projector": projector})
+        self.inputs = {"teacher": info.sha256}
         self.notes = describe(info, self.grid, self.design.class_token, self.size)
 
     def teacher_tokens(self, images: Tensor) -> Tensor:

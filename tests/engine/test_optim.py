@@ -60,3 +60,24 @@ def test_layers_decay_from_the_head_down_and_vectors_are_spared() -> None:
     set_learning_rate(optimizer, 0.25)
     assert {round(g["lr"], 6) for g in optimizer.param_groups} >= {0.25, 0.125}
     assert torch.isfinite(torch.tensor([g["lr"] for g in optimizer.param_groups])).all()
+
+
+@pytest.mark.parametrize("position", ["sincos", "learned", "shared_bias", "block_bias", "none"])
+@pytest.mark.parametrize("class_token", [False, True])
+def test_every_design_gets_the_same_scales_and_no_table_is_decayed(position: str, class_token: bool) -> None:
+    design = Design(16, 4, 16, 3, 2, position=position, class_token=class_token)  # type: ignore[arg-type]
+    module = nn.ModuleDict({"encoder": build(design, seed=0), "head": nn.Linear(16, 4)})
+    groups = parameter_groups(module, OptimSettings(layer_decay=0.8, weight_decay=0.1))
+    where = {id(p): (g["lr_scale"], g["weight_decay"]) for g in groups for p in g["params"]}
+    for name, parameter in module["encoder"].named_parameters():
+        if not parameter.requires_grad:
+            continue
+        scale, decay = where[id(parameter)]
+        if name.startswith("blocks."):
+            assert scale == pytest.approx(0.8 ** (3 - int(name.split(".")[1])))
+        elif name.startswith("patch_embed"):
+            assert scale == pytest.approx(0.8**4)
+        elif name.startswith("norm.") or "bias_table" in name:
+            assert scale == pytest.approx(0.8)
+        if "bias_table" in name or "pos_embed" in name:
+            assert decay == 0

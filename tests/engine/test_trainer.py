@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fdlab.engine.recipe import OptimSettings, Recipe, RunSettings, SaveSettings
-from fdlab.engine.trainer import train
+from fdlab.engine.trainer import stop_requests, train
 from fdlab.errors import FdlabError
 from fdlab.records.run_folder import RunFolder
 
@@ -120,3 +120,29 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     RunFolder(tmp_path).last.write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(FdlabError, match=r"last\.pt cannot be read"):
         go(tmp_path)
+
+
+def test_a_gradient_that_is_no_number_stops_too(tmp_path: Path) -> None:
+    """sqrt at 0: the loss is 0, its gradient is not finite."""
+
+    class Edge(Toy):
+        def step(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+            loss, _ = super().step(batch, step)
+            return (loss + (self.module["encoder"][0].bias * 0).sum().sqrt() if step == 11 else loss), {}
+
+    with pytest.raises(FdlabError, match="gradient at step 11 is not a number"):
+        go(tmp_path, Edge())
+    state = torch.load(RunFolder(tmp_path).last, weights_only=True)
+    assert all(torch.isfinite(t).all() for t in state["task"]["module"].values())
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop.is_set()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.is_set()
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -63,11 +63,11 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     test = f", {tested} test images" if tested else ""
     data = f" of {facts['data']}" if facts.get("data") else ""
     runs = "several seeds a model" if several_seeds(accuracy) else "one training a model" + seeds(facts)
+    spread = "; numbers over seeds are the mean and the lowest and highest bound" if several_seeds(accuracy) else ""
     return (
         f"Test accuracy after fine-tuning{labels}{test}{data}, {runs}{options(names, facts)}.",
-        "Further right is better; bars are 95 % binomial (Wilson) intervals over test images, grey hollow "
-        "markers are "
-        "untrained starts, and the right panel gives the training loss at which each fine-tuning ended.",
+        f"Further right is better; bars are 95 % binomial (Wilson) intervals over test images{spread}, grey hollow "
+        "markers are untrained starts, and the right panel gives the training loss at which each fine-tuning ended.",
         _comparison(table, facts, names),
         caution(
             "The intervals speak of the test images alone, and accuracies at unequal training losses also "
