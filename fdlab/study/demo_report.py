@@ -218,6 +218,7 @@ def notes(models: Mapping[str, Record], chosen: Mapping[str, Mapping[str, Any]],
         *(f"{sentence}, paired over the same images: {_changes(models, a, b)}." for sentence, a, b in CONTRASTS),
         _accuracy_note(chosen),
         _loss_note(chosen),
+        rate_note([{label: facts["lr"] for label, facts in chosen.items()}]),
     ]
     low = [f"{label} {accuracy:.0%}" for label, accuracy in facts["ruler_accuracy"].items() if accuracy < 0.9]
     if low:
@@ -268,6 +269,17 @@ def _accuracy_note(chosen: Mapping[str, Mapping[str, Any]]) -> str:
         else "the trained starts are not separated from each other by their 95 % intervals"
     )
     return f"Fine-tuned test accuracy in per cent: {values}; {verdict} (one seed)."
+
+
+def rate_note(rates: Sequence[Mapping[str, float]]) -> str:
+    """Whose best rate was the highest tried (one mapping a seed): a wider search might serve these better."""
+    from fdlab.study.demo import RATES
+
+    top = [label for label in rates[0] if all(seed[label] == max(RATES) for seed in rates)]
+    if not top:
+        return "No model's chosen learning rate is the highest tried in every seed."
+    each = " in every seed" if len(rates) > 1 else ""
+    return f"The highest learning rate tried was the best{each} for {', '.join(top)}: a wider search might raise these."
 
 
 def _loss_note(chosen: Mapping[str, Mapping[str, Any]]) -> str:

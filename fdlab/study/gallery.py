@@ -14,7 +14,7 @@ from fdlab.records.intervals import t_interval
 from fdlab.records.store import Record
 from fdlab.records.table import join, read_table, write_table
 from fdlab.study.demo import STARTS, slug
-from fdlab.study.demo_report import CONTRASTS, LOSS_GAP, NAMES, late_per_image
+from fdlab.study.demo_report import CONTRASTS, LOSS_GAP, NAMES, late_per_image, rate_note
 
 
 def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
@@ -72,7 +72,7 @@ def as_markdown(table: Any, facts: dict[str, Any], figures: Sequence[str], numbe
 def notes_over_seeds(demos: Sequence[Path], seeds: Sequence[dict[str, Any]]) -> list[str]:
     """The sentences of the page: differences with t-intervals over the seeds."""
     said = [_contrast(demos, sentence, first, second) for sentence, first, second in CONTRASTS]
-    said += [_accuracies(demos), _losses(seeds)]
+    said += [_accuracies(demos), _losses(seeds), rate_note([facts["learning_rates"] for facts in seeds])]
     weak = [
         f"{label} at seed {facts['seed']} ({accuracy:.0%})"
         for facts in seeds

@@ -70,8 +70,8 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
     for axes in grid.flat[:1] if together else grid.flat[: len(shown)]:
         axes.margins(y=0.08)
         axes.autoscale(axis="y")
-        low, high = axes.get_ylim()
-        axes.set_ylim(0 if low < 0.45 * high else low, high)
+        # From 0, as the paper's: a zoomed axis makes the rounding of uniform attention look like structure.
+        axes.set_ylim(0, axes.get_ylim()[1])
     controls = any(control_of(name, facts, names) for name in shown)
     handles = _handles(bool(lines), controls)
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles) if across > 1 else 2)
