@@ -102,8 +102,9 @@ class RunFolder:
             return
         with (self.path / ".lock").open("w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                # A record lock, not flock: forked loader workers must not keep it when their parent is killed.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
                 raise FdlabError(
                     f"Another process is training in {self.path}.",
                     "Two writers would spoil the run.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from fdlab.records.run_folder import RunFolder
 from fdlab.study.evaluate import evaluate
 from fdlab.study.training import labelled_split, plan, run
 
+ROOT = Path(__file__).resolve().parents[2]
 SHORT = {"run.steps": 4, "run.batch": 8, "save.every": 2}
 DESIGN = {f"classify.design.{k}": v for k, v in {"patch_size": 4, "width": 16, "depth": 1, "heads": 2}.items()}
 
@@ -93,8 +96,21 @@ def test_two_writers_never_share_a_run(tmp_path: Path) -> None:
     planned = plan("digits/masked", options=SHORT)
     folder = RunFolder(tmp_path / "run")
     folder.prepare(planned.recipe.as_toml())
-    with folder.locked(), pytest.raises(FdlabError, match="Another process"):
-        run(planned, folder.path, quiet=True)
+    code = (
+        "import sys; from fdlab.records.run_folder import RunFolder\n"
+        "with RunFolder(sys.argv[1]).locked(): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"held\n"
+    try:
+        with pytest.raises(FdlabError, match="Another process"):
+            run(planned, folder.path, quiet=True)
+    finally:
+        other.kill()
+        other.communicate()
     run(planned, folder.path, quiet=True)
     assert folder.finished
 
