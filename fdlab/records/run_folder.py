@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,7 +157,3 @@ class RunFolder:
         kept = [line for line in self.read_log() if line.get("step", 0) <= step]
         with replacing(self.log) as draft:
             draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-
-    def same_place(self, other: Path | str) -> bool:
-        """Whether ``other`` is this folder."""
-        return os.path.realpath(self.path) == os.path.realpath(other)

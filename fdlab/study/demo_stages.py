@@ -187,11 +187,13 @@ def _answered(record: str, question: dict[str, Any]) -> bool:
 
 def loss_curve(run: Path, label: str, family: str, stage: str) -> list[dict[str, Any]]:
     """A run's logged losses as rows of the table."""
+    seed = RunFolder(run).facts()["seed"]
     lines = [line for line in RunFolder(run).read_log() if line.get("loss") is not None]
     return [
         {
             "model": label,
             "family": family,
+            "seed": seed,
             "probe": "curve",
             "metric": "loss",
             "x": line["step"],

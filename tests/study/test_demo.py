@@ -54,6 +54,8 @@ def check_report(folder: Path, result: dict) -> None:
     facts = json.loads((folder / "facts.json").read_text())
     table = read_table(folder / "table.csv")
     labels = [start.label for start in STARTS]
+    assert (table["seed"] == facts["seed"]).all(), "a row without its seed would be joined with other seeds' rows"
+    assert set(table.query("probe == 'curve'")["model"]) == {start.label for start in STARTS if not start.random}
     assert facts["order"] == labels
     for metric in ("distance", "distance_spread", "head_similarity", "entropy", "nmi", "r2_relative", "r2_absolute"):
         rows = table[(table["probe"] == "attention") & (table["metric"] == metric)]
