@@ -1,4 +1,4 @@
-"""``fdlab diagnose``: probes on any models."""
+"""``fdlab diagnose attention``: the attention probe on any models."""
 
 from __future__ import annotations
 
@@ -6,15 +6,7 @@ from pathlib import Path
 
 import typer
 
-app = typer.Typer(help="Measure models with a probe; all see the same images.", no_args_is_help=True)
 
-
-@app.callback()
-def group() -> None:
-    """Measure models with a probe; all see the same images."""
-
-
-@app.command()
 def attention(
     models: list[str] = typer.Argument(..., help="SOURCE or label=SOURCE, several at once."),
     data: str = typer.Option("photos", "--data", help="digits, photos, locality:ALPHA, a folder, file.parquet."),
