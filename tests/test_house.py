@@ -86,4 +86,5 @@ def test_every_probe_says_when_not_to_read_it() -> None:
 def test_no_probe_imports_another() -> None:
     for path in (ROOT / "fdlab" / "probes").glob("*.py"):
         if path.stem != "measure":
-            assert "fdlab.probes." not in path.read_text(encoding="utf-8"), path
+            text = path.read_text(encoding="utf-8").replace("fdlab.probes.objectives", "")  # shared ground, no probe
+            assert "fdlab.probes." not in text, path

@@ -1,0 +1,100 @@
+"""Which loss is looked at: curvature, landscapes and sharpness mean nothing without it.
+
+An ``Objective`` is a mean loss of one module over fixed images: eval mode, no augmentation, no smoothing.
+Do not compare numbers of two objectives: their scales have nothing in common.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
+from fdlab.probes.objectives.classifiers import classifier, linear_probe
+from fdlab.probes.objectives.objective import Batch, Objective, check_module
+from fdlab.probes.objectives.targets import distill, mim
+from fdlab.records.store import Store
+
+if TYPE_CHECKING:
+    from fdlab.encoders.encoder import Encoder
+
+__all__ = ["OBJECTIVES", "Batch", "Objective", "build_objective", "check_module"]
+
+OBJECTIVES = ("linear-probe", "classifier", "distill", "mim")
+
+
+def build_objective(
+    name: str,
+    encoder: Encoder,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    teacher: Encoder | str | None = None,
+    micro_batch: int = 16,
+    seed: int = 0,
+    parameters: Literal["encoder", "all"] = "encoder",
+    pool: Literal["patches", "class"] = "patches",
+    l2: float = 1e-4,
+    store: Store | None = None,
+) -> Objective:
+    """A named objective of one model on these images.
+
+    Args:
+        name: ``linear-probe`` (a converged, penalised classifier on frozen features, then frozen itself),
+            ``classifier`` (the model's own), ``distill`` (whitened teacher features) or ``mim`` (masked pixels).
+        images: (n, 3, H, W) in [0, 1] at the model's size.
+        labels: (n,) for the first two.
+        teacher: an Encoder or its SOURCE, for ``distill``.
+        micro_batch: images in one product: memory, not the result.
+        seed: of the masks of ``mim``.
+        parameters: the encoder's, or the head's too.
+        pool: what the linear probe reads: the mean patch token or the class token, under a LayerNorm.
+        l2: the linear probe's penalty, in units of the mean loss.
+        store: where fitted probes are kept.
+
+    Raises:
+        FdlabError: an unknown name, no classifier, no labels, one class, no teacher, no decoder, weights that
+            are not finite, or a model with active BatchNorm or dropout.
+    """
+    if name not in OBJECTIVES:
+        raise FdlabError(
+            f"There is no objective '{name}'.{nearest(name, OBJECTIVES)}",
+            "",
+            f"Use one of: {', '.join(OBJECTIVES)}.",
+            USAGE,
+        )
+    encoder.module.eval()
+    check_module(encoder.module)
+    inputs = encoder.normalise(images)
+    if name == "linear-probe":
+        made = linear_probe(encoder, inputs, labels, micro_batch, pool, l2, store)
+    elif name == "classifier":
+        made = classifier(encoder, inputs, labels, micro_batch)
+    elif name == "distill":
+        made = distill(encoder, images, inputs, teacher, micro_batch)
+    else:
+        made = mim(encoder, inputs, micro_batch, seed)
+    made.module.eval()
+    made.parameters = _reached(made, encoder, parameters)
+    return made
+
+
+def _reached(objective: Objective, encoder: Encoder, which: str) -> dict[str, Tensor]:
+    """The parameters that the loss depends on, by the encoder's own names; the others have no curvature."""
+    of_encoder = {id(p) for p in encoder.module.parameters()}
+    own = getattr(encoder.module, "get_classifier", None)
+    if callable(own):  # the encoder's file may hold a classifier: it is no part of the encoder
+        of_encoder -= {id(p) for p in own().parameters()}
+    named = {
+        name.removeprefix("encoder."): parameter
+        for name, parameter in objective.module.named_parameters()
+        if parameter.requires_grad and (which == "all" or id(parameter) in of_encoder)
+    }
+    if not named:
+        raise FdlabError("No parameter of this model can move.", "All are frozen.", "Set requires_grad.", USAGE)
+    found = torch.autograd.grad(objective.loss(objective.batches[0]), list(named.values()), allow_unused=True)
+    if any(g is not None and not torch.isfinite(g).all() for g in found):
+        raise FdlabError("The gradient of the loss is not finite.", "", "Check the images and weights.", NOT_UNDERSTOOD)
+    return {name: p for (name, p), gradient in zip(named.items(), found, strict=True) if gradient is not None}
