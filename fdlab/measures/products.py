@@ -1,0 +1,197 @@
+"""Exact products with the Hessian or the Gauss-Newton matrix of a mean loss, micro-batch by micro-batch.
+
+The curvature is that of the mean over all images: a micro-batch of n_i of N images weighs n_i / N, a short last
+one included. PyTorch's fused attention kernels have no second derivative, so products run under the plain
+("math") kernel; the caller's choice is back afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fdlab.errors import FAILED, NOT_UNDERSTOOD, OUT_OF_SPACE, FdlabError
+
+Loss = Callable[[Any], Tensor]
+Product = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def exact_kernels(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Twice differentiable attention, no autocast, no TF32; the caller's choices are restored on the way out."""
+    kind = torch.device(device).type
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.autocast(kind, enabled=False))
+        if kind == "cuda":
+            before = torch.get_float32_matmul_precision()
+            stack.callback(torch.set_float32_matmul_precision, before)
+            torch.set_float32_matmul_precision("highest")
+            stack.enter_context(torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False))
+        yield
+
+
+class Curvature:
+    """The symmetric matrix of second derivatives of a mean loss, known by its products with vectors.
+
+    Args:
+        parameters: the P numbers that it is taken over, as tensors; others are held fixed.
+        batches: fixed micro-batches; a new random one at each product would break Lanczos.
+        sizes: images in each.
+
+    ``products`` counts passes over all batches.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], batches: Sequence[Any], sizes: Sequence[int]) -> None:
+        self.parameters, self.batches, self.sizes = list(parameters), list(batches), list(sizes)
+        self.size = sum(p.numel() for p in self.parameters)
+        self.products = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.parameters[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parameters[0].dtype
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """(P,) -> (P,).
+
+        Raises:
+            FdlabError: a layer without a second derivative, too little memory, or a result that is not finite.
+        """
+        self.products += 1
+        pieces = self._shaped(vector.to(self.device, self.dtype))
+        total = torch.zeros(self.size, device=self.device, dtype=self.dtype)
+        with exact_kernels(self.device), torch.enable_grad():
+            for batch, size in zip(self.batches, self.sizes, strict=True):
+                _add(total, self.parameters, _guarded(self._one, batch, pieces), size / sum(self.sizes))
+        if not torch.isfinite(total).all():
+            raise FdlabError(
+                "A curvature product is not finite.",
+                "The loss or one of its derivatives overflows at these weights.",
+                "Check the loss and the weights, or use float64.",
+                NOT_UNDERSTOOD,
+            )
+        return total
+
+    def _one(self, batch: Any, pieces: list[Tensor]) -> list[Tensor | None]:
+        raise NotImplementedError
+
+    def _shaped(self, vector: Tensor) -> list[Tensor]:
+        return [
+            piece.view_as(p)
+            for piece, p in zip(vector.split([p.numel() for p in self.parameters]), self.parameters, strict=True)
+        ]
+
+
+class Hessian(Curvature):
+    """Products by double backward (Pearlmutter 1994): about four gradients each.
+
+    Args:
+        loss: batch -> the mean loss over its images.
+    """
+
+    def __init__(self, loss: Loss, parameters: Sequence[Tensor], batches: Sequence[Any], sizes: Sequence[int]) -> None:
+        super().__init__(parameters, batches, sizes)
+        self.loss = loss
+
+    def gradient(self) -> Tensor:
+        """(P,): the gradient of the mean loss; at a minimum it is 0."""
+        total = torch.zeros(self.size, device=self.device, dtype=self.dtype)
+        with exact_kernels(self.device), torch.enable_grad():
+            for batch, size in zip(self.batches, self.sizes, strict=True):
+                parts = torch.autograd.grad(self.loss(batch), self.parameters, allow_unused=True)
+                _add(total, self.parameters, parts, size / sum(self.sizes))
+        return total
+
+    def mean_loss(self) -> float:
+        """The loss itself, under the same kernels."""
+        with exact_kernels(self.device), torch.no_grad():
+            parts = [float(self.loss(batch)) * size for batch, size in zip(self.batches, self.sizes, strict=True)]
+        return sum(parts) / sum(self.sizes)
+
+    def _one(self, batch: Any, pieces: list[Tensor]) -> list[Tensor | None]:
+        # autograd.grad, not .backward(): the latter with create_graph leaves cycles in .grad
+        first = torch.autograd.grad(self.loss(batch), self.parameters, create_graph=True, allow_unused=True)
+        kept = [(g, v) for g, v in zip(first, pieces, strict=True) if g is not None and g.requires_grad]
+        if not kept:  # a loss that is linear in these parameters
+            return [None] * len(pieces)
+        gradients, vectors = zip(*kept, strict=True)
+        return list(torch.autograd.grad(gradients, self.parameters, vectors, allow_unused=True))
+
+
+class GaussNewton(Curvature):
+    """Products with J' H_z J / N: the Hessian without the curvature of the network itself (Schraudolph 2002).
+
+    Args:
+        output: batch -> z, what the criterion takes.
+        criterion: (z, batch) -> the mean loss over the batch's images.
+    """
+
+    def __init__(
+        self,
+        output: Loss,
+        criterion: Callable[[Tensor, Any], Tensor],
+        parameters: Sequence[Tensor],
+        batches: Sequence[Any],
+        sizes: Sequence[int],
+    ) -> None:
+        super().__init__(parameters, batches, sizes)
+        self.output, self.criterion = output, criterion
+
+    def _one(self, batch: Any, pieces: list[Tensor]) -> list[Tensor | None]:
+        z = self.output(batch)
+        if not z.requires_grad:
+            raise FdlabError(
+                "This objective has no Gauss-Newton form here.",
+                "Its output is not told apart from its loss.",
+                "Use the Hessian, or another objective.",
+                FAILED,
+            )
+        # J v as the derivative of J'u along u: two backward passes, no forward mode needed
+        u = torch.zeros_like(z, requires_grad=True)
+        pulled = torch.autograd.grad(z, self.parameters, u, create_graph=True, allow_unused=True)
+        kept = [(g, v) for g, v in zip(pulled, pieces, strict=True) if g is not None]
+        gradients, vectors = zip(*kept, strict=True)
+        pushed = torch.autograd.grad(gradients, u, vectors, retain_graph=True)[0]
+        leaf = z.detach().requires_grad_()
+        slope = torch.autograd.grad(self.criterion(leaf, batch), leaf, create_graph=True)[0]
+        curved = torch.autograd.grad(slope, leaf, pushed, materialize_grads=True)[0]
+        return list(torch.autograd.grad(z, self.parameters, curved, allow_unused=True))
+
+
+def _add(total: Tensor, parameters: Sequence[Tensor], parts: Sequence[Tensor | None], weight: float) -> None:
+    """``total += weight * parts``, flattened in place; a part that is absent is zero."""
+    place = 0
+    for parameter, part in zip(parameters, parts, strict=True):
+        if part is not None:
+            total[place : place + parameter.numel()].add_(part.detach().reshape(-1), alpha=weight)
+        place += parameter.numel()
+
+
+def _guarded(function: Callable[..., list[Tensor | None]], *arguments: Any) -> list[Tensor | None]:
+    try:
+        return function(*arguments)
+    except torch.OutOfMemoryError as error:
+        raise FdlabError(
+            "The device has too little memory for one product.",
+            str(error).splitlines()[0],
+            "Give a smaller --micro-batch.",
+            OUT_OF_SPACE,
+        ) from None
+    except (RuntimeError, NotImplementedError) as error:
+        if "not implemented" not in str(error):
+            raise
+        raise FdlabError(
+            "A layer of this model has no second derivative.",
+            str(error).splitlines()[0],
+            "Replace the custom or fused layer by its plain form.",
+            FAILED,
+        ) from error
