@@ -18,6 +18,7 @@ __all__ = [
     "attention_metrics",
     "distill",
     "finetune",
+    "hessian_spectrum",
     "measure",
     "open_model",
     "pretrain",
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
     from fdlab.encoders.open import open_model
     from fdlab.measures.attention import attention_metrics
+    from fdlab.measures.spectrum import hessian_spectrum
     from fdlab.probes.measure import measure
     from fdlab.study.training import distill, finetune, pretrain
 
@@ -36,6 +38,7 @@ __getattr__ = lazy_attributes(
         "Encoder": "fdlab.encoders.encoder",
         "open_model": "fdlab.encoders.open",
         "attention_metrics": "fdlab.measures.attention",
+        "hessian_spectrum": "fdlab.measures.spectrum",
         "measure": "fdlab.probes.measure",
         "pretrain": "fdlab.study.training",
         "distill": "fdlab.study.training",

@@ -47,11 +47,11 @@ def attention_parts(attention: nn.Module) -> AttentionParts | None:
     heads = int(attention.num_heads)  # type: ignore[arg-type]
     query, key, value = qkv.weight.detach().view(3, heads, -1, qkv.in_features)
     if qkv.bias is not None:
-        biases = list(qkv.bias.detach().view(3, heads, -1))
+        q, k, v = (b for b in qkv.bias.detach().view(3, heads, -1))
     else:  # BEiT's layout: the key has none
         q_bias, v_bias = (getattr(attention, name, None) for name in ("q_bias", "v_bias"))
-        biases = [None if b is None else b.detach().view(heads, -1) for b in (q_bias, None, v_bias)]
-    return AttentionParts(query, key, value, *biases, proj=proj.weight.detach().view(proj.out_features, heads, -1))
+        q, k, v = (None if b is None else b.detach().view(heads, -1) for b in (q_bias, None, v_bias))
+    return AttentionParts(query, key, value, q, k, v, proj.weight.detach().view(proj.out_features, heads, -1))
 
 
 def scale_heads(parts: AttentionParts, query: Tensor | float = 1.0, value: Tensor | float = 1.0) -> None:

@@ -124,4 +124,4 @@ def plan_rows(
             OUT_OF_SPACE,
         )
     place = places[rooms.index(max(rooms))]
-    return place, rows, f"{need}, {max(rooms) / 1e9:.2f} GB may be used: restarted with {rows} vectors."
+    return place, rows, f"{need}, {max(rooms) / 1e9:.2f} GB may be used: at most {rows} are kept."

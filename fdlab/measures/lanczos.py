@@ -34,6 +34,7 @@ class Ritz:
         coupling: beta; the last vector's tie to everything outside of the basis.
         steps: products used.
         converged: the bounds asked for were met.
+        room: rows that memory allows.
         note: what was unusual: restarts, a basis in the host's memory.
     """
 
@@ -44,6 +45,7 @@ class Ritz:
     coupling: float
     steps: int
     converged: bool
+    room: int
     note: str = ""
 
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,6 +64,13 @@ class Ritz:
         """(P,) of unit length: the vector of the ``rank``-th largest value, from 0; -1 for the lowest."""
         column = len(self.values) - 1 - rank if rank >= 0 else 0
         return self.basis.combine(torch.from_numpy(self.vectors[:, column].copy()))
+
+    def compress(self, rows: int) -> None:
+        """Keeps the values of largest magnitude alone, so that memory is free for other vectors."""
+        if rows < len(self.values):
+            kept = np.sort(np.argsort(-np.abs(self.values))[:rows])
+            self.basis.rotate(torch.from_numpy(self.vectors[:, kept].copy()))
+            self.values, self.bounds, self.vectors = self.values[kept], self.bounds[kept], np.eye(rows)
 
 
 def lanczos(
@@ -94,7 +103,7 @@ def lanczos(
     """
     cap = min(cap, size)
     where, rows, note = plan_rows(
-        size, cap, min(cap, 2 * k + 8), device=torch.device(device), dtype=dtype, budget=budget
+        size, min(size, cap + START), min(cap, 2 * k + 8), device=torch.device(device), dtype=dtype, budget=budget
     )
     run = _Run(Basis(size, device=where, dtype=dtype), rows, seed)
     run.open()
@@ -123,7 +132,7 @@ class _Run:
         self.projected = np.zeros((0, 0))
         self.residual: Tensor | None = None
         self.coupling = self.scale = 0.0
-        self.steps = self.opened = 0
+        self.steps = self.opened = self.restarted = 0
         self.converged = self.broken = False
         self.before: np.ndarray | None = None  # the top values when the last breakdown happened
         self.generator = torch.Generator().manual_seed(seed_for(seed, "lanczos"))
@@ -172,6 +181,7 @@ class _Run:
         chosen = np.r_[0:low, len(values) - (keep - low) : len(values)]
         self.basis.rotate(torch.from_numpy(vectors[:, chosen].copy()))
         self.projected = np.diag(values[chosen])
+        self.restarted += 1
 
     def settled(self, k: int) -> bool:
         """At a breakdown: whether the space just finished brought nothing above the k-th value."""
@@ -196,9 +206,13 @@ class _Run:
     def result(self, note: str) -> Ritz:
         values, vectors, bounds = self._pairs()
         said = [note] if note else []
+        if self.restarted:
+            said.append(f"Restarted {self.restarted} times with {self.rows} vectors.")
         if self.opened > 1:
             said.append(f"{self.opened} Krylov spaces: repeated eigenvalues, or a matrix of low rank.")
-        return Ritz(self.basis, values, vectors, bounds, self.coupling, self.steps, self.converged, " ".join(said))
+        return Ritz(
+            self.basis, values, vectors, bounds, self.coupling, self.steps, self.converged, self.rows, " ".join(said)
+        )
 
     def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         values, vectors = np.linalg.eigh(self.projected)

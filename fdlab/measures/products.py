@@ -12,10 +12,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fdlab.errors import FAILED, NOT_UNDERSTOOD, OUT_OF_SPACE, FdlabError
+from fdlab.errors import FAILED, NOT_UNDERSTOOD, OUT_OF_SPACE, USAGE, FdlabError
 
 Loss = Callable[[Any], Tensor]
 Product = Callable[[Tensor], Tensor]
@@ -117,6 +117,16 @@ class Hessian(Curvature):
             parts = [float(self.loss(batch)) * size for batch, size in zip(self.batches, self.sizes, strict=True)]
         return sum(parts) / sum(self.sizes)
 
+    def along(self, vector: Tensor, losses: Loss) -> Tensor:
+        """(N,): v' H_i v of every image i, whose mean is v' H v: what each image adds to the curvature along v.
+
+        Args:
+            losses: batch -> (n,), one loss an image.
+        """
+        pieces = self._shaped(vector.to(self.device, self.dtype))
+        with exact_kernels(self.device), torch.enable_grad():
+            return torch.cat([_second_along(losses(batch), self.parameters, pieces) for batch in self.batches])
+
     def _one(self, batch: Any, pieces: list[Tensor]) -> list[Tensor | None]:
         # autograd.grad, not .backward(): the latter with create_graph leaves cycles in .grad
         first = torch.autograd.grad(self.loss(batch), self.parameters, create_graph=True, allow_unused=True)
@@ -165,6 +175,45 @@ class GaussNewton(Curvature):
         slope = torch.autograd.grad(self.criterion(leaf, batch), leaf, create_graph=True)[0]
         curved = torch.autograd.grad(slope, leaf, pushed, materialize_grads=True)[0]
         return list(torch.autograd.grad(z, self.parameters, curved, allow_unused=True))
+
+
+def _second_along(losses: Tensor, parameters: list[Tensor], pieces: list[Tensor]) -> Tensor:
+    """(n,): the second derivative of each loss along ``pieces``; sums that are linear in u, read off by d/du."""
+    u = torch.ones_like(losses, requires_grad=True)
+    total = (losses * u).sum()
+    for _ in range(2):
+        slopes = torch.autograd.grad(total, parameters, create_graph=True, allow_unused=True)
+        kept = [(g * v).sum() for g, v in zip(slopes, pieces, strict=True) if g is not None and g.requires_grad]
+        if not kept:
+            return torch.zeros_like(losses)
+        total = torch.stack(kept).sum()
+    found = torch.autograd.grad(total, u, allow_unused=True)[0]
+    return torch.zeros_like(losses) if found is None else found.detach()
+
+
+def check_module(module: nn.Module) -> None:
+    """Refuses a module whose loss is no fixed function of its weights and the images.
+
+    Raises:
+        FdlabError: weights that are not finite; active dropout, drop path or BatchNorm.
+    """
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise FdlabError(
+                f"{name} holds values that are not finite.",
+                "There is no curvature at such a point.",
+                "Use a checkpoint from before the training diverged.",
+                NOT_UNDERSTOOD,
+            )
+    for name, part in module.named_modules():
+        random = (isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0) or getattr(part, "drop_prob", 0)
+        if part.training and (random or isinstance(part, nn.modules.batchnorm._BatchNorm)):
+            raise FdlabError(
+                f"{name or 'The module'} ({type(part).__name__}) is in training mode.",
+                "Its output changes from call to call or couples the images of a batch: there is no fixed loss.",
+                "Call module.eval() first.",
+                USAGE,
+            )
 
 
 def _add(total: Tensor, parameters: Sequence[Tensor], parts: Sequence[Tensor | None], weight: float) -> None:

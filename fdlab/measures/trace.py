@@ -77,7 +77,11 @@ def density(
         trace_probes: further directions of one product each, which sharpen the trace alone.
         on_step: told after each product.
     """
-    size, rows = ritz.basis.size, ritz.basis.rows
+    size = ritz.basis.size
+    if probes + trace_probes and ritz.basis.rows + steps > ritz.room < size:
+        steps = max(1, min(steps, ritz.room // 2))
+        ritz.compress(max(1, ritz.room - steps))  # the probes' own vectors need memory too
+    rows = ritz.basis.rows
     rest = size - rows
     atoms = ritz.values, np.full(rows, 1 / size)
     exact = float(ritz.values.sum())

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
+from fdlab.measures.products import check_module
 from fdlab.probes.objectives.classifiers import classifier, linear_probe
-from fdlab.probes.objectives.objective import Batch, Objective, check_module
+from fdlab.probes.objectives.objective import Batch, Objective
 from fdlab.probes.objectives.targets import distill, mim
 from fdlab.records.store import Store
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.errors import NOT_UNDERSTOOD, FdlabError
 
 Batch = tuple[Tensor, Tensor]
 PerImage = Callable[[Tensor, Tensor], Tensor]
@@ -55,31 +55,6 @@ class Objective:
     def correct(self, batch: Batch) -> Tensor | None:
         """(n,) bool, or None where the objective knows no right answer."""
         return None if self.right is None else self.right(self.output(batch[0]), batch[1])
-
-
-def check_module(module: nn.Module) -> None:
-    """Refuses a module whose loss is no fixed function of its weights and the images.
-
-    Raises:
-        FdlabError: weights that are not finite; active dropout, drop path or BatchNorm.
-    """
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise FdlabError(
-                f"{name} holds values that are not finite.",
-                "There is no curvature at such a point.",
-                "Use a checkpoint from before the training diverged.",
-                NOT_UNDERSTOOD,
-            )
-    for name, part in module.named_modules():
-        random = (isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0) or getattr(part, "drop_prob", 0)
-        if part.training and (random or isinstance(part, nn.modules.batchnorm._BatchNorm)):
-            raise FdlabError(
-                f"{name or 'The module'} ({type(part).__name__}) is in training mode.",
-                "Its output changes from call to call or couples the images of a batch: there is no fixed loss.",
-                "Call module.eval() first.",
-                USAGE,
-            )
 
 
 def given_labels(labels: Tensor | None, images: int) -> Tensor:
