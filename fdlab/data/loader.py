@@ -31,12 +31,20 @@ class Batch:
         images: one (B, 3, size, size) float32 in [0, 1] a view; all views show the same images.
         labels: (B,) int64, -1: none.
         indices: (B,) int64, positions in the source.
+        targets: (B, classes) shares of the classes, where images were mixed.
     """
 
     step: int
     images: list[Tensor]
     labels: Tensor
     indices: Tensor
+    targets: Tensor | None = None
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Samples ``start`` to ``stop - 1``."""
+        targets = None if self.targets is None else self.targets[start:stop]
+        images = [view[start:stop] for view in self.images]
+        return Batch(self.step, images, self.labels[start:stop], self.indices[start:stop], targets)
 
 
 class Batches:

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
+
+from fdlab.data.randaugment import Policy, draw_policy, rand_augment
 
 UNIFORMS = 12  # one a setting, always all drawn: switching one setting off leaves the others' draws alone
 
@@ -39,6 +43,10 @@ class View(BaseModel):
     saturation: float = Field(default=0.0, ge=0, le=1, description="factor about each pixel's grey")
     grey: float = Field(default=0.0, ge=0, le=1, description="probability of losing the colour")
     noise: float = Field(default=0.0, ge=0, description="standard deviation of Gaussian pixel noise")
+    randaugment: int = Field(default=0, ge=0, description="operations of RandAugment; 0: none")
+    magnitude: float = Field(default=9.0, ge=0, le=10, description="of RandAugment")
+    magnitude_sd: float = Field(default=0.5, ge=0, description="of RandAugment")
+    interpolation: Literal["bilinear", "bicubic"] = Field(default="bilinear", description="of crops from larger images")
 
     @field_validator("crop", "ratio")
     @classmethod
@@ -67,15 +75,22 @@ class Draws:
 
     uniforms: np.ndarray
     noise: Tensor | None
+    policies: tuple[Policy, ...] = ()
 
 
 def draw(view: View, generators: Sequence[np.random.Generator], size: int) -> Draws:
     """Draw one view a generator, for outputs of ``size`` pixels."""
     uniforms = np.stack([generator.random(UNIFORMS) for generator in generators])
-    if not view.noise:
-        return Draws(uniforms, None)
-    noise = [generator.standard_normal((3, size, size), dtype=np.float32) for generator in generators]
-    return Draws(uniforms, torch.from_numpy(np.stack(noise)))
+    noise = None
+    if view.noise:
+        drawn = [generator.standard_normal((3, size, size), dtype=np.float32) for generator in generators]
+        noise = torch.from_numpy(np.stack(drawn))
+    policies = (
+        tuple(draw_policy(g, view.randaugment, view.magnitude, view.magnitude_sd) for g in generators)
+        if view.randaugment
+        else ()
+    )
+    return Draws(uniforms, noise, policies)
 
 
 def apply(images: Tensor | Sequence[Tensor], view: View, draws: Draws, size: int, *, direct: bool) -> Tensor:
@@ -94,6 +109,8 @@ def apply(images: Tensor | Sequence[Tensor], view: View, draws: Draws, size: int
         cropped = torch.stack([_one(image, view, u[i : i + 1], size, direct) for i, image in enumerate(images)])
         whole = np.tile([0.0, 0.0, size, size], (len(cropped), 1))
         out = _resample(cropped, view, u, whole, size)
+    if draws.policies:
+        out = torch.stack([rand_augment(*pair) for pair in zip(out, draws.policies, strict=True)])
     return _recolour(out, view, draws)
 
 
@@ -145,7 +162,9 @@ def _one(image: Tensor, view: View, uniforms: np.ndarray, size: int, direct: boo
     box = crop_boxes(view, uniforms, np.array([[h, w]], dtype=np.float64))[0]
     height, width = max(1, round(box[2])), max(1, round(box[3]))
     top, left = min(round(box[0]), h - height), min(round(box[1]), w - width)
-    return to_float(tv.resized_crop(image, top, left, height, width, [size, size], antialias=True))
+    how = InterpolationMode(view.interpolation)
+    resized = tv.resized_crop(image, top, left, height, width, [size, size], how, antialias=True)
+    return to_float(resized).clamp(0, 1) if how == InterpolationMode.BICUBIC else to_float(resized)
 
 
 def _resample(images: Tensor, view: View, u: np.ndarray, boxes: np.ndarray, size: int) -> Tensor:

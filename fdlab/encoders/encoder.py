@@ -123,7 +123,7 @@ class Encoder:
         """
         images = self._checked(images)
         if norm:
-            return _as_tokens(self.module.forward_features(images), self.module)  # type: ignore[operator]
+            return as_tokens(self.module.forward_features(images), self.module)  # type: ignore[operator]
         final = getattr(self.module, "norm", None)
         if not isinstance(final, nn.Module):
             raise FdlabError(
@@ -138,7 +138,7 @@ class Encoder:
             self.module.forward_features(images)  # type: ignore[operator]
         finally:
             handle.remove()
-        return _as_tokens(seen[-1], self.module)
+        return as_tokens(seen[-1], self.module)
 
     def attention(self, images: Tensor, blocks: Sequence[int] = (0, -1)) -> dict[int, Tensor]:
         """{block: (B, heads, N, N)} after softmax; windows: (B * windows, heads, n, n). Keys as given."""
@@ -281,7 +281,7 @@ def _prefix_kinds(module: nn.Module) -> tuple[str, ...]:
     return tuple(kinds + ["register"] * (0 if registers is None else registers.shape[1]))
 
 
-def _as_tokens(features: Tensor, module: nn.Module) -> Tensor:
+def as_tokens(features: Tensor, module: nn.Module) -> Tensor:
     """(B, N, C) from (B, N, C), or from a map in the module's own order of axes."""
     if features.ndim == 3:
         return features

@@ -36,6 +36,9 @@ class Design:
         layer_scale: start of the per-channel scale on both branches; None: no layer scale.
         bias_scale: bias in the softmax = bias_scale * table; 1 is the paper's, more learns faster.
         init: ``xavier`` uniform, ``beit`` (normal 0.02 cut at one sigma, deeper branches smaller), ``timm``.
+        stages: blocks a stage of a SwinV2 (Liu et al. 2022), whose width and heads double from stage to stage;
+            ``width`` and ``heads`` are the first stage's, ``depth`` the sum. Empty: a plain ViT.
+        window: side of the SwinV2's windows in tokens, at most the stage's grid.
     """
 
     image_size: Size
@@ -52,10 +55,14 @@ class Design:
     init: Init = "xavier"
     norm_eps: float = 1e-6
     in_chans: int = 3
+    stages: tuple[int, ...] = ()
+    window: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.image_size, list):  # as JSON and TOML give it
             object.__setattr__(self, "image_size", tuple(self.image_size))
+        object.__setattr__(self, "stages", tuple(self.stages))
+        coarsest = self.patch_size * 2 ** max(len(self.stages) - 1, 0)
         faults = [
             fault
             for wrong, fault in (
@@ -79,6 +86,19 @@ class Design:
                 ),
                 (self.bias_scale != 1 and not self.has_bias, "bias_scale needs a relative bias"),
                 (self.bias_scale <= 0, "bias_scale must be positive"),
+                (
+                    any(side % max(coarsest, 1) for side in _pair(self.image_size)),
+                    f"image size {self.image_size} is not a multiple of {coarsest}, the coarsest patch",
+                ),
+                (self.stages and self.depth != sum(self.stages), f"depth {self.depth} is not the sum of the stages"),
+                (bool(self.stages) != bool(self.window), "stages and window belong together"),
+                (
+                    self.stages
+                    and (self.position != "block_bias" or self.class_token or self.layer_scale or self.bias_scale != 1),
+                    "a SwinV2 has its own bias in every block (position 'block_bias', bias_scale 1), "
+                    "no class token and no layer scale",
+                ),
+                (self.stages and self.init != "timm", "a SwinV2 has timm's start (init 'timm')"),
             )
             if wrong
         ]
@@ -88,7 +108,13 @@ class Design:
     @property
     def grid(self) -> tuple[int, int]:
         height, width = _pair(self.image_size)
-        return height // self.patch_size, width // self.patch_size
+        patch = self.patch_size * 2 ** max(len(self.stages) - 1, 0)
+        return height // patch, width // patch
+
+    @property
+    def token_width(self) -> int:
+        """Channels of the final tokens: the last stage's."""
+        return self.width * 2 ** max(len(self.stages) - 1, 0)
 
     @property
     def has_bias(self) -> bool:
@@ -116,6 +142,8 @@ class Scale(nn.Module):
 
 def timm_call(design: Design) -> TimmCall:
     """The stock timm class of this design; ``global_pool=''`` keeps the final norm on all tokens."""
+    if design.stages:
+        return _swin_call(design)
     kwargs: dict[str, Any] = {
         "img_size": design.image_size,
         "patch_size": design.patch_size,
@@ -148,6 +176,23 @@ def timm_call(design: Design) -> TimmCall:
             "pos_embed": "none" if design.position == "none" else "learn",
         }
     return TimmCall(path, kwargs, design.norm_eps)
+
+
+def _swin_call(design: Design) -> TimmCall:
+    """SwinV2: cosine attention, log-spaced continuous bias, norms after the branches (arXiv 2111.09883)."""
+    kwargs: dict[str, Any] = {
+        "img_size": design.image_size,
+        "patch_size": design.patch_size,
+        "in_chans": design.in_chans,
+        "num_classes": 0,
+        "embed_dim": design.width,
+        "depths": design.stages,
+        "num_heads": tuple(design.heads * 2**stage for stage in range(len(design.stages))),
+        "window_size": design.window,
+        "mlp_ratio": design.mlp_ratio,
+        "drop_path_rate": design.drop_path,
+    }
+    return TimmCall("timm.models.swin_transformer_v2.SwinTransformerV2", kwargs)
 
 
 def build(design: Design, *, seed: int) -> nn.Module:

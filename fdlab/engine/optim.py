@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from fdlab.encoders.encoder import blocks_of
 from fdlab.encoders.student import TABLE
-from fdlab.engine.recipe import OptimSettings
+from fdlab.engine.settings import OptimSettings
 
 STEM = ("patch_embed", "cls_token", "pos_embed", "reg_token", "dist_token", "norm_pre")
 
@@ -26,24 +28,47 @@ def parameter_groups(module: nn.ModuleDict, settings: OptimSettings) -> list[dic
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for part_name, part in module.items():
-        depth = len(part.blocks) if part_name == "encoder" and hasattr(part, "blocks") else None
+        depth = len(blocks_of(part)) if part_name == "encoder" else 0
+        starts = _first_blocks(part) if depth else {}
         exempt = set(part.no_weight_decay()) if hasattr(part, "no_weight_decay") else set()
         for name, parameter in part.named_parameters():
             if not parameter.requires_grad:
                 continue
-            scale = 1.0 if depth is None else settings.layer_decay ** levels_below_head(name, depth)
-            spared = parameter.ndim <= 1 or name in exempt or TABLE in name or name.endswith("_token")
+            scale = settings.layer_decay ** levels_below_head(name, depth, starts) if depth else 1.0
+            table = TABLE in name
+            spared = parameter.ndim <= 1 or (name in exempt and not table) or name.endswith("_token")
+            spared = spared or (table and not settings.decay_tables)
             decay = 0.0 if spared else settings.weight_decay
             groups.setdefault((scale, decay), []).append(parameter)
     return [{"params": p, "weight_decay": decay, "lr_scale": scale} for (scale, decay), p in groups.items()]
 
 
-def levels_below_head(name: str, depth: int) -> int:
-    """How many levels an encoder's parameter stands below the head; see ``parameter_groups``."""
+def levels_below_head(name: str, depth: int, starts: Mapping[str, int] | None = None) -> int:
+    """How many levels an encoder's parameter stands below the head; see ``parameter_groups``.
+
+    ``starts``: the number of the first block of each stage; what else a stage has (its downsampling) goes
+    with that block.
+    """
+    for stage, first in (starts or {}).items():
+        if name.startswith(f"{stage}."):
+            block = re.match(r"blocks\.(\d+)\.", name.removeprefix(f"{stage}."))
+            return depth - first - (int(block[1]) if block else 0)
     block = re.match(r"blocks\.(\d+)\.", name)
     if block:
         return depth - int(block[1])
     return depth + 1 if name.startswith(STEM) else 1
+
+
+def _first_blocks(module: nn.Module) -> dict[str, int]:
+    """{"layers.1": 2, ...}: the number of the first block of every stage of a hierarchical model."""
+    if hasattr(module, "blocks"):
+        return {}
+    starts, count = {}, 0
+    for name, part in module.named_modules():
+        if isinstance(getattr(part, "blocks", None), (nn.ModuleList, nn.Sequential)):
+            starts[name] = count
+            count += len(part.blocks)
+    return starts
 
 
 def learning_rate(step: int, total: int, settings: OptimSettings) -> float:
@@ -63,8 +88,22 @@ def learning_rate(step: int, total: int, settings: OptimSettings) -> float:
 
 
 def make_optimizer(module: nn.ModuleDict, settings: OptimSettings) -> torch.optim.Optimizer:
-    """AdamW over ``parameter_groups``; one fused kernel a step."""
-    return torch.optim.AdamW(parameter_groups(module, settings), lr=settings.lr, betas=settings.betas, fused=True)
+    """AdamW (one fused kernel a step) or LARS over ``parameter_groups``.
+
+    LARS (You et al. 2017) adapts matrices and leaves vectors alone, as MAE's linear probe does.
+    """
+    groups = parameter_groups(module, settings)
+    if settings.kind == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
+    from timm.optim import Lars
+
+    parts = [
+        {**group, "params": chosen, "always_adapt": matrix}
+        for group in groups
+        for matrix in (True, False)
+        if (chosen := [p for p in group["params"] if (p.ndim > 1) == matrix])
+    ]
+    return Lars(parts, lr=settings.lr, momentum=settings.momentum, trust_coeff=settings.trust)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

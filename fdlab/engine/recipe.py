@@ -6,95 +6,18 @@ Each task declares a settings model of its own, which stands in the table of the
 
 from __future__ import annotations
 
+import contextlib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError, create_model
 
-from fdlab.data.transforms import View
+from fdlab.engine.settings import Recipe, without_none
 from fdlab.errors import USAGE, FdlabError, nearest
-
-
-class Settings(BaseModel):
-    """Base of every settings table: unknown keys are faults, nothing changes after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataSettings(Settings):
-    """Which images. ``source`` and ``test`` follow the ``--data`` grammar."""
-
-    source: str = Field("digits#train", description="training images")
-    test: str = Field("", description="held-out images; empty: none")
-    size: int = Field(0, ge=0, description="pixels a side; 0: the model's own size")
-    per_class: int = Field(0, ge=0, description="labelled images a class; 0: all")
-    validation: int = Field(0, ge=0, description="images held out of `source` for choosing settings")
-    label_seed: int = Field(0, ge=0, description="which images are labelled and which validate")
-
-
-class RunSettings(Settings):
-    """How long, on what, and how it is logged."""
-
-    steps: int = Field(0, ge=0, description="optimiser steps; 0: from epochs")
-    epochs: int = Field(0, ge=0, description="passes over the images, where steps is 0")
-    batch: int = Field(64, ge=1)
-    seed: int = Field(0, ge=0)
-    device: str = "cpu"
-    workers: int = Field(0, ge=0, description="loader processes")
-    log_every: int = Field(25, ge=1, description="steps a log line")
-    evaluate_every: int = Field(0, ge=0, description="steps between evaluations; 0: at the end only")
-
-
-class OptimSettings(Settings):
-    """AdamW with a linear warm-up and a cosine or constant schedule."""
-
-    lr: float = Field(2e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = Field(0.05, ge=0)
-    clip: float = Field(3.0, ge=0, description="largest gradient norm; 0: no clipping")
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: float = Field(0.1, ge=0, description="share of the steps, or steps where above 1")
-    warmup_start: float = Field(0.0, ge=0, description="learning rate that the warm-up starts from")
-    floor: float = Field(0.0, ge=0, description="last learning rate, at layer scale 1")
-    layer_decay: float = Field(1.0, gt=0, le=1)
-
-
-class SaveSettings(Settings):
-    """When the state is written."""
-
-    every: int = Field(100, ge=1, description="steps between checkpoints")
-    snapshots: int = Field(0, ge=0, description="steps between kept encoders; 0: none")
-
-
-class Recipe(Settings):
-    """The settings every training has. The table of the task's own settings is added by ``resolve``."""
-
-    task: str
-    about: str = ""
-    data: DataSettings = DataSettings()
-    run: RunSettings = RunSettings()
-    optim: OptimSettings = OptimSettings()
-    save: SaveSettings = SaveSettings()
-    view: View = View()
-
-    @property
-    def own(self) -> Any:
-        """The task's own settings."""
-        return getattr(self, self.task)
-
-    def as_toml(self) -> str:
-        """The resolved recipe; reading it again gives the same recipe."""
-        return tomli_w.dumps(_without_none(self.model_dump(mode="json")))
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
-    return value
 
 
 def names() -> list[str]:
@@ -107,12 +30,40 @@ def names() -> list[str]:
     return sorted(found)
 
 
-def read(name: str, *, _chain: tuple[str, ...] = ()) -> dict[str, Any]:
+def read(name: str) -> dict[str, Any]:
     """A recipe's tables, by the name of a packaged one or a file's path; ``extends`` is followed.
 
     Raises:
         FdlabError: code 2, no such recipe or no valid TOML.
     """
+    tables: dict[str, Any] = {}
+    for _, text in _chain(name):
+        tables = merge(tables, {key: value for key, value in tomllib.loads(text).items() if key != "extends"})
+    return tables
+
+
+def origins(name: str) -> dict[str, str]:
+    """{dotted setting: what its line's comment says of it}: "published", "corrected: ...", "ours: ...".
+
+    A packaged recipe says so of each of its values; what says nothing is left out.
+    """
+    found: dict[str, str] = {}
+    for _, text in _chain(name):
+        table = ""
+        for line in text.splitlines():
+            if header := re.fullmatch(r"\[([\w.]+)\]", line.strip()):
+                table = f"{header[1]}."
+            elif said := ORIGIN.fullmatch(line):
+                found[f"{table}{said['key']}"] = said["origin"]
+    return found
+
+
+# A value's line: the key, the value without a comment sign in it, and where the value comes from.
+ORIGIN = re.compile(r"(?P<key>\w+) = (?:\"[^\"]*\"|[^\"#])+ # (?P<origin>(?:published|corrected|ours)\b.*)")
+
+
+def _chain(name: str, above: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    """(name, TOML text) of a recipe and of those it extends, the lowest first."""
     path = Path(name)
     if path.suffix == ".toml" or path.exists():
         text = _file_text(path)
@@ -126,17 +77,16 @@ def read(name: str, *, _chain: tuple[str, ...] = ()) -> dict[str, Any]:
             code=USAGE,
         )
     try:
-        tables = tomllib.loads(text)
+        base = tomllib.loads(text).get("extends")
     except tomllib.TOMLDecodeError as error:
         raise FdlabError(f"The recipe {name} is no valid TOML.", str(error), code=USAGE) from None
-    base = tables.pop("extends", None)
     if not base:
-        return tables
-    if base in (*_chain, name):
+        return [(name, text)]
+    if base in (*above, name):
         raise FdlabError(f"The recipe {name} extends itself, by way of {base}.", "", "Break the circle.", code=USAGE)
     beside = path.parent / base
     found = str(beside) if path.exists() and beside.suffix == ".toml" else base
-    return merge(read(found, _chain=(*_chain, name)), tables)
+    return [*_chain(found, (*above, name)), (name, text)]
 
 
 def _file_text(path: Path) -> str:
@@ -250,13 +200,19 @@ def sources(recipe: Recipe, layers: Mapping[str, Mapping[str, Any]]) -> list[tup
     return [(key, value, origin.get(key, "default")) for key, value in values.items()]
 
 
-# Where and how fast a run runs may change between two starts of it; its numbers do not depend on these.
-FREE = frozenset({"about", "run.device", "run.workers", "save.every"})
+# Where, how fast and in how many parts a run runs may change between two starts: its numbers do not depend on it.
+FREE = frozenset({"about", "run.device", "run.workers", "run.accumulate", "run.checkpoint_blocks", "save.every"})
 
 
 def differences(old_toml: str, new: Recipe) -> list[str]:
-    """What a run folder's recipe and a new one disagree on, as ``key: old, now new``."""
-    old, now = flat(tomllib.loads(old_toml)), flat(tomllib.loads(new.as_toml()))
+    """What a run folder's recipe and a new one disagree on, as ``key: old, now new``.
+
+    A setting that the old one does not name yet has its default there.
+    """
+    tables = tomllib.loads(old_toml)
+    with contextlib.suppress(ValidationError):  # a setting that is no more: compare what is written
+        tables = type(new).model_validate(tables).model_dump(mode="json")
+    old, now = (flat(without_none(values)) for values in (tables, new.model_dump(mode="json")))
     return [
         f"{key}: {old.get(key)!r}, now {now.get(key)!r}"
         for key in sorted(old.keys() | now.keys())

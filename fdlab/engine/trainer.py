@@ -11,20 +11,20 @@ from __future__ import annotations
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from fdlab.engine.optim import learning_rate, make_optimizer, set_learning_rate
-from fdlab.engine.recipe import Recipe
-from fdlab.errors import FAILED, INTERRUPTED, FdlabError
+from fdlab.engine.optim import learning_rate, set_learning_rate
+from fdlab.engine.settings import Recipe
+from fdlab.engine.shares import equal_shares, share_drop_path, sharing
+from fdlab.engine.state import State
+from fdlab.errors import INTERRUPTED, FdlabError
 from fdlab.progress import Progress
 from fdlab.randomness import seed_for
-from fdlab.records.atomic import replacing
 from fdlab.records.run_folder import RunFolder
 
 
@@ -35,6 +35,14 @@ class Trainable(Protocol):
 
     def step(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of this batch, and what else is worth logging."""
+        ...
+
+    def prepare(self, batch: Any, step: int) -> Any:
+        """What is drawn for the whole batch (mixing of images), before it is computed in parts."""
+        ...
+
+    def train_mode(self, on: bool) -> None:
+        """Training or evaluation mode; frozen parts stay in evaluation mode."""
         ...
 
     def after_step(self, step: int) -> None:
@@ -78,36 +86,29 @@ def train(
         FdlabError: a loss that is not finite (the last good state stays; the step is named), or an
             interruption (code 130, the state is saved).
     """
-    optimizer = make_optimizer(task.module, recipe.optim)
-    log = Log(folder, recipe.run.log_every)
-    start = load_state(task, optimizer, log, folder)
-    if start:
-        folder.cut_log(start)
-        if progress:
-            progress.done = start
-    task.module.train()
+    share_drop_path(task.module)
+    if recipe.run.checkpoint_blocks:
+        checkpoint_blocks(task.module)
+    state = State(task, recipe, folder)
+    start = state.load()
+    if progress:
+        progress.done = start
+    task.train_mode(True)
     with stop_requests() as stop:
         for step, batch in enumerate(batches(start), start):
-            torch.manual_seed(seed_for(recipe.run.seed, "step", step))
             lr = learning_rate(step, steps, recipe.optim)
-            loss, metrics = task.step(batch, step)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = clip_gradients(task.module, recipe.optim.clip)
-            set_learning_rate(optimizer, lr)
-            optimizer.step()
-            task.after_step(step)
+            values = one_step(task, batch, step, lr, recipe, state)
             done = step + 1
-            log.add(step, {"loss": loss.detach(), **metrics, "grad_norm": norm}, lr, last=done == steps)
+            state.log.add(step, values, lr, last=done == steps)
             if progress:
-                progress.advance(note=log.note)
+                progress.advance(note=state.log.note)
             every = recipe.run.evaluate_every
             if every and done % every == 0 and done < steps:
-                log.write({"step": done, **evaluated(task)})
+                judged(task, state, done)
             stopping = stop.is_set()
             if done % recipe.save.every == 0 or done == steps or stopping:
-                log.check_finite()
-                save_state(task, optimizer, log, folder, done)
+                state.log.check_finite()
+                state.save(done)
             for callback in on_step:
                 callback(done)
             if stopping and done < steps:
@@ -117,111 +118,66 @@ def train(
                     "Give the same command again to continue.",
                     code=INTERRUPTED,
                 )
-    result = evaluated(task)
-    log.write({"step": steps, **result})
-    return {"final_loss": log.tail_loss(steps), **result}
+    result = judged(task, state, steps)
+    return {"final_loss": state.log.tail_loss(steps), **state.leave_result(result, lambda: evaluated(task))}
+
+
+def one_step(task: Trainable, batch: Any, step: int, lr: float, recipe: Recipe, state: State) -> dict[str, Tensor]:
+    """The gradient of the whole batch, in ``run.accumulate`` parts, and the optimiser's step with rate ``lr``.
+
+    Every part begins with the step's seed and draws for the whole batch (``shares``), so that the number
+    of parts changes nothing but the order of the sums.
+    """
+    batch = task.prepare(batch, step)
+    state.optimizer.zero_grad(set_to_none=True)
+    totals: dict[str, Tensor] = {}
+    parts = recipe.run.accumulate
+    for share in equal_shares(recipe.run.batch, parts):
+        torch.manual_seed(seed_for(recipe.run.seed, "step", step))
+        with sharing(share):
+            loss, metrics = task.step(batch if share is None else batch.part(share.start, share.stop), step)
+            (loss / parts).backward()
+        for name, value in {"loss": loss, **metrics}.items():
+            part = value.detach() / parts
+            totals[name] = totals[name] + part if name in totals else part
+    totals["grad_norm"] = clip_gradients(task.module, recipe.optim.clip)
+    set_learning_rate(state.optimizer, lr)
+    state.optimizer.step()
+    task.after_step(step)
+    if state.average:
+        state.average.update(task.module)
+    return totals
+
+
+def judged(task: Trainable, state: State, step: int) -> dict[str, float]:
+    """The evaluation of the averaged weights (or of the weights) is logged, the best state kept."""
+    with state.average.inside(task.module) if state.average else nullcontext():
+        result = evaluated(task)
+        state.keep_best(step, result)
+    state.log.write({"step": step, **result})
+    return result
+
+
+def checkpoint_blocks(module: nn.ModuleDict) -> None:
+    """Activations inside a block are computed again in the backward pass, where the class can do so."""
+    for part in module.values():
+        if hasattr(part, "set_grad_checkpointing"):
+            part.set_grad_checkpointing(True)
 
 
 def evaluated(task: Trainable) -> dict[str, float]:
     """The task's evaluation in eval mode; training mode is restored."""
-    task.module.eval()
+    task.train_mode(False)
     try:
         with torch.no_grad():
             return task.evaluate()
     finally:
-        task.module.train()
+        task.train_mode(True)
 
 
 def clip_gradients(module: nn.Module, largest: float) -> Tensor:
     """Scales the gradients to a norm of at most ``largest`` (0: leaves them) and returns their norm."""
     return nn.utils.clip_grad_norm_(module.parameters(), largest or math.inf, foreach=True)
-
-
-class Log:
-    """Means over a window of steps, kept on the device until the window is full.
-
-    The step of the first loss that was not finite is kept too, without waiting for the device each step.
-    """
-
-    def __init__(self, folder: RunFolder, every: int) -> None:
-        self.folder, self.every = folder, every
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-        self.first_bad: Tensor | None = None
-        self.note = ""
-        self.clock = time.monotonic()
-
-    def add(self, step: int, values: dict[str, Tensor], lr: float, *, last: bool = False) -> None:
-        """One step's values; a full window, or the run's last one, is written."""
-        for name, value in values.items():
-            value = value.detach().double()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.count += 1
-        good = torch.isfinite(values["loss"]) & torch.isfinite(values["grad_norm"])
-        bad = torch.where(good, math.inf, float(step))
-        self.first_bad = bad if self.first_bad is None else torch.minimum(self.first_bad, bad)
-        if (step + 1) % self.every == 0 or last:
-            self.check_finite()
-            means = {name: float(total) / self.count for name, total in self.sums.items()}
-            seconds = time.monotonic() - self.clock
-            self.write({"step": step + 1, **means, "lr": lr, "seconds": round(seconds, 3)})
-            self.note = f"loss {means['loss']:.4f}"
-            self.sums, self.count, self.clock = {}, 0, time.monotonic()
-
-    def check_finite(self) -> None:
-        """Raises where a loss or gradient since the last look was not finite."""
-        if self.first_bad is not None and math.isfinite(step := float(self.first_bad)):
-            last = self.folder.last
-            raise FdlabError(
-                f"The loss or its gradient at step {int(step)} is not a number.",
-                f"The last good state is kept in {last}." if last.is_file() else "No state had been saved yet.",
-                "Lower optim.lr or optim.clip in a new folder; the data or the teacher may hold bad values.",
-                code=FAILED,
-            )
-
-    def write(self, line: dict[str, Any]) -> None:
-        self.folder.append_log(line)
-
-    def tail_loss(self, steps: int) -> float:
-        """Mean logged loss of the last tenth of the run."""
-        lines = [line for line in self.folder.read_log() if line.get("loss") is not None]
-        tail = [line["loss"] for line in lines if line["step"] > 0.9 * steps] or [line["loss"] for line in lines[-1:]]
-        return sum(tail) / len(tail) if tail else math.nan
-
-    def state(self) -> dict[str, Any]:
-        return {"sums": dict(self.sums), "count": self.count}
-
-
-def save_state(task: Trainable, optimizer: torch.optim.Optimizer, log: Log, folder: RunFolder, step: int) -> None:
-    """Writes the whole state, atomically."""
-    state = {
-        "step": step,
-        "task": task.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "log": log.state(),
-    }
-    with replacing(folder.last) as draft:
-        torch.save(state, draft)
-
-
-def load_state(task: Trainable, optimizer: torch.optim.Optimizer, log: Log, folder: RunFolder) -> int:
-    """Loads the last state where there is one; returns its step (0: a fresh start)."""
-    if not folder.last.is_file():
-        if folder.log.is_file():
-            folder.cut_log(0)
-        return 0
-    try:
-        state = torch.load(folder.last, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise FdlabError(
-            f"The checkpoint {folder.last} cannot be read.",
-            str(error).splitlines()[0],
-            "Delete that file to start this run again from its first step.",
-        ) from None
-    task.load_state_dict(state["task"])
-    optimizer.load_state_dict(state["optimizer"])
-    log.sums, log.count = state["log"]["sums"], state["log"]["count"]
-    return int(state["step"])
 
 
 @contextmanager

@@ -27,6 +27,41 @@ def distillation_loss(predicted: Tensor, target: Tensor, beta: float = 2.0) -> T
     return F.smooth_l1_loss(predicted.float(), target, beta=beta)
 
 
+def feature_loss(
+    predicted: Tensor,
+    target: Tensor,
+    kind: str = "smooth_l1",
+    *,
+    beta: float = 2.0,
+    temperature: float = 1.0,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """How far predicted features are from the target: both (B, N, C), mean over images and tokens.
+
+    ``smooth_l1`` the paper's, ``mse``: mean over channels of the square, ``cosine``: 1 - cos, ``kl``:
+    ``T^2 KL(softmax(target / T) || softmax(predicted / T))`` over the channels (Hinton et al. 2015).
+    ``weight`` (B, N): tokens count by it, their sum is the divisor.
+    """
+    predicted = predicted.float()
+    if weight is None and kind == "smooth_l1":
+        return distillation_loss(predicted, target, beta)
+    if kind == "smooth_l1":
+        each = F.smooth_l1_loss(predicted, target, beta=beta, reduction="none").mean(-1)
+    elif kind == "mse":
+        each = (predicted - target).square().mean(-1)
+    elif kind == "cosine":
+        each = 1 - F.cosine_similarity(predicted, target, dim=-1)
+    elif kind == "kl":
+        log_p, log_q = (F.log_softmax(x / temperature, -1) for x in (predicted, target))
+        each = temperature**2 * (log_q.exp() * (log_q - log_p)).sum(-1)
+    else:
+        raise ValueError(f"no loss {kind!r}")
+    if weight is None:
+        return each.mean()
+    weight = weight.to(each.dtype)
+    return (each * weight).sum() / weight.sum().clamp_min(1)
+
+
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """SimCLR's loss (Chen et al. 2020, arXiv 2002.05709): (B, D) and (B, D) projections of two views.
 

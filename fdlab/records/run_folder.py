@@ -35,6 +35,10 @@ class RunFolder:
         return self.path / "checkpoint" / "last.pt"
 
     @property
+    def best(self) -> Path:
+        return self.path / "checkpoint" / "best.pt"
+
+    @property
     def log(self) -> Path:
         return self.path / "metrics.jsonl"
 

@@ -21,7 +21,7 @@ from fdlab.encoders.devices import pick_device
 from fdlab.encoders.heads import save_heads
 from fdlab.encoders.save import save_encoder
 from fdlab.engine import recipe as recipes
-from fdlab.engine.recipe import Recipe
+from fdlab.engine.settings import Recipe
 from fdlab.engine.trainer import train
 from fdlab.errors import OUT_OF_SPACE, USAGE, FdlabError
 from fdlab.progress import Progress
@@ -161,6 +161,7 @@ def _ready(planned: Plan, device: str) -> tuple[Task, Callable[[int], Batches], 
     size = recipe.data.size or (data.native_size[0] if data.native_size else 224)
     task = planned.task(recipe.own, size=size, seed=recipe.run.seed, device=device, **images)
     batch = recipe.run.batch
+    _check_parts(task, recipe)
     steps = recipe.run.steps
     if not steps:
         if data.endless or not recipe.run.epochs:
@@ -171,6 +172,7 @@ def _ready(planned: Plan, device: str) -> tuple[Task, Callable[[int], Batches], 
                 code=USAGE,
             )
         steps = recipe.run.epochs * (len(data) // batch)
+    task.steps = steps
 
     def batches(start: int) -> Batches:
         return Batches(
@@ -186,6 +188,21 @@ def _ready(planned: Plan, device: str) -> tuple[Task, Callable[[int], Batches], 
         )
 
     return task, batches, steps
+
+
+def _check_parts(task: Task, recipe: Recipe) -> None:
+    parts, batch = recipe.run.accumulate, recipe.run.batch
+    if parts > 1 and task.couples_images:
+        raise FdlabError(
+            f"A batch of {recipe.task} cannot be computed in {parts} parts.",
+            "Its loss or its batch norm compares the images of a batch with each other.",
+            "Set run.accumulate=1.",
+            code=USAGE,
+        )
+    if batch % parts:
+        raise FdlabError(
+            f"A batch of {batch} has no {parts} equal parts.", "", "Change run.batch or run.accumulate.", code=USAGE
+        )
 
 
 def _images(recipe: Recipe) -> dict[str, ImageSource | None]:

@@ -9,26 +9,29 @@ from torch import Tensor
 from fdlab.encoders.encoder import EncoderInfo
 
 
-def aligned(target: Tensor, teacher: EncoderInfo, grid: tuple[int, int], class_token: bool) -> tuple[Tensor, bool]:
+def aligned(
+    target: Tensor, own_grid: tuple[int, int], prefix: int, grid: tuple[int, int], class_token: bool
+) -> tuple[Tensor, bool]:
     """The teacher's tokens as the student can match them.
 
     Registers and distillation tokens have no counterpart and are left out; the class token is kept where
     the student has one too; patch tokens are resampled bilinearly where the grids differ.
 
     Args:
-        target: (B, N, C) teacher tokens, prefix first.
+        target: (B, N, C) teacher tokens, ``prefix`` ones first.
+        own_grid: the teacher's grid.
         grid: the student's grid.
         class_token: whether the student has one.
 
     Returns:
         (B, N', C) tokens, class token first where kept; and whether it was kept.
     """
-    patches = target[:, teacher.prefix_tokens :]
-    if tuple(teacher.grid) != tuple(grid):
-        as_map = patches.transpose(1, 2).unflatten(2, teacher.grid)
+    patches = target[:, prefix:]
+    if tuple(own_grid) != tuple(grid):
+        as_map = patches.transpose(1, 2).unflatten(2, own_grid)
         as_map = F.interpolate(as_map, size=grid, mode="bilinear", antialias=True)
         patches = as_map.flatten(2).transpose(1, 2)
-    keep = class_token and teacher.prefix_tokens > 0
+    keep = class_token and prefix > 0
     return (torch.cat([target[:, :1], patches], 1) if keep else patches), keep
 
 

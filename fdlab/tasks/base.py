@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.data.sources import ImageSource
-from fdlab.encoders.encoder import EncoderInfo, TimmCall
+from fdlab.encoders.encoder import EncoderInfo, TimmCall, as_tokens
 from fdlab.encoders.student import Design
 from fdlab.errors import USAGE, FdlabError, nearest
 
@@ -39,6 +39,8 @@ class ModelSettings(OwnSettings):
     drop_path: float = Field(0.0, ge=0, lt=1, description="rate of the last block, linear over depth")
     bias_scale: float = Field(1.0, gt=0, description="relative bias = this x table; the paper's is 1")
     init: Init = "xavier"
+    stages: tuple[int, ...] = Field((), description="blocks a stage of a SwinV2; empty: a plain ViT")
+    window: int = Field(0, ge=0, description="side of a SwinV2's windows, in tokens")
 
     def design(self, image_size: int, like: EncoderInfo | None = None) -> Design:
         """The complete design.
@@ -50,9 +52,9 @@ class ModelSettings(OwnSettings):
         known = {
             "image_size": self.image_size or image_size or (side if isinstance(side, int) else side[0]),
             "patch_size": self.patch_size or (like.patch_size if like else 0),
-            "width": self.width or (like.width if like else 0),
-            "depth": self.depth or (like.depth if like else 0),
-            "heads": self.heads or (like.heads if like else 0),
+            "width": self.width or (like.width if like and not self.stages else 0),
+            "depth": sum(self.stages) or self.depth or (like.depth if like else 0),
+            "heads": self.heads or (like.heads if like and not self.stages else 0),
         }
         missing = [name for name, value in known.items() if not value]
         if missing:
@@ -70,7 +72,7 @@ class ModelSettings(OwnSettings):
                 "Change data.size, or patch_size, width or heads in the model's table (--dry-run shows the names).",
                 code=USAGE,
             )
-        token = self.class_token
+        token = False if self.stages else self.class_token
         return Design(
             **known,
             mlp_ratio=self.mlp_ratio,
@@ -80,6 +82,8 @@ class ModelSettings(OwnSettings):
             drop_path=self.drop_path,
             bias_scale=self.bias_scale,
             init=self.init,
+            stages=self.stages,
+            window=self.window,
         )
 
 
@@ -104,6 +108,7 @@ class Task:
     Settings: ClassVar[type[OwnSettings]]
     family: ClassVar[str]
     views: ClassVar[int] = 1
+    couples_images: ClassVar[bool] = False  # an image's loss depends on the others: no parts of a batch
     result: ClassVar[str] = "encoder.safetensors"
 
     def __init__(
@@ -125,6 +130,7 @@ class Task:
         self.options: tuple[str, ...] = ()
         self.module = nn.ModuleDict()
         self.notes: list[str] = []
+        self.steps = 0  # of the whole run; known before the first one
         self.inputs: dict[str, str] = {}  # sha256 of the models that the run starts from
         self.build()
         self.module.to(device)
@@ -134,9 +140,22 @@ class Task:
         """The network that is trained and kept."""
         return self.module["encoder"]
 
+    @property
+    def prefix_tokens(self) -> int:
+        """How many tokens stand before the patches."""
+        return int(getattr(self.encoder, "num_prefix_tokens", 0))  # type: ignore[arg-type]
+
     def build(self) -> None:
         """Fills ``module`` ("encoder" and what is trained beside it) and, for a new model, ``design``."""
         raise NotImplementedError
+
+    def prepare(self, batch: Batch, step: int) -> Batch:
+        """What is drawn for the whole batch before it is computed in parts."""
+        return batch
+
+    def train_mode(self, on: bool) -> None:
+        """Training or evaluation mode; frozen parts stay in evaluation mode."""
+        self.module.train(on)
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of this batch and further numbers worth logging."""
@@ -165,11 +184,12 @@ class Task:
 
     def tokens(self, images: Tensor) -> Tensor:
         """(B, N, C) tokens of the trained network after its final norm."""
-        return self.encoder.forward_features(self.normalise(images.to(self.device)))  # type: ignore[operator]
+        features = self.encoder.forward_features(self.normalise(images.to(self.device)))  # type: ignore[operator]
+        return as_tokens(features, self.encoder)
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """(B, C): mean of the patch tokens."""
-        return tokens[:, self.encoder.num_prefix_tokens :].mean(1)
+        return tokens[:, self.prefix_tokens :].mean(1)
 
 
 TASKS = {

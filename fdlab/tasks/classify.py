@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from fdlab.data.images import ImageSource
 from fdlab.data.loader import Batch
+from fdlab.encoders.encoder import as_tokens, blocks_of
 from fdlab.encoders.open import open_model
 from fdlab.encoders.student import build, scale_bias
+from fdlab.encoders.untie import untie_bias
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.randomness import seed_for
 from fdlab.tasks.base import ModelSettings, OwnSettings, Task
+from fdlab.tasks.mixing import MixSettings, erase, mix, soft_cross_entropy
 
 
 class ClassifySettings(OwnSettings):
@@ -23,13 +26,18 @@ class ClassifySettings(OwnSettings):
 
     model: str = Field("", description="SOURCE of the start: a file, a run folder, random:RUN, timm:NAME")
     design: ModelSettings = Field(ModelSettings(), description="where there is no model: train from scratch")
-    head_norm: Literal["standardise", "layernorm"] = Field(
-        "layernorm", description="the pooled token's norm: a new LayerNorm, or fixed statistics"
+    head_norm: Literal["standardise", "layernorm", "batchnorm", "none"] = Field(
+        "layernorm",
+        description="the pooled token's norm: a new LayerNorm, fixed statistics, or BatchNorm without scale",
     )
     head_init: float = Field(2e-5, ge=0, description="sd of the head's weights (the paper's 0.02 x 0.001)")
     smoothing: float = Field(0.1, ge=0, lt=1)
     drop_path: float = Field(0.0, ge=0, lt=1)
     bias_scale: float = Field(1.0, gt=0, description="relative bias = this x table while training")
+    freeze: bool = Field(False, description="train the head alone; the encoder stays in evaluation mode")
+    final_norm: bool = Field(True, description="the encoder's own final norm stands before the pooling")
+    untie_bias: bool = Field(False, description="a shared bias table becomes one table a block")
+    mix: MixSettings = MixSettings()
 
 
 class Standardise(nn.Module):
@@ -47,7 +55,8 @@ class Standardise(nn.Module):
 class Classify(Task):
     """Fine-tunes an encoder: mean patch token -> norm -> linear head, cross-entropy with label smoothing.
 
-    The encoder's own final norm and a shared bias table stay; the paper drops the one and unties the other.
+    By default the encoder's own final norm and a shared bias table stay; the paper drops the one
+    (``final_norm = false``) and unties the other (``untie_bias = true``).
     """
 
     name = "classify"
@@ -64,7 +73,8 @@ class Classify(Task):
                 "Arrange the images in one folder a class.",
                 code=NOT_UNDERSTOOD,
             )
-        classes = len(self.data.classes) if self.data.classes else int(labels.max()) + 1
+        self.classes = classes = len(self.data.classes) if self.data.classes else int(labels.max()) + 1
+        self.couples_images = own.head_norm == "batchnorm"  # type: ignore[misc]
         encoder, width = self._opened(own) if own.model else self._fresh(own)
         scale_bias(encoder, own.bias_scale)
         set_drop_path(encoder, own.drop_path)
@@ -73,8 +83,13 @@ class Classify(Task):
             head = nn.Linear(width, classes)
             nn.init.normal_(head.weight, std=own.head_init)
             nn.init.zeros_(head.bias)
-        norm: nn.Module = Standardise(width) if own.head_norm == "standardise" else nn.LayerNorm(width, 1e-6)
+        norm = _head_norm(own.head_norm, width)
         self.module = nn.ModuleDict({"encoder": encoder, "norm": norm, "head": head})
+        if own.freeze:
+            encoder.requires_grad_(False)
+        if not own.final_norm:
+            encoder.norm.requires_grad_(False)
+            self.notes.append("The encoder's own final norm was not used in training; the file holds its start.")
         self.module.to(self.device)
         if isinstance(norm, Standardise):
             self._measure_statistics(norm)
@@ -87,6 +102,8 @@ class Classify(Task):
         self.call, self.options = start.call, start.info.options
         self.notes = list(start.info.assumed)
         self.inputs = {"model": start.info.sha256}
+        if own.untie_bias:
+            start.module, self.call = untie_bias(start.module, start.call)
         return start.module, start.info.width
 
     def _fresh(self, own: ClassifySettings) -> tuple[nn.Module, int]:
@@ -98,7 +115,7 @@ class Classify(Task):
                 code=USAGE,
             )
         self.design = own.design.design(self.size)
-        return build(self.design, seed=seed_for(self.seed, "classify")), self.design.width
+        return build(self.design, seed=seed_for(self.seed, "classify")), self.design.token_width
 
     def _measure_statistics(self, norm: Standardise) -> None:
         # From the labelled images themselves, before the first step, unaugmented.
@@ -109,14 +126,46 @@ class Classify(Task):
         norm.mean.copy_(pooled.mean(0))  # type: ignore[union-attr, operator]
         norm.sd.copy_(pooled.std(0).clamp_min(1e-6))  # type: ignore[union-attr, operator]
 
+    def train_mode(self, on: bool) -> None:
+        """A frozen encoder stays in evaluation mode: no drop path, no statistics that move."""
+        super().train_mode(on)
+        if self.settings.freeze:
+            self.encoder.eval()
+
+    def prepare(self, batch: Batch, step: int) -> Batch:
+        """Erases and mixes, as ``classify.mix`` says."""
+        own: MixSettings = self.settings.mix
+        return mix(erase(batch, own.erase, self.seed, self.mean, self.std), own, self.classes, self.seed)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        if self.settings.final_norm:
+            return super().tokens(images)
+        seen: list[Tensor] = []
+        handle = self.encoder.norm.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+        try:
+            super().tokens(images)
+        finally:
+            handle.remove()
+        return as_tokens(seen[-1], self.encoder)
+
     def logits(self, images: Tensor) -> Tensor:
         """(B, classes) of raw images."""
-        pooled = self.pooled(self.tokens(images))
-        return self.module["head"](self.module["norm"](pooled))
+        return self.module["head"](self.module["norm"](self.features(images)))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C) mean patch tokens; of a frozen encoder without gradient and in pieces that fit."""
+        if not self.settings.freeze:
+            return self.pooled(self.tokens(images))
+        with torch.no_grad():
+            return torch.cat([self.pooled(self.tokens(part)) for part in images.split(256)])
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         labels = batch.labels.to(self.device)
         logits = self.logits(batch.images[0])
+        if batch.targets is not None:
+            targets = batch.targets.to(self.device)
+            loss = soft_cross_entropy(logits, targets, self.settings.smoothing)
+            return loss, {"train_accuracy": targets.gather(1, logits.argmax(-1, keepdim=True)).mean()}
         loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.smoothing)
         return loss, {"train_accuracy": (logits.argmax(-1) == labels).float().mean()}
 
@@ -142,11 +191,20 @@ class Classify(Task):
         return correct, count
 
 
+def _head_norm(kind: str, width: int) -> nn.Module:
+    if kind == "standardise":
+        return Standardise(width)
+    if kind == "none":
+        return nn.Identity()
+    # MAE's and the official code's linear probe: no scale, no shift.
+    return nn.BatchNorm1d(width, eps=1e-6, affine=False) if kind == "batchnorm" else nn.LayerNorm(width, 1e-6)
+
+
 def set_drop_path(encoder: nn.Module, rate: float) -> None:
     """Stochastic depth, rising linearly with depth to ``rate`` (Huang et al. 2016; the paper's choice)."""
     from timm.layers import DropPath
 
-    blocks = list(encoder.blocks)  # type: ignore[arg-type]
+    blocks = blocks_of(encoder)
     for index, block in enumerate(blocks):
         drop = rate * index / max(len(blocks) - 1, 1)
         for name in ("drop_path1", "drop_path2", "drop_path"):

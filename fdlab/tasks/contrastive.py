@@ -29,6 +29,7 @@ class Contrastive(Task):
     Settings = ContrastiveSettings
     family = "contrastive"
     views = 2
+    couples_images = True
 
     def build(self) -> None:
         own: ContrastiveSettings = self.settings
@@ -37,7 +38,7 @@ class Contrastive(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(self.seed, "projection"))
             head = nn.Sequential(
-                nn.Linear(self.design.width, own.hidden),
+                nn.Linear(self.design.token_width, own.hidden),
                 nn.BatchNorm1d(own.hidden),
                 nn.ReLU(),
                 nn.Linear(own.hidden, own.output),

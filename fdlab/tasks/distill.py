@@ -7,19 +7,20 @@ smooth L1. Both see the same view, each through its own normalisation; only the 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
-from fdlab.encoders.open import open_model
 from fdlab.encoders.student import build
 from fdlab.errors import USAGE, FdlabError
-from fdlab.measures.losses import distillation_loss, whiten
+from fdlab.measures.losses import feature_loss
 from fdlab.randomness import seed_for
-from fdlab.tasks.alignment import aligned, describe
-from fdlab.tasks.base import Init, ModelSettings, OwnSettings, Position, Task
+from fdlab.tasks.base import Init, ModelSettings, Position, Task
+from fdlab.tasks.masking import draw_mask, hidden, new_mask_token
+from fdlab.tasks.targets import Target, TargetSettings
 
 
 class StudentSettings(ModelSettings):
@@ -31,16 +32,21 @@ class StudentSettings(ModelSettings):
     init: Init = "beit"
 
 
-class DistillSettings(OwnSettings):
-    """Which teacher, which loss, which student."""
+class DistillSettings(TargetSettings):
+    """Which teacher and target (``TargetSettings``), which loss, which student."""
 
-    teacher: str = Field("", description="SOURCE of the teacher: a file, a run folder, timm:NAME, ...")
+    loss: Literal["smooth_l1", "mse", "cosine", "kl"] = "smooth_l1"
     beta: float = Field(2.0, gt=0, description="where smooth L1 turns linear")
+    temperature: float = Field(1.0, gt=0, description="of kl")
+    mask: float = Field(0.0, ge=0, lt=1, description="share of the student's patches that a mask token replaces")
+    mask_loss: Literal["masked", "visible", "all"] = Field("masked", description="where masked: which tokens count")
+    projector_hidden: int = Field(0, ge=0, description="hidden width of the projector; 0: linear, as the paper's")
+    others: tuple[TargetSettings, ...] = Field((), description="further teachers, each with its own projector")
     student: StudentSettings = StudentSettings()
 
 
 class Distill(Task):
-    """Distils the features of a frozen teacher into a fresh student."""
+    """Distils the features of frozen teachers into a fresh student."""
 
     name = "distill"
     Settings = DistillSettings
@@ -49,60 +55,114 @@ class Distill(Task):
 
     def build(self) -> None:
         own: DistillSettings = self.settings
-        if not own.teacher:
+        if not own.teacher or not all(other.teacher for other in own.others):
             raise FdlabError(
                 "There is no teacher to distil.",
-                "distill.teacher is empty.",
+                "distill.teacher is empty." if not own.teacher else "One of distill.others has no teacher.",
                 "Give --teacher SOURCE (a checkpoint file, a run folder or timm:NAME).",
                 code=USAGE,
             )
-        # The teacher is no part of `module`: it is neither trained, nor put in training mode, nor saved.
-        self.teacher = open_model(own.teacher, device=self.device, seed=self.seed)
-        self.teacher.module.requires_grad_(False)
-        info = self.teacher.info
-        self.design = own.student.design(self.size, info)
-        if self.design.image_size != self.size:
-            raise FdlabError(
-                f"The student takes {self.design.image_size} px, the views have {self.size} px.",
-                "",
+        made = [Target(each, size=self.size, seed=self.seed, device=self.device) for each in (own, *own.others)]
+        self.targets: list[Target] = made
+        self.teacher = made[0].encoder
+        self.design = own.student.design(self.size, self.teacher.info)
+        self._check(own)
+        encoder = build(self.design, seed=seed_for(self.seed, "student"))
+        self.module = nn.ModuleDict({"encoder": encoder})
+        for number, target in enumerate(made):
+            tail = f"_{number}" if number else ""
+            self.notes += target.fit_student(self.design)
+            self.inputs[f"teacher{tail}"] = target.info.sha256
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed_for(self.seed, f"projector{tail}"))
+                self.module[f"projector{tail}"] = self._projector(own.projector_hidden, target.width)
+            target.fit_statistics(self.data)
+            if target.statistics is not None:
+                self.module[f"whitening{tail}"] = target.statistics
+        if own.mask:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed_for(self.seed, "mask token"))
+                self.module["mask"] = new_mask_token(self.design.width)
+
+    def _check(self, own: DistillSettings) -> None:
+        assert self.design is not None
+        flat = [target for target in self.targets if not target.spatial]
+        faults = {
+            f"The student takes {self.design.image_size} px, the views have {self.size} px.": (
+                self.design.image_size != self.size,
                 "Leave distill.student.image_size out; data.size decides.",
-                code=USAGE,
-            )
-        side = self.design.image_size // self.design.patch_size
-        self.grid = (side, side)
-        student = build(self.design, seed=seed_for(self.seed, "student"))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.seed, "projector"))
-            projector = nn.Linear(self.design.width, info.width)
-        self.module = nn.ModuleDict({"encoder": student, "projector": projector})
-        self.inputs = {"teacher": info.sha256}
-        self.notes = describe(info, self.grid, self.design.class_token, self.size)
+            ),
+            "A SwinV2 student cannot be masked here: its tokens are coarser than its patches.": (
+                bool(own.mask and self.design.stages),
+                "Set distill.mask=0, or leave distill.student.stages out.",
+            ),
+            "A target that is no map has no masked tokens to count.": (
+                bool(own.mask and flat and own.mask_loss != "all"),
+                "Set distill.mask_loss=all, or distill.target=tokens or patches.",
+            ),
+        }
+        for what, (wrong, fix) in faults.items():
+            if wrong:
+                raise FdlabError(what, "", fix, code=USAGE)
+
+    def _projector(self, hidden_width: int, width: int) -> nn.Module:
+        """Student width -> teacher width: linear (the paper's 1x1 convolution), or a wider two-layer one."""
+        assert self.design is not None
+        own = self.design.token_width
+        if not hidden_width:
+            return nn.Linear(own, width)
+        return nn.Sequential(nn.Linear(own, hidden_width), nn.GELU(), nn.Linear(hidden_width, width))
 
     def teacher_tokens(self, images: Tensor) -> Tensor:
-        """(B, N, C) tokens of the teacher for raw ``images``, on the student's grid, not yet whitened."""
-        info = self.teacher.info
-        side = (info.image_size,) * 2 if isinstance(info.image_size, int) else tuple(info.image_size)
-        assert self.design is not None
-        with torch.no_grad():
-            images = images.to(self.device)
-            if images.shape[-2:] != torch.Size(side):
-                images = F.interpolate(images, size=side, mode="bilinear", antialias=True)
-            tokens = self.teacher.tokens(self.teacher.normalise(images))
-        return aligned(tokens, info, self.grid, self.design.class_token)[0]
+        """(B, N, C) tokens of the (first) teacher for raw ``images``, on the student's grid, not yet whitened."""
+        return self.targets[0].raw(images)
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         return self.loss(batch.images[0]), {}
 
+    def after_step(self, step: int) -> None:
+        for target in self.targets:
+            if target.statistics is not None:
+                target.statistics.follow()
+
     def loss(self, images: Tensor) -> Tensor:
-        """The distillation loss of raw images (B, 3, H, W)."""
-        target = whiten(self.teacher_tokens(images))
-        student = self.tokens(images)
-        # A class token that only the student has is trained through attention alone.
-        student = student[:, student.shape[1] - target.shape[1] :]
-        return distillation_loss(self.module["projector"](student), target, self.settings.beta)
+        """The distillation loss of raw images (B, 3, H, W); masked in training mode only."""
+        own: DistillSettings = self.settings
+        wanted = [target(images) for target in self.targets]
+        mask = self._mask(len(images)) if own.mask and self.module.training else None
+        if mask is None:
+            student = self.tokens(images)
+        else:
+            with hidden(self.encoder, self.module["mask"].get_parameter("mask_token"), mask):
+                student = self.tokens(images)
+        losses = []
+        for number, (target, goal) in enumerate(zip(self.targets, wanted, strict=True)):
+            projector = self.module[f"projector_{number}" if number else "projector"]
+            predicted = projector(target.predictors(student, self.prefix_tokens, goal.shape[1]))
+            weight = None if mask is None else self._weight(mask, goal.shape[1])
+            losses.append(
+                feature_loss(predicted, goal, own.loss, beta=own.beta, temperature=own.temperature, weight=weight)
+            )
+        if len(losses) == 1:
+            return losses[0]
+        shares = [target.own.weight / sum(t.own.weight for t in self.targets) for target in self.targets]
+        return sum(share * loss for share, loss in zip(shares, losses, strict=True))  # type: ignore[return-value]
+
+    def _mask(self, batch: int) -> Tensor:
+        assert self.design is not None
+        height, width = self.design.grid
+        return draw_mask(batch, height * width, self.settings.mask).to(self.device)
+
+    def _weight(self, mask: Tensor, count: int) -> Tensor | None:
+        """(B, N) which tokens count; a class token counts with the visible ones."""
+        if self.settings.mask_loss == "all":
+            return None
+        counted = mask if self.settings.mask_loss == "masked" else ~mask
+        before = counted.new_full((len(mask), count - mask.shape[1]), self.settings.mask_loss == "visible")
+        return torch.cat([before, counted], 1)
 
     def evaluate(self) -> dict[str, float]:
-        """The loss on held-out images, without augmentation."""
+        """The loss on held-out images, without augmentation or mask."""
         if self.test is None:
             return {}
         images, _ = self.test.stack(range(min(256, len(self.test))), self.size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.encoders.student import build
+from fdlab.errors import USAGE, FdlabError
 from fdlab.measures.losses import masked_pixel_loss, patchify
 from fdlab.randomness import seed_for
 from fdlab.tasks.base import ModelSettings, OwnSettings, Task
+from fdlab.tasks.masking import draw_mask, hidden
 
 
 class MaskedSettings(OwnSettings):
@@ -34,10 +36,17 @@ class Masked(Task):
     def build(self) -> None:
         own: MaskedSettings = self.settings
         self.design = own.model.design(self.size)
+        if self.design.stages:
+            raise FdlabError(
+                "A SwinV2 cannot be pre-trained by masking here.",
+                "Its tokens are coarser than its patches.",
+                "Leave masked.model.stages out.",
+                code=USAGE,
+            )
         encoder = build(self.design, seed=seed_for(self.seed, "masked"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(self.seed, "decoder"))
-            decoder = nn.Linear(self.design.width, 3 * self.design.patch_size**2)
+            decoder = nn.Linear(self.design.token_width, 3 * self.design.patch_size**2)
             token = nn.ParameterDict({"mask_token": nn.Parameter(0.02 * torch.randn(self.design.width))})
         self.module = nn.ModuleDict({"encoder": encoder, "decoder": decoder, "mask": token})
 
@@ -49,25 +58,14 @@ class Masked(Task):
             pixels = (pixels - pixels.mean(-1, keepdim=True)) / (pixels.var(-1, keepdim=True) + 1e-6).sqrt()
         mask = self.draw_mask(len(images), pixels.shape[1]).to(images.device)
         tokens = self.tokens_masked(images, mask)
-        predicted = self.module["decoder"](tokens[:, self.encoder.num_prefix_tokens :])
+        predicted = self.module["decoder"](tokens[:, self.prefix_tokens :])
         return masked_pixel_loss(predicted, pixels, mask, self.settings.loss), {}
 
     def draw_mask(self, batch: int, patches: int) -> Tensor:
         """(B, N) bool, the same number of masked patches in each image; from the step's generator."""
-        count = round(self.settings.ratio * patches)
-        order = torch.rand(batch, patches).argsort(1)
-        return torch.zeros(batch, patches, dtype=torch.bool).scatter_(1, order[:, :count], True)
+        return draw_mask(batch, patches, self.settings.ratio)
 
     def tokens_masked(self, images: Tensor, mask: Tensor) -> Tensor:
         """Tokens of normalised images whose masked patch embeddings are replaced by the mask token."""
-        token = self.module["mask"].get_parameter("mask_token")
-
-        def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-            return torch.where(mask.unsqueeze(-1), token, output)
-
-        # Behind the patch embedding and before the position is added, whatever the timm class.
-        hook = self.encoder.patch_embed.register_forward_hook(replace)  # type: ignore[union-attr, operator]
-        try:
+        with hidden(self.encoder, self.module["mask"].get_parameter("mask_token"), mask):
             return self.encoder.forward_features(images)  # type: ignore[operator]
-        finally:
-            hook.remove()

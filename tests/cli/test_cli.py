@@ -26,7 +26,7 @@ def fdlab(*words: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedP
 
 def test_recipes_are_listed_and_shown(tmp_path: Path) -> None:
     assert "digits/distill:" in fdlab("recipes", cwd=tmp_path).stdout
-    assert "bias_scale = 10" in fdlab("recipes", "digits/distill", cwd=tmp_path).stdout
+    assert "bias_scale = 10" in fdlab("recipes", "show", "digits/distill", cwd=tmp_path).stdout
 
 
 def test_dry_run_prints_each_value_with_its_source(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from fdlab.encoders.student import Design, build
 from fdlab.engine.optim import learning_rate, make_optimizer, parameter_groups, set_learning_rate
-from fdlab.engine.recipe import OptimSettings
+from fdlab.engine.settings import OptimSettings
 
 DESIGN = Design(image_size=16, patch_size=4, width=16, depth=3, heads=2, class_token=True, layer_scale=0.1)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fdlab.engine.recipe import OptimSettings, Recipe, RunSettings, SaveSettings
+from fdlab.engine.settings import OptimSettings, Recipe, RunSettings, SaveSettings
 from fdlab.engine.trainer import stop_requests, train
 from fdlab.errors import FdlabError
 from fdlab.records.run_folder import RunFolder
@@ -31,6 +31,12 @@ class Toy:
     def step(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         loss = (self.module["encoder"](batch) - batch.sum(1, keepdim=True)).square().mean()
         return (loss * float("nan") if step == self.bad_step else loss), {}
+
+    def prepare(self, batch: Tensor, step: int) -> Tensor:
+        return batch
+
+    def train_mode(self, on: bool) -> None:
+        self.module.train(on)
 
     def after_step(self, step: int) -> None: ...
 

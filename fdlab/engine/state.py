@@ -1,0 +1,115 @@
+"""What a run is at a step, on disk and in memory: weights, optimiser, average, log, the best so far."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from fdlab.engine.average import Average
+from fdlab.engine.log import Log
+from fdlab.engine.optim import make_optimizer
+from fdlab.engine.settings import Recipe
+from fdlab.errors import USAGE, FdlabError
+from fdlab.records.atomic import replacing
+from fdlab.records.run_folder import RunFolder
+
+
+class Stateful(Protocol):
+    """What is kept of a task."""
+
+    module: nn.ModuleDict
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class State:
+    """Everything that a checkpoint holds.
+
+    ``checkpoint/last.pt`` continues the run; ``checkpoint/best.pt`` holds the weights (the averaged ones,
+    where there is an average) of the best evaluation by ``save.best``.
+    """
+
+    def __init__(self, task: Stateful, recipe: Recipe, folder: RunFolder) -> None:
+        self.task, self.recipe, self.folder = task, recipe, folder
+        self.optimizer = make_optimizer(task.module, recipe.optim)
+        self.average = Average(task.module, recipe.optim.ema) if recipe.optim.ema else None
+        self.log = Log(folder, recipe.run.log_every)
+        self.best: dict[str, Any] = {}
+
+    def save(self, step: int) -> None:
+        """Writes the whole state, atomically."""
+        state = {
+            "step": step,
+            "task": self.task.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "log": self.log.state(),
+            "best": self.best,
+            "average": self.average.state if self.average else None,
+        }
+        with replacing(self.folder.last) as draft:
+            torch.save(state, draft)
+
+    def load(self) -> int:
+        """Loads the last state where there is one; returns its step (0: a fresh start)."""
+        if not self.folder.last.is_file():
+            if self.folder.log.is_file():
+                self.folder.cut_log(0)
+            return 0
+        state = _read(self.folder.last)
+        self.task.load_state_dict(state["task"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.log.sums, self.log.count = state["log"]["sums"], state["log"]["count"]
+        self.best = state.get("best") or {}
+        if self.average and state.get("average"):
+            self.average.load(state["average"])
+        if state["step"]:
+            self.folder.cut_log(state["step"])
+        return int(state["step"])
+
+    def keep_best(self, step: int, result: dict[str, float]) -> None:
+        """Keeps the present weights where the evaluation is better than every earlier one.
+
+        Raises:
+            FdlabError: code 2, there is no such number.
+        """
+        name = self.recipe.save.best
+        if not name:
+            return
+        if name not in result:
+            raise FdlabError(
+                f"The evaluation has no {name!r} to keep the best state by.",
+                f"It has {', '.join(result) or 'nothing'}.",
+                "Correct save.best, or give the data it needs (data.test, data.validation).",
+                code=USAGE,
+            )
+        sign = -1 if name.endswith("loss") else 1
+        if sign * result[name] > self.best.get("score", -math.inf):
+            self.best = {"score": sign * result[name], "step": step, "name": name, "value": result[name]}
+            with replacing(self.folder.best) as draft:
+                torch.save({**self.best, "task": self.task.state_dict()}, draft)
+
+    def leave_result(self, result: dict[str, float], evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Puts the weights that are the run's result into the module; returns their evaluation."""
+        if self.recipe.save.export == "best" and self.best:
+            self.task.load_state_dict(_read(self.folder.best)["task"])
+            return {**evaluate(), "best_step": float(self.best["step"])}
+        if self.average:
+            self.task.module.load_state_dict(self.average.state)
+        return result
+
+
+def _read(path: Any) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise FdlabError(
+            f"The checkpoint {path} cannot be read.",
+            str(error).splitlines()[0],
+            "Delete that file to start this run again from its first step.",
+        ) from None

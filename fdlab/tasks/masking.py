@@ -1,0 +1,39 @@
+"""Masks over patches: how they are drawn, and how a stock encoder sees a mask token in their place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fdlab.engine.shares import drawn
+
+
+def draw_mask(batch: int, patches: int, ratio: float) -> Tensor:
+    """(B, N) bool, the same number of masked patches in each image; from the step's generator."""
+    count = round(ratio * patches)
+    order = drawn(batch, lambda total: torch.rand(total, patches)).argsort(1)
+    return torch.zeros(batch, patches, dtype=torch.bool).scatter_(1, order[:, :count], True)
+
+
+class hidden:
+    """``with hidden(encoder, token, mask):`` the embeddings of masked patches are ``token``."""
+
+    def __init__(self, encoder: nn.Module, token: Tensor, mask: Tensor) -> None:
+        self.encoder, self.token, self.mask = encoder, token, mask
+
+    def __enter__(self) -> None:
+        # Behind the patch embedding and before the position is added, whatever the timm class.
+        def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            return torch.where(self.mask.unsqueeze(-1), self.token, output)
+
+        self._hook = self.encoder.patch_embed.register_forward_hook(replace)
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+
+def new_mask_token(width: int) -> nn.ParameterDict:
+    """A token to be learnt, normal with sd 0.02; drawn from the global generator."""
+    return nn.ParameterDict({"mask_token": nn.Parameter(0.02 * torch.randn(width))})

@@ -1,0 +1,176 @@
+"""What a student predicts of a teacher: which tokens, of which block, under which norm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from fdlab.data.images import ImageSource
+from fdlab.encoders.encoder import as_tokens, blocks_of
+from fdlab.encoders.open import open_model
+from fdlab.encoders.student import Design
+from fdlab.errors import USAGE, FdlabError
+from fdlab.measures.losses import whiten
+from fdlab.tasks.alignment import aligned, describe
+from fdlab.tasks.base import OwnSettings
+from fdlab.tasks.whitening import Statistics
+
+FIT_IMAGES, FIT_BATCH = 512, 64
+
+
+class TargetSettings(OwnSettings):
+    """One teacher, and what of it is the target. The default is the paper's."""
+
+    teacher: str = Field("", description="SOURCE of the teacher: a file, a run folder, timm:NAME, ...")
+    weight: float = Field(1.0, gt=0, description="share of this teacher's loss, where there are several")
+    target: Literal["tokens", "patches", "class", "mean", "logits"] = Field(
+        "tokens", description="all tokens (the feature map), patch tokens, class token, mean patch token, logits"
+    )
+    block: int = Field(-1, description="block whose output is the target; -1: the last")
+    norm: Literal["none", "own", "own+whiten", "whiten", "standardise"] = Field(
+        "own+whiten", description="the teacher's own final norm, whitening, both; standardise: over the data"
+    )
+    whitening: Literal["layernorm", "standardise", "pca"] = Field(
+        "layernorm", description="of each token; of each channel over the data; decorrelation over the data"
+    )
+
+
+class Target:
+    """A frozen teacher and its target for any batch of images.
+
+    Args:
+        own: the settings.
+        size: pixels of the views. seed, device: of the teacher.
+    """
+
+    def __init__(self, own: TargetSettings, *, size: int, seed: int, device: str) -> None:
+        self.own, self.size = own, size
+        # The teacher is no part of the trained module: it is neither trained, put in training mode, nor saved.
+        self.encoder = open_model(own.teacher, device=device, seed=seed)
+        self.encoder.module.requires_grad_(False)
+        self.info = self.encoder.info
+        self.grid: tuple[int, int] = self.info.grid
+        self.class_token = False
+        self.statistics: Statistics | None = None
+        self._check()
+
+    def _check(self) -> None:
+        own, info = self.own, self.info
+        faults = [
+            fault
+            for wrong, fault in (
+                (own.target == "class" and not info.prefix_tokens, "it has no class token to distil"),
+                (own.target == "logits" and not info.classes, "it holds no classifier, so no logits"),
+                (own.target == "logits" and own.block != -1, "logits come after the last block (block -1)"),
+                (own.target == "logits" and "own" in own.norm, "logits are behind its norm (norm none or whiten)"),
+                (not -info.depth <= own.block < info.depth, f"it has {info.depth} blocks and no block {own.block}"),
+            )
+            if wrong
+        ]
+        if faults:
+            raise FdlabError(
+                f"The teacher {own.teacher} cannot give this target.", "; ".join(faults) + ".", "", code=USAGE
+            )
+
+    def fit_student(self, design: Design) -> list[str]:
+        """Notes the student's grid and class token; returns what had to be changed, as sentences."""
+        self.grid, self.class_token = design.grid, design.class_token
+        said = describe(self.info, self.grid, self.class_token, self.size) if self.spatial else []
+        if self.own.block % self.info.depth != self.info.depth - 1:
+            said.append(f"The target is the output of the teacher's block {self.own.block % self.info.depth}.")
+        if self.own.target == "class" and not design.class_token:
+            said.append("The student has no class token: its mean patch token predicts the teacher's.")
+        return said
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the target is a map."""
+        return self.own.target in ("tokens", "patches")
+
+    @property
+    def width(self) -> int:
+        """Channels of the target."""
+        if self.own.target == "logits":
+            return self.info.classes
+        if self.own.block in (-1, self.info.depth - 1):
+            return self.info.width
+        with torch.no_grad():
+            side = self.info.image_size
+            blank = torch.zeros(1, 3, *((side, side) if isinstance(side, int) else side), device=self.encoder.device)
+            return self._features(blank)[0].shape[-1]
+
+    def fit_statistics(self, images: ImageSource) -> None:
+        """Statistics of the target over the first training images, where the norm needs them."""
+        own = self.own
+        if own.norm in ("none", "own") or (own.norm != "standardise" and own.whitening == "layernorm"):
+            return
+        self.statistics = Statistics(self.width, pca=own.norm != "standardise" and own.whitening == "pca")
+        self.statistics.to(self.encoder.device)
+
+        def parts() -> Iterator[Tensor]:
+            count = min(FIT_IMAGES, FIT_IMAGES if images.endless else len(images))
+            for start in range(0, count, FIT_BATCH):
+                raw, _ = images.stack(range(start, min(start + FIT_BATCH, count)), self.size)
+                if len(raw):
+                    yield self.raw(raw)
+
+        self.statistics.fit(parts())
+
+    def raw(self, images: Tensor) -> Tensor:
+        """(B, N, C) of raw ``images`` on the student's grid, before whitening; (B, 1, C) where it is no map."""
+        side = (self.info.image_size,) * 2 if isinstance(self.info.image_size, int) else tuple(self.info.image_size)
+        with torch.no_grad():
+            images = images.to(self.encoder.device)
+            if images.shape[-2:] != torch.Size(side):
+                images = F.interpolate(images, size=side, mode="bilinear", antialias=True)
+            images = self.encoder.normalise(images)
+            if self.own.target == "logits":
+                return self.encoder.logits(images).unsqueeze(1)
+            tokens, grid = self._features(images)
+        prefix = self.info.prefix_tokens
+        if self.own.target == "class":
+            return tokens[:, :1]
+        if self.own.target == "mean":
+            return tokens[:, prefix:].mean(1, keepdim=True)
+        return aligned(tokens, grid, prefix, self.grid, self.class_token and self.own.target == "tokens")[0]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The target of raw images, float32, under the norm."""
+        tokens = self.raw(images)
+        if self.statistics is not None:
+            return self.statistics(tokens)
+        return whiten(tokens) if "whiten" in self.own.norm else tokens.float()
+
+    def _features(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """(B, N, C) tokens of the block, after the own final norm where it is wanted, and their grid."""
+        normed = "own" in self.own.norm
+        if self.own.block in (-1, self.info.depth - 1):
+            return self.encoder.tokens(images, norm=normed), self.info.grid
+        module, seen = self.encoder.module, []
+        block = blocks_of(module)[self.own.block]
+        handle = block.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        try:
+            self.encoder.tokens(images)
+        finally:
+            handle.remove()
+        output: Tensor = seen[-1]
+        grid = self.info.grid if output.ndim == 3 else (int(output.shape[1]), int(output.shape[2]))
+        tokens = output if output.ndim == 3 else as_tokens(output, module)
+        norm = getattr(module, "norm", None)
+        if normed and isinstance(norm, nn.LayerNorm) and norm.normalized_shape[0] == tokens.shape[-1]:
+            tokens = norm(tokens)
+        return tokens, grid
+
+    def predictors(self, student: Tensor, prefix: int, count: int) -> Tensor:
+        """The student's tokens (B, N, C) that stand for the ``count`` tokens of the target."""
+        if self.spatial:
+            # A class token that only the student has is trained through attention alone.
+            return student[:, student.shape[1] - count :]
+        if self.own.target == "class" and prefix:
+            return student[:, :1]
+        return student[:, prefix:].mean(1, keepdim=True)

@@ -1,0 +1,83 @@
+"""What is done to a teacher's tokens before the student predicts them.
+
+``layernorm`` is the paper's (each token by itself, no state); ``standardise`` gives each channel mean 0 and
+variance 1 over the data, ``pca`` makes channels uncorrelated with variance 1. The last two have statistics,
+fitted on images before the first step and kept with the run; ``standardise`` goes on following the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+EPS = 1e-5
+SHRINK = 1e-3  # of the mean eigenvalue, added to each: directions that hardly occur are not blown up
+
+
+class Statistics(nn.Module):
+    """Whitening by statistics of the data.
+
+    Args:
+        width: channels of the target.
+        pca: decorrelate, from the fit alone; else standardise each channel, with running statistics.
+        momentum: share of a step's own statistics in the running ones.
+    """
+
+    def __init__(self, width: int, *, pca: bool, momentum: float = 0.01) -> None:
+        super().__init__()
+        self.pca, self.momentum = pca, momentum
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+        if pca:
+            self.register_buffer("matrix", torch.eye(width))
+        self._seen: list[tuple[Tensor, Tensor, int]] = []
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., C) -> the same shape, float32. In training mode the tokens are noted for ``follow``."""
+        tokens = tokens.float()
+        if self.training and not self.pca:
+            flat = tokens.detach().flatten(0, -2)
+            self._seen.append((flat.sum(0), flat.square().sum(0), len(flat)))
+        if self.pca:
+            return (tokens - self.mean) @ self.matrix
+        return (tokens - self.mean) / (self.variance + EPS).sqrt()
+
+    @torch.no_grad()
+    def fit(self, parts: Iterable[Tensor]) -> None:
+        """Statistics of all tokens in ``parts``, each (..., C), in double precision.
+
+        PCA: ``(t - mean) U / sqrt(lambda + shrink)`` with covariance ``U diag(lambda) U'``.
+        """
+        count, total, outer = 0, None, None
+        for part in parts:
+            flat = part.flatten(0, -2).double()
+            count += len(flat)
+            total = flat.sum(0) if total is None else total + flat.sum(0)
+            square = flat.T @ flat if self.pca else flat.square().sum(0)
+            outer = square if outer is None else outer + square
+        assert total is not None
+        assert outer is not None
+        mean = total / count
+        self.mean.copy_(mean)
+        if not self.pca:
+            self.variance.copy_(outer / count - mean.square())
+            return
+        covariance = outer / count - torch.outer(mean, mean)
+        # On the CPU: not every device has a symmetric eigensolver in double precision.
+        values, vectors = torch.linalg.eigh(covariance.cpu())
+        values = values.clamp_min(0) + SHRINK * values.clamp_min(0).mean() + 1e-12
+        self.matrix.copy_(vectors / values.sqrt())
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Moves the running statistics by what this step has seen, in however many parts."""
+        if not self._seen:
+            return
+        count = sum(seen[2] for seen in self._seen)
+        mean = sum(seen[0] for seen in self._seen) / count  # type: ignore[operator]
+        square = sum(seen[1] for seen in self._seen) / count  # type: ignore[operator]
+        self._seen.clear()
+        self.variance.lerp_((square - mean.square()).clamp_min(0), self.momentum)
+        self.mean.lerp_(mean, self.momentum)
