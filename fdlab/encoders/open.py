@@ -111,7 +111,7 @@ def _locate(text: str) -> tuple[Path | str, str | None]:
 
 
 def _run_file(folder: Path) -> Path:
-    """The finished encoder of a run folder."""
+    """The finished encoder of a run folder; other folders as they are (Hugging Face, timm, DeepSpeed)."""
     for name in RUN_FILES:
         if (folder / name).is_file():
             return folder / name
@@ -122,12 +122,7 @@ def _run_file(folder: Path) -> Path:
             "Give the same training command again: it continues where it stopped.",
             NOT_UNDERSTOOD,
         )
-    raise FdlabError(
-        f"{folder} is a folder, but no run folder.",
-        f"It holds no {' or '.join(RUN_FILES)}.",
-        "Give a weight file or the folder of a finished run.",
-        NOT_UNDERSTOOD,
-    )
+    return folder
 
 
 def _open_file(path: Path, asked: _Asked) -> Encoder:

@@ -39,6 +39,10 @@ class Colour(enum.Enum):
     RED = 1
 
 
+def same_tensors(got, expected):
+    return set(got) == set(expected) and all(torch.equal(got[key], value) for key, value in expected.items())
+
+
 def bad_files(folder):
     whole_zip, whole_old, whole_safe = (folder / f"whole{n}" for n in range(3))
     torch.save(WEIGHTS, whole_zip)
@@ -82,7 +86,7 @@ def test_every_bad_file_is_explained(tmp_path):
 
 
 def test_folder_and_unknown_names_are_explained(tmp_path):
-    with pytest.raises(FdlabError, match="is a folder"):
+    with pytest.raises(FdlabError, match="is a folder without"):
         read_weights(tmp_path)
     for source in ("", "no-such-model", "no/such/file", "random:", "timm:", "a@b", "random:no/such"):
         with pytest.raises(FdlabError) as caught:
@@ -90,10 +94,12 @@ def test_folder_and_unknown_names_are_explained(tmp_path):
         assert caught.value.code == 3, source
 
 
-def test_torchscript_is_not_loaded(tmp_path):
-    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "script.pt"))
-    with pytest.raises(FdlabError, match="TorchScript"):
-        open_model(tmp_path / "script.pt")
+def test_torchscript_gives_its_parameters_and_its_code_is_not_loaded(tmp_path):
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    torch.jit.trace(module.eval(), torch.zeros(1, 2)).save(str(tmp_path / "script.pt"))
+    file = read_weights(tmp_path / "script.pt")
+    assert file.kind == "TorchScript archive"
+    assert same_tensors(file.content, module.state_dict())
 
 
 @pytest.mark.parametrize("new", [True, False])
