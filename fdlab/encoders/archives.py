@@ -212,7 +212,7 @@ def _module_tensors(root: Stub) -> Iterator[tuple[str, Tensor]]:
         visited += 1
         if depth > MAX_DEPTH or visited > 100_000:
             raise PickleError(f"its modules are nested deeper than {MAX_DEPTH}")
-        state = value.state if isinstance(value, Stub) and isinstance(value.state, dict) else {}
+        state: dict[Any, Any] = value.state if isinstance(value, Stub) and isinstance(value.state, dict) else {}
         parts: dict[Any, Any] = {}
         for table in [state[name] for name in ("_parameters", "_buffers", "_modules") if name in state] or [state]:
             parts |= table if isinstance(table, dict) else {}

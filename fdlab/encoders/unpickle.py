@@ -129,7 +129,7 @@ def sniff(path: Path) -> str:
         raise _refusal(
             path, f"is a {name} archive.", "fdlab does not unpack archives.", "Unpack it; give the file inside."
         )
-    if start.startswith(b"\x89HDF") or start.startswith(b"\x93NUMPY"):
+    if start.startswith((b"\x89HDF", b"\x93NUMPY")):
         raise _refusal(
             path, "is a Keras, JAX or numpy file.", "fdlab reads torch and safetensors files.", "Convert it."
         )

@@ -113,7 +113,7 @@ def test_random_control_is_the_design_before_its_first_step(tmp_path):
 
 
 def test_unfinished_and_foreign_folders_say_so(tmp_path):
-    with pytest.raises(FdlabError, match="no run folder"):
+    with pytest.raises(FdlabError, match="without a clear weight file"):
         open_model(tmp_path)
     (tmp_path / "recipe.toml").write_text("")
     with pytest.raises(FdlabError, match="training command again") as caught:
