@@ -19,6 +19,7 @@ from fdlab.measures.products import Product
 from fdlab.randomness import seed_for
 
 START, CAP = 30, 100
+FURTHER = 12  # steps of a further Krylov space before it is judged
 BREAKDOWN = 1e-10  # of the scale; in single precision rounding hides anything smaller than some 50 units
 
 
@@ -85,6 +86,7 @@ def lanczos(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     budget: int | None = None,
+    again: bool = False,
     on_step: Callable[[int], None] | None = None,
 ) -> Ritz:
     """The k largest and the lowest eigenvalues.
@@ -96,12 +98,15 @@ def lanczos(
         start: steps before the bounds are looked at; more follow until they are met.
         cap: steps at most.
         budget: bytes for the basis; by default half of the free memory.
+        again: look for repeated eigenvalues in a second Krylov space even where nothing points to them. They
+            are looked for anyway after a breakdown, or where rounding has let a second copy appear.
         on_step: told the number of steps done.
 
     Raises:
         FdlabError: code 4, the basis does not fit.
     """
     cap = min(cap, size)
+    start = size if size == cap else min(start, cap)  # so few parameters are seen whole
     where, rows, note = plan_rows(
         size, min(size, cap + START), min(cap, 2 * k + 8), device=torch.device(device), dtype=dtype, budget=budget
     )
@@ -113,14 +118,12 @@ def lanczos(
         run.step(product)
         if on_step is not None:
             on_step(run.steps)
-        if run.basis.rows == size or (run.broken and run.settled(k)):
+        enough = run.since >= (FURTHER if run.opened > 1 else start)
+        if run.basis.rows == size or ((run.broken or (enough and run.within(k, tolerance))) and run.settled(k, again)):
             run.converged = True
             break
-        if run.broken:
+        if run.residual is None:
             run.open()
-        elif run.steps >= min(start, cap) and not run.restarts_open and run.within(k, tolerance):
-            run.converged = True
-            break
     return run.result(note)
 
 
@@ -132,19 +135,14 @@ class _Run:
         self.projected = np.zeros((0, 0))
         self.residual: Tensor | None = None
         self.coupling = self.scale = 0.0
-        self.steps = self.opened = self.restarted = 0
+        self.steps = self.since = self.opened = self.restarted = 0
         self.converged = self.broken = False
-        self.before: np.ndarray | None = None  # the top values when the last breakdown happened
+        self.before: np.ndarray | None = None  # the top values before the last further space
         self.generator = torch.Generator().manual_seed(seed_for(seed, "lanczos"))
 
     @property
     def full(self) -> bool:
         return self.basis.rows >= self.rows
-
-    @property
-    def restarts_open(self) -> bool:
-        """After a breakdown every further Krylov space is followed to its own end."""
-        return self.before is not None
 
     def open(self) -> None:
         """A random unit vector orthogonal to everything so far becomes the next row."""
@@ -152,7 +150,7 @@ class _Run:
         vector, _ = self.basis.orthogonalise(draw)
         self.residual = vector / torch.linalg.vector_norm(vector)
         self.coupling, self.broken = 0.0, False
-        self.opened += 1
+        self.opened, self.since = self.opened + 1, 0
 
     def step(self, product: Product) -> None:
         """One product: the residual becomes a row, its image gives the matrix a row and the next residual."""
@@ -172,7 +170,7 @@ class _Run:
         if self.residual is not None:  # dividing a short vector brings back what rounding left
             self.residual, _ = self.basis.orthogonalise(self.residual)
             self.residual /= torch.linalg.vector_norm(self.residual)
-        self.steps += 1
+        self.steps, self.since = self.steps + 1, self.since + 1
 
     def restart(self, keep: int) -> None:
         """Keeps the Ritz vectors nearest to both ends: more of the top, where the wanted values are."""
@@ -183,16 +181,21 @@ class _Run:
         self.projected = np.diag(values[chosen])
         self.restarted += 1
 
-    def settled(self, k: int) -> bool:
-        """At a breakdown: whether the space just finished brought nothing above the k-th value."""
-        values = np.linalg.eigvalsh(self.projected)[::-1][:k]
-        before = self.before
+    def settled(self, k: int, again: bool) -> bool:
+        """At the end of a space: whether all is found. If not, the next step begins a further one.
+
+        A first space that ended without a breakdown and shows no value twice is taken to be all; any other
+        is followed by further ones until one brings nothing above the k-th value.
+        """
+        values, before = np.linalg.eigvalsh(self.projected)[::-1][:k], self.before
+        near, far = max(1e-7, 300 * torch.finfo(self.basis.dtype).eps), 1e-7 * self.scale
+        double = bool(np.isclose(values[1:], values[:-1], rtol=near, atol=far).any())
+        if before is None and not (self.broken or again or double):
+            return True
         same = (
-            before is not None
-            and len(values) == len(before) == k
-            and np.allclose(values, before, rtol=1e-5, atol=1e-7 * self.scale)
+            before is not None and len(values) == len(before) == k and np.allclose(values, before, rtol=near, atol=far)
         )
-        self.before = values
+        self.before, self.residual = values, None
         return bool(same)
 
     def within(self, k: int, tolerance: float) -> bool:

@@ -78,14 +78,21 @@ def spectrum(
     if k < 1:
         raise FdlabError(f"k = {k} eigenvalues cannot be looked for.", "", "Give k >= 1.", USAGE)
     before = matrix.products
-    common = {"seed": seed, "on_step": on_step}
-    ritz = lanczos(
-        matrix, matrix.size, k, tolerance=tolerance, start=start, cap=cap, device=matrix.device, dtype=matrix.dtype,
-        budget=budget, **common,
-    )  # fmt: skip
+    common: dict[str, Any] = {"seed": seed, "on_step": on_step}
+    settings: dict[str, Any] = {
+        "tolerance": tolerance,
+        "device": matrix.device,
+        "dtype": matrix.dtype,
+        "budget": budget,
+        **common,
+    }
+    ritz = lanczos(matrix, matrix.size, k, start=start, cap=cap, **settings)
+    rest = density(matrix, ritz, probes=probes, steps=probe_steps, trace_probes=trace_probes, **common)
+    if rest.highest > ritz.top(k)[0][-1] + 1e-3 * abs(ritz.values).max():  # a copy that one Krylov space cannot see
+        ritz = lanczos(matrix, matrix.size, k, again=True, start=start, cap=2 * cap, **settings)
+        rest = density(matrix, ritz, probes=probes, steps=probe_steps, trace_probes=trace_probes, **common)
     values, bounds = ritz.top(k)
     lowest, lowest_bound = ritz.lowest
-    rest = density(matrix, ritz, probes=probes, steps=probe_steps, trace_probes=trace_probes, **common)
     return Spectrum(
         values, bounds, lowest, lowest_bound, rest.trace, rest.trace_error, rest.nodes, rest.weights,
         rest.negative_mass, matrix.size, matrix.products - before, ritz.converged, ritz.note, ritz, rest,

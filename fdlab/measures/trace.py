@@ -36,6 +36,7 @@ class Density:
         probes: random probes behind it.
         size: P.
         products: those of the probes.
+        highest: the largest node of a probe: above a wanted eigenvalue, a copy of it was missed.
     """
 
     nodes: np.ndarray
@@ -45,6 +46,7 @@ class Density:
     probes: int
     size: int
     products: int
+    highest: float
 
     @property
     def negative_mass(self) -> float:
@@ -86,7 +88,7 @@ def density(
     atoms = ritz.values, np.full(rows, 1 / size)
     exact = float(ritz.values.sum())
     if rest == 0 or probes + trace_probes == 0:
-        return Density(*_sorted(*atoms), exact, 0.0 if rest == 0 else float("nan"), 0, size, 0)
+        return Density(*_sorted(*atoms), exact, 0.0 if rest == 0 else float("nan"), 0, size, 0, -np.inf)
     count, means, nodes, weights = 0, [], [atoms[0]], [atoms[1]]
     for probe in range(probes + trace_probes):
         found = _probe(product, ritz, min(steps if probe < probes else 1, rest), _direction(ritz, seed, probe), on_step)
@@ -97,7 +99,9 @@ def density(
             weights.append(found.weights * rest / size / probes)
     error = float(np.std(means, ddof=1) / np.sqrt(len(means)) * rest) if len(means) > 1 else float("nan")
     trace = exact + rest * float(np.mean(means))
-    return Density(*_sorted(np.concatenate(nodes), np.concatenate(weights)), trace, error, len(means), size, count)
+    points = _sorted(np.concatenate(nodes), np.concatenate(weights))
+    highest = max((float(found.max()) for found in nodes[1:]), default=-np.inf)
+    return Density(*points, trace, error, len(means), size, count, highest)
 
 
 @dataclass
