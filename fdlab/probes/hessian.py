@@ -105,24 +105,27 @@ def measure_hessian(
     same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "hessian", "n": made.images}
     said = made.description + (" (Gauss-Newton)" if matrix == "ggn" else "")
     table = frame([{**same, "objective": said, **row} for row in rows])
-    manifest = {
+    manifest = _manifest(encoder, made, label, seed, part) | facts
+    manifest |= {"objective": said, "note": " ".join(text for text in (note, facts.get("note", "")) if text)}
+    return Record(table, arrays, manifest)
+
+
+def _manifest(encoder: Encoder, made: Objective, label: str, seed: int, part: str) -> dict[str, Any]:
+    info = encoder.info
+    return {
         "probe": "hessian",
         "version": VERSION,
         "label": label,
-        "weights": encoder.info.sha256,
-        "source": str(encoder.info.source),
-        "family": encoder.info.family,
-        "options": list(encoder.info.options),
-        "assumed": list(encoder.info.assumed),
+        "weights": info.sha256,
+        "source": str(info.source),
+        "family": info.family,
+        "options": list(info.options),
+        "assumed": list(info.assumed),
         "images": made.images,
         "seed": seed,
-        "objective": said,
         "part": part,
         **made.facts,
-        **facts,
-        "note": " ".join(text for text in (note, facts.get("note", "")) if text),
     }
-    return Record(table, arrays, manifest)
 
 
 class _Look:

@@ -248,8 +248,8 @@ def test_gauss_newton_is_the_hessian_of_the_linearised_model(whole: tuple[Parts,
         lambda b: parts.module(b[0]),
         lambda z, b: F.cross_entropy(z, b[1]),
         parts.parameters,
-        parts.batches,
-        [len(b[0]) for b in parts.batches],
+        [(parts.images, parts.labels)],
+        [11],
     )
     gauss = dense(matrix)
     values = torch.linalg.eigvalsh(gauss)
