@@ -51,13 +51,21 @@ class EncoderInfo:
     classes: int = 0
     options: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+    heads_from: str = ""  # where the head count comes from
+    title: str = ""  # the family in words
+    stage_depths: tuple[int, ...] = ()  # of hierarchical models, as are the next two
+    stage_heads: tuple[int, ...] = ()
+    windows: tuple[tuple[int, int], ...] = ()
+    positions: str = ""  # settings of the positions that are in no tensor, e.g. pre-training windows
+    left_over: int = 0  # known keys of the file that are no part of this network
 
 
 @dataclass(frozen=True)
 class TimmCall:
     """A stock timm class and its arguments, all of them plain values.
 
-    ``norm_eps`` stands apart because timm takes a norm class; 1e-6 is the default of its ViTs.
+    ``norm_eps`` stands apart because timm takes a norm class; 1e-6 is the default of its plain ViTs, and
+    ``timm.create_model`` is left to the architecture's own.
     """
 
     path: str
@@ -68,8 +76,10 @@ class TimmCall:
         """A fresh module; consumes the global random state as the class does."""
         module, _, name = self.path.rpartition(".")
         kwargs = dict(self.kwargs)
-        if self.norm_eps != 1e-6:
+        if self.norm_eps != (1e-5 if name.startswith("Swin") else 1e-6):
             kwargs["norm_layer"] = partial(nn.LayerNorm, eps=self.norm_eps)
+        if isinstance(kwargs.get("mlp_layer"), str):
+            kwargs["mlp_layer"] = getattr(importlib.import_module("timm.layers"), kwargs["mlp_layer"])
         return getattr(importlib.import_module(module), name)(**kwargs)
 
     def to_json(self) -> dict[str, Any]:
@@ -233,6 +243,17 @@ def describe(module: nn.Module) -> dict[str, Any]:
         "activation": activation_name(getattr(mlp, "act", None)),
         "parameters": sum(p.numel() for p in module.parameters()),
         "classes": int(getattr(module, "num_classes", 0) or 0),
+        **(_stages(module) if stride else {}),
+    }
+
+
+def _stages(module: nn.Module) -> dict[str, Any]:
+    """Depth, heads and window of each stage of a hierarchical model."""
+    stages: Any = [stage.blocks for stage in module.layers if hasattr(stage, "blocks")]  # type: ignore[union-attr]
+    return {
+        "stage_depths": tuple(len(blocks) for blocks in stages),
+        "stage_heads": tuple(int(blocks[0].attn.num_heads) for blocks in stages),
+        "windows": tuple(_pair(getattr(blocks[0], "window_size", 0)) for blocks in stages),
     }
 
 
@@ -255,16 +276,21 @@ def set_activation(module: nn.Module, name: str) -> None:
         block.mlp.act = get_act_layer(name)()  # type: ignore[union-attr]
 
 
+# Fields that only describe, or that follow from the tensors: two openings of one network may differ in them.
+_WORDS = frozenset(
+    "source sha256 container taken others assumed timm_name family heads_from title stage_depths stage_heads windows"
+    " positions left_over".split()
+)
+
+
 def identity(module: nn.Module, info: EncoderInfo) -> str:
     """The weights' identity: sha256 over the resolved configuration and every tensor, by sorted name.
 
     Where a file lies and what it is called do not enter; head count, eps and preprocessing do.
     """
-    config = {
-        name: value
-        for name, value in asdict(info).items()
-        if name not in ("source", "sha256", "container", "taken", "others", "assumed", "timm_name", "family")
-    }
+    config = {name: value for name, value in asdict(info).items() if name not in _WORDS}
+    if info.positions:
+        config["positions"] = info.positions
     config["class"] = type(module).__mro__[0].__name__
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, tensor in sorted(module.state_dict().items()):
