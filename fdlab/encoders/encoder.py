@@ -277,10 +277,24 @@ def set_activation(module: nn.Module, name: str) -> None:
 
 
 # Fields that only describe, or that follow from the tensors: two openings of one network may differ in them.
-_WORDS = frozenset(
-    "source sha256 container taken others assumed timm_name family heads_from title stage_depths stage_heads windows"
-    " positions left_over".split()
-)
+_WORDS = {
+    "source",
+    "sha256",
+    "container",
+    "taken",
+    "others",
+    "assumed",
+    "timm_name",
+    "family",
+    "heads_from",
+    "title",
+} | {
+    "stage_depths",
+    "stage_heads",
+    "windows",
+    "positions",
+    "left_over",
+}
 
 
 def identity(module: nn.Module, info: EncoderInfo) -> str:
