@@ -272,7 +272,7 @@ def _blocks(look: _Look, encoder: Encoder) -> Measured:
         place: dict[str, Any] = {}
         suffix = f"_{name}"
         if name.isdigit():
-            place, suffix = {"block": int(name), "depth": (int(name) + 1) / depth}, "_block"
+            place, suffix = {"block": int(name), "depth": (int(name) + 1) / depth}, ""
         own, bound = float(found.eigenvalues[0]), float(found.residuals[0])
         rows.append({"metric": f"eigenvalue_1{suffix}", "value": own, "low": own - bound, "high": own + bound, **place})
         rows.append({"metric": f"trace{suffix}", **_trace_interval(found), **place})

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fdlab.errors import USAGE, FdlabError, nearest
+from fdlab.records.curvature_metrics import CURVATURE
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,9 @@ _OTHERS = (
     ),
 )
 
-METRICS: dict[str, Metric] = {entry.name: entry for entry in _ATTENTION + _OTHERS}
+_HESSIAN = tuple(Metric(*fields) for fields in CURVATURE)
+
+METRICS: dict[str, Metric] = {entry.name: entry for entry in (*_ATTENTION, *_OTHERS, *_HESSIAN)}
 
 
 def metric(name: str) -> Metric:

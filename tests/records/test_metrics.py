@@ -30,6 +30,14 @@ NEEDED = [
     "final_loss",
     "knn",
     "linear_probe",
+    "eigenvalue_1",
+    "eigenvalue_5",
+    "eigenvalue_lowest",
+    "trace",
+    "negative_mass",
+    "max_eigenvalue",
+    "eigenvalue_1_balanced",
+    "trace_embedding",
 ]
 
 
