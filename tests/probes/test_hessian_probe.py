@@ -129,9 +129,9 @@ def test_balanced_values_do_not_react_to_scales_that_keep_the_function() -> None
     with torch.no_grad():
         for block in blocks_of(moved.module):
             scale_heads(attention_parts(block.attn), query=4.0, value=2.0)  # type: ignore[arg-type]
-            block.norm1.weight.mul_(16)
-            block.norm1.bias.mul_(16)
-            block.attn.qkv.weight.div_(16)
+            block.norm1.weight.mul_(128)
+            block.norm1.bias.mul_(128)
+            block.attn.qkv.weight.div_(128)
     settings: dict[str, Any] = {"labels": LABELS, "label": "one", "probes": 0, "k": 2}
     raw, raw_moved = (measure_hessian(m, IMAGES, **settings) for m in (model, moved))
     even, even_moved = (measure_hessian(m, IMAGES, part="balanced", **settings) for m in (model, moved))
