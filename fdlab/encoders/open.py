@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,9 +142,11 @@ def _open_own(own: OwnFile, asked: _Asked) -> Encoder:
             "Leave encoder= and heads= out.",
             USAGE,
         )
-    said: tuple[str, ...] = ()
+    card = json.loads(own.entry["extra"].get("card", "{}"))  # of an exported file
+    said: tuple[str, ...] = tuple(card.get("assumed", ()))
     if asked.random_seed is None:
-        module, call, said = own.module(image_size=asked.image_size)
+        module, call, resized = own.module(image_size=asked.image_size)
+        said += resized
     elif own.design is None:
         raise FdlabError(
             f"{path} has no untrained form.",
@@ -164,6 +167,7 @@ def _open_own(own: OwnFile, asked: _Asked) -> Encoder:
         std=own.std,
         taken="encoder",
         options=tuple(own.entry["options"]),
+        interpolation=card.get("interpolation", "bicubic"),
         assumed=said,
         container=own.file.kind,
     )
