@@ -34,4 +34,6 @@ def export(
         typer.echo(f"Wrote {path}. Open it with\n\n    {line}\n")
         if to == "timm":
             mean, std = (tuple(round(v, 6) for v in values) for values in (encoder.info.mean, encoder.info.std))
-            typer.echo(f"Images: mean {mean}, std {std}, {encoder.info.interpolation}. Assumed things stand in its card.")
+            typer.echo(
+                f"Images: mean {mean}, std {std}, {encoder.info.interpolation}. Assumed things stand in its card."
+            )

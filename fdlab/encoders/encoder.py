@@ -75,12 +75,17 @@ class TimmCall:
     def make(self) -> nn.Module:
         """A fresh module; consumes the global random state as the class does."""
         module, _, name = self.path.rpartition(".")
+        return getattr(importlib.import_module(module), name)(**self.arguments())
+
+    def arguments(self) -> dict[str, Any]:
+        """What the class is called with: the plain values, with norm and MLP classes in place."""
+        name = self.path.rpartition(".")[2]
         kwargs = dict(self.kwargs)
         if self.norm_eps != (1e-5 if name.startswith("Swin") else 1e-6):
             kwargs["norm_layer"] = partial(nn.LayerNorm, eps=self.norm_eps)
         if isinstance(kwargs.get("mlp_layer"), str):
             kwargs["mlp_layer"] = getattr(importlib.import_module("timm.layers"), kwargs["mlp_layer"])
-        return getattr(importlib.import_module(module), name)(**kwargs)
+        return kwargs
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -35,7 +35,9 @@ def export_model(encoder: Encoder, path: str | Path, to: str) -> tuple[Path, str
     if to not in forms:
         raise FdlabError(f"Unknown form '{to}'.", "", f"Use one of {', '.join(forms)}.", USAGE)
     if path.suffix != ".safetensors":
-        raise FdlabError(f"{path} is no safetensors name.", "timm reads a file by its ending.", "End it in .safetensors.", USAGE)
+        raise FdlabError(
+            f"{path} is no safetensors name.", "timm reads a file by its ending.", "End it in .safetensors.", USAGE
+        )
     return path, forms[to](encoder, path)
 
 

@@ -43,6 +43,8 @@ def facts(encoder: Encoder) -> dict[str, Any]:
 
 def heads_from(encoder: Encoder) -> str:
     """The sentence that says where the head count comes from."""
+    if encoder.info.heads_from:
+        return encoder.info.heads_from
     said = next((text for text in encoder.info.assumed if text.startswith("heads")), None)
     return said.partition(": ")[2] if said and ": " in said else said or "the file"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,8 +141,7 @@ def _open_own(own: OwnFile, asked: _Asked) -> Encoder:
             "Leave encoder= and heads= out.",
             USAGE,
         )
-    card = json.loads(own.entry["extra"].get("card", "{}"))  # of an exported file
-    said: tuple[str, ...] = tuple(card.get("assumed", ()))
+    said: tuple[str, ...] = tuple(map(str, own.card.get("assumed", ())))
     if asked.random_seed is None:
         module, call, resized = own.module(image_size=asked.image_size)
         said += resized
@@ -167,7 +165,7 @@ def _open_own(own: OwnFile, asked: _Asked) -> Encoder:
         std=own.std,
         taken="encoder",
         options=tuple(own.entry["options"]),
-        interpolation=card.get("interpolation", "bicubic"),
+        interpolation=str(own.card.get("interpolation", "bicubic")),
         assumed=said,
         container=own.file.kind,
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fdlab.encoders.blank import blank
 from fdlab.encoders.encoder import Size, TimmCall, _pair
 from fdlab.encoders.families import dino, mae
 from fdlab.encoders.families.family import Contents, Family, Place
@@ -41,7 +42,7 @@ class Recognised:
     def module(self, *, random_seed: int | None = None) -> nn.Module:
         """The stock module with the file's weights, or with fresh ones where a seed is given."""
         with seeded(seed_for(random_seed or 0, "construct")):
-            module = self.call.make()
+            module = blank(self.call.make) if random_seed is None else self.call.make()
         state = dict(self.state)
         if random_seed is not None:
             fresh = module.state_dict()

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from fdlab.encoders.blank import blank, unfitting
 from fdlab.encoders.encoder import Floats3, Size, TimmCall
 from fdlab.encoders.positions import METHODS, resize_absolute, resize_relative, sincos_table
 from fdlab.encoders.student import TABLE, Design, build, seeded, stock_state, timm_call
@@ -98,6 +100,15 @@ class OwnFile:
         return tuple(self.entry["mean"])  # type: ignore[return-value]
 
     @property
+    def card(self) -> Mapping[str, Any]:
+        """The model card of an exported file, else empty."""
+        try:
+            found = json.loads(self.entry["extra"].get("card", "{}"))
+        except (ValueError, RecursionError, AttributeError):
+            found = {}
+        return found if isinstance(found, dict) else {}
+
+    @property
     def std(self) -> Floats3:
         return tuple(self.entry["std"])  # type: ignore[return-value]
 
@@ -113,25 +124,28 @@ class OwnFile:
                     "Open the original file with image_size=.",
                     USAGE,
                 )
-            with seeded(seed_for(0, "construct")):
-                module = self.call.make()
-            call = self.call
+            call, make = self.call, self.call.make
         else:
             if image_size is not None:
                 new = replace(design, image_size=image_size)
                 state, said = _resized(state, design, new)
                 design = new
             # The tables in the file are the effective ones.
-            module, call = build(replace(design, bias_scale=1.0), seed=0), timm_call(design)
+            call, make = timm_call(design), partial(build, replace(design, bias_scale=1.0), seed=0)
         try:
-            module.load_state_dict(state, strict=True)
-        except RuntimeError as error:
+            faults = unfitting(call.make, state)
+        except Exception as error:  # arguments of a changed description can fail anywhere in timm
+            faults = [f"{type(error).__name__}: {str(error)[:160]}"]
+        if faults:
             raise FdlabError(
                 f"{self.file.path} does not fit its own description.",
-                str(error).splitlines()[-1].strip(),
+                f"{'; '.join(faults[:4])}.",
                 "The file was changed after fdlab wrote it.",
                 NOT_UNDERSTOOD,
-            ) from error
+            )
+        with seeded(seed_for(0, "construct")):
+            module = blank(make)
+        module.load_state_dict(state, strict=True)
         return module, call, said
 
 
@@ -149,9 +163,39 @@ def own_file(file: WeightFile) -> OwnFile | None:
         )
     try:
         design = Design(**entry["design"]) if entry["design"] else None
-        return OwnFile(file, entry, design, TimmCall(**entry["timm"]))
-    except (KeyError, TypeError) as error:
-        raise FdlabError(f"{file.path} has a damaged description.", str(error), "", NOT_UNDERSTOOD) from error
+        call = _safe_call(entry["timm"], file)
+        if not (isinstance(entry["family"], str) and isinstance(entry["extra"], dict)):
+            raise TypeError("family and extra must be text and a table")
+        for name in ("mean", "std"):
+            entry[name] = [float(value) for value in entry[name]]
+        entry["options"] = [str(option) for option in entry["options"]]
+        return OwnFile(file, entry, design, call)
+    except (KeyError, TypeError, ValueError, AttributeError, FdlabError) as error:
+        why = error.why if isinstance(error, FdlabError) else f"{type(error).__name__}: {error}"
+        raise FdlabError(f"{file.path} has a damaged description.", why, "", NOT_UNDERSTOOD) from error
+
+
+def _safe_call(entry: Mapping[str, Any], file: WeightFile) -> TimmCall:
+    """The timm call of a file, which may come from anyone: only timm's classes, only of the file's size."""
+    call = TimmCall(str(entry["path"]), dict(entry["kwargs"]), float(entry["norm_eps"]))
+    module, _, name = call.path.rpartition(".")
+    kwargs = call.kwargs
+    if call.path == "timm.create_model":
+        import timm
+
+        if not timm.is_model(str(kwargs["model_name"])) or not set(kwargs) <= _CREATE or kwargs.get("pretrained"):
+            raise ValueError("its timm call asks for more than a known model without weights")
+    elif not (module.startswith(("timm.models.", "fdlab.encoders.")) and name.isidentifier() and name[0].isupper()):
+        raise ValueError(f"its class {call.path[:80]} is none of timm's")
+    if kwargs.get("mlp_layer", "Mlp") not in ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked"):
+        raise ValueError("its MLP is none of timm's")
+    depths = kwargs.get("depths") or [kwargs.get("depth") or 0]
+    if sum(int(depth) for depth in depths) > len(file.content):
+        raise ValueError("it names more blocks than the file has tensors")
+    return call
+
+
+_CREATE = frozenset(("model_name", "pretrained", "num_classes", "img_size", "act_layer"))
 
 
 def _resized(state: dict[str, Any], old: Design, new: Design) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,8 +20,19 @@ from fdlab.encoders.encoder import TimmCall
 
 # Arguments that change nothing in a network whose weights are loaded and which does not train.
 _TRAINING_ONLY = frozenset(
-    "drop_rate pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate drop_path_rate weight_init head_init_scale"
-    " fix_init device dtype".split()
+    [
+        "drop_rate",
+        "pos_drop_rate",
+        "patch_drop_rate",
+        "proj_drop_rate",
+        "attn_drop_rate",
+        "drop_path_rate",
+        "weight_init",
+        "head_init_scale",
+        "fix_init",
+        "device",
+        "dtype",
+    ]
 )
 # Arguments that any name takes freely: the same network with another size of input or another head.
 _FREE = frozenset(("num_classes", "img_size", "global_pool", "fc_norm", "final_norm", "in_chans", "dynamic_img_size"))
@@ -57,10 +68,7 @@ def stock_name(call: TimmCall) -> StockName | None:
     if not module.startswith("timm."):
         return None
     cls = getattr(importlib.import_module(module), name)
-    wanted = dict(call.kwargs)
-    if call.norm_eps != 1e-6:
-        wanted["norm_layer"] = partial(nn.LayerNorm, eps=call.norm_eps)
-    found = [StockName(name, _changes(cls, kwargs, wanted)) for name, kwargs in _names_of(cls)]
+    found = [StockName(name, _changes(cls, kwargs, call.arguments())) for name, kwargs in _names_of(cls)]
     return min(found, key=_cost, default=None)
 
 
@@ -76,11 +84,8 @@ def _names_of(cls: type[nn.Module]) -> Iterator[tuple[str, dict[str, Any]]]:
     home = cls.__module__
     for module in (home.rpartition(".")[2], *_ALSO_IN.get(home, ())):
         for name in timm.list_models(module=module):
-            with _recording(cls) as seen:
-                try:
-                    timm.create_model(name)
-                except _Stop:
-                    pass
+            with _recording(cls) as seen, suppress(_Stop):
+                timm.create_model(name)
             if seen:
                 yield name, seen
 
@@ -113,7 +118,6 @@ def _recording(cls: type[nn.Module]) -> Iterator[dict[str, Any]]:
 def _changes(cls: type[nn.Module], stock: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments to give beside the name, with the values that ``wanted`` or the class's default has."""
     defaults = {key: p.default for key, p in inspect.signature(cls).parameters.items() if p.default is not p.empty}
-    defaults["norm_layer"] = defaults.get("norm_layer")
     changes = {}
     for key in {*stock, *wanted} - _TRAINING_ONLY:
         ours, theirs = wanted.get(key, defaults.get(key)), stock.get(key, defaults.get(key))
@@ -129,10 +133,12 @@ def _normal(key: str, value: Any, cls: type[nn.Module]) -> Any:
     if key == "norm_layer":
         eps = value.keywords.get("eps") if isinstance(value, partial) else None
         kind = value.func if isinstance(value, partial) else value
-        if kind is None or kind == "layernorm":
+        if kind is None or isinstance(kind, str):
             return "LayerNorm", 1e-6
         if eps is None and isinstance(kind, type):
-            eps = inspect.signature(kind).parameters["eps"].default if "eps" in inspect.signature(kind).parameters else 0
+            eps = (
+                inspect.signature(kind).parameters["eps"].default if "eps" in inspect.signature(kind).parameters else 0
+            )
         return getattr(kind, "__name__", str(kind)), eps
     if key == "act_layer":
         name = value if isinstance(value, str) else getattr(value, "__name__", "")
@@ -146,4 +152,6 @@ def _code(value: Any) -> str:
     if isinstance(value, partial):
         given = ", ".join(f"{key}={item!r}" for key, item in value.keywords.items())
         return f"functools.partial({value.func.__module__}.{value.func.__name__}, {given})"
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__name__}"
     return repr(value)
