@@ -112,6 +112,7 @@ def _start(
 ) -> None:
     import json
 
+    from fdlab.engine.distributed import is_leader
     from fdlab.engine.recipe import parse_overrides
     from fdlab.records.run_folder import RunFolder
     from fdlab.study import training
@@ -122,9 +123,12 @@ def _start(
             typer.echo(f"{key} = {value!r}  ({origin})")
         return
     folder = RunFolder(out or Path("runs") / Path(recipe).stem)
+    quiet = quiet or not is_leader()
     if folder.finished and not quiet:
         typer.echo(f"{folder.path} is finished already.", err=True)
     training.run(planned, folder.path, quiet=quiet)
+    if not is_leader():
+        return
     facts = folder.facts()
     if json_:
         typer.echo(json.dumps({"run": str(folder.path), **facts}))

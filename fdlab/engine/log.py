@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fdlab.engine.distributed import current
 from fdlab.errors import FAILED, FdlabError
 from fdlab.records.run_folder import RunFolder
 
@@ -56,7 +57,8 @@ class Log:
             )
 
     def write(self, line: dict[str, Any]) -> None:
-        self.folder.append_log(line)
+        if current().leader:
+            self.folder.append_log(line)
 
     def tail_loss(self, steps: int) -> float:
         """Mean logged loss of the last tenth of the run."""

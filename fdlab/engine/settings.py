@@ -37,6 +37,7 @@ class RunSettings(Settings):
     device: str = "cpu"
     workers: int = Field(0, ge=0, description="loader processes")
     accumulate: int = Field(1, ge=1, description="parts that a batch is computed in; the numbers stay the same")
+    strategy: Literal["ddp", "fsdp"] = Field("ddp", description="under torchrun: whole weights a rank, or shared ones")
     checkpoint_blocks: bool = Field(False, description="recompute each block in the backward pass: less memory")
     log_every: int = Field(25, ge=1, description="steps a log line")
     evaluate_every: int = Field(0, ge=0, description="steps between evaluations; 0: at the end only")

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from fdlab.engine import sharded
 from fdlab.engine.average import Average
+from fdlab.engine.distributed import current
 from fdlab.engine.log import Log
 from fdlab.engine.optim import make_optimizer
 from fdlab.engine.settings import Recipe
@@ -35,42 +37,55 @@ class State:
     where there is an average) of the best evaluation by ``save.best``.
     """
 
-    def __init__(self, task: Stateful, recipe: Recipe, folder: RunFolder) -> None:
-        self.task, self.recipe, self.folder = task, recipe, folder
+    def __init__(self, task: Stateful, recipe: Recipe, folder: RunFolder, *, sharded: bool = False) -> None:
+        self.task, self.recipe, self.folder, self.sharded = task, recipe, folder, sharded
+        self.ranks = current()
         self.optimizer = make_optimizer(task.module, recipe.optim)
         self.average = Average(task.module, recipe.optim.ema) if recipe.optim.ema else None
         self.log = Log(folder, recipe.run.log_every)
         self.best: dict[str, Any] = {}
 
     def save(self, step: int) -> None:
-        """Writes the whole state, atomically."""
+        """Writes the whole state, atomically; of equal ranks the first one does."""
+        rest = {"log": self.log.state(), "best": self.best}
+        if self.sharded:
+            sharded.save(self.folder.last.parent, step, self.task.module, self.optimizer, rest)
+        else:
+            self.ranks.first(lambda: self._write(step, rest))
+
+    def _write(self, step: int, rest: dict[str, Any]) -> None:
         state = {
             "step": step,
             "task": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "log": self.log.state(),
-            "best": self.best,
             "average": self.average.state if self.average else None,
         }
         with replacing(self.folder.last) as draft:
-            torch.save(state, draft)
+            torch.save({**state, **rest}, draft)
 
     def load(self) -> int:
         """Loads the last state where there is one; returns its step (0: a fresh start)."""
-        if not self.folder.last.is_file():
+        path = sharded.newest(self.folder.last.parent) if self.sharded else self.folder.last
+        if path is None or not path.exists():
             if self.folder.log.is_file():
-                self.folder.cut_log(0)
+                self._cut_log(0)
             return 0
-        state = _read(self.folder.last)
-        self.task.load_state_dict(state["task"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.sharded:
+            state = sharded.load(path, self.task.module, self.optimizer)
+        else:
+            state = _read(path)
+            self.task.load_state_dict(state["task"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average and state.get("average"):
+                self.average.load(state["average"])
         self.log.sums, self.log.count = state["log"]["sums"], state["log"]["count"]
         self.best = state.get("best") or {}
-        if self.average and state.get("average"):
-            self.average.load(state["average"])
         if state["step"]:
-            self.folder.cut_log(state["step"])
+            self._cut_log(state["step"])
         return int(state["step"])
+
+    def _cut_log(self, step: int) -> None:
+        self.ranks.first(lambda: self.folder.cut_log(step))
 
     def keep_best(self, step: int, result: dict[str, float]) -> None:
         """Keeps the present weights where the evaluation is better than every earlier one.
@@ -91,8 +106,11 @@ class State:
         sign = -1 if name.endswith("loss") else 1
         if sign * result[name] > self.best.get("score", -math.inf):
             self.best = {"score": sign * result[name], "step": step, "name": name, "value": result[name]}
-            with replacing(self.folder.best) as draft:
-                torch.save({**self.best, "task": self.task.state_dict()}, draft)
+            self.ranks.first(self._write_best)
+
+    def _write_best(self) -> None:
+        with replacing(self.folder.best) as draft:
+            torch.save({**self.best, "task": self.task.state_dict()}, draft)
 
     def leave_result(self, result: dict[str, float], evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Puts the weights that are the run's result into the module; returns their evaluation."""

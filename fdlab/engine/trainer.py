@@ -17,11 +17,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from fdlab.engine.distributed import current
 from fdlab.engine.optim import learning_rate, set_learning_rate
 from fdlab.engine.settings import Recipe
-from fdlab.engine.shares import equal_shares, share_drop_path, sharing
+from fdlab.engine.shares import share_drop_path, sharing
 from fdlab.engine.state import State
+from fdlab.engine.strategy import Strategy
 from fdlab.errors import INTERRUPTED, FdlabError
 from fdlab.progress import Progress
 from fdlab.randomness import seed_for
@@ -58,7 +61,7 @@ class Trainable(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-Callback = Callable[[int, dict[str, float]], None]
+STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
 
 def train(
@@ -86,10 +89,12 @@ def train(
         FdlabError: a loss that is not finite (the last good state stays; the step is named), or an
             interruption (code 130, the state is saved).
     """
+    ranks = current()
     share_drop_path(task.module)
     if recipe.run.checkpoint_blocks:
         checkpoint_blocks(task.module)
-    state = State(task, recipe, folder)
+    strategy = Strategy(task, recipe)
+    state = State(task, recipe, folder, sharded=strategy.sharded)
     start = state.load()
     if progress:
         progress.done = start
@@ -97,15 +102,15 @@ def train(
     with stop_requests() as stop:
         for step, batch in enumerate(batches(start), start):
             lr = learning_rate(step, steps, recipe.optim)
-            values = one_step(task, batch, step, lr, recipe, state)
+            values = one_step(task, batch, step, lr, recipe, state, strategy)
             done = step + 1
             state.log.add(step, values, lr, last=done == steps)
             if progress:
                 progress.advance(note=state.log.note)
             every = recipe.run.evaluate_every
             if every and done % every == 0 and done < steps:
-                judged(task, state, done)
-            stopping = stop.is_set()
+                judged(task, state, done, strategy)
+            stopping = ranks.any(stop.is_set())
             if done % recipe.save.every == 0 or done == steps or stopping:
                 state.log.check_finite()
                 state.save(done)
@@ -118,28 +123,37 @@ def train(
                     "Give the same command again to continue.",
                     code=INTERRUPTED,
                 )
-    result = judged(task, state, steps)
-    return {"final_loss": state.log.tail_loss(steps), **state.leave_result(result, lambda: evaluated(task))}
+    result = judged(task, state, steps, strategy)
+    result = {
+        "final_loss": state.log.tail_loss(steps),
+        **state.leave_result(result, lambda: evaluated(task, strategy)),
+    }
+    strategy.unshard()
+    return result
 
 
-def one_step(task: Trainable, batch: Any, step: int, lr: float, recipe: Recipe, state: State) -> dict[str, Tensor]:
-    """The gradient of the whole batch, in ``run.accumulate`` parts, and the optimiser's step with rate ``lr``.
+def one_step(
+    task: Trainable, batch: Any, step: int, lr: float, recipe: Recipe, state: State, strategy: Strategy
+) -> dict[str, Tensor]:
+    """The gradient of the whole batch, in ``run.accumulate`` parts a rank, and the optimiser's step with rate ``lr``.
 
     Every part begins with the step's seed and draws for the whole batch (``shares``), so that the number
-    of parts changes nothing but the order of the sums.
+    of parts and ranks changes nothing but the order of the sums.
     """
     batch = task.prepare(batch, step)
     state.optimizer.zero_grad(set_to_none=True)
     totals: dict[str, Tensor] = {}
     parts = recipe.run.accumulate
-    for share in equal_shares(recipe.run.batch, parts):
+    shares = strategy.ranks.shares(recipe.run.batch, parts)
+    for number, share in enumerate(shares, 1):
         torch.manual_seed(seed_for(recipe.run.seed, "step", step))
-        with sharing(share):
-            loss, metrics = task.step(batch if share is None else batch.part(share.start, share.stop), step)
+        with sharing(share), strategy.synchronising(last=number == parts):
+            loss, metrics = strategy.step(strategy.ranks.part_of(batch, share, recipe.run.batch), step)
             (loss / parts).backward()
         for name, value in {"loss": loss, **metrics}.items():
             part = value.detach() / parts
             totals[name] = totals[name] + part if name in totals else part
+    totals = strategy.ranks.mean(totals)
     totals["grad_norm"] = clip_gradients(task.module, recipe.optim.clip)
     set_learning_rate(state.optimizer, lr)
     state.optimizer.step()
@@ -149,10 +163,10 @@ def one_step(task: Trainable, batch: Any, step: int, lr: float, recipe: Recipe, 
     return totals
 
 
-def judged(task: Trainable, state: State, step: int) -> dict[str, float]:
+def judged(task: Trainable, state: State, step: int, strategy: Strategy) -> dict[str, float]:
     """The evaluation of the averaged weights (or of the weights) is logged, the best state kept."""
     with state.average.inside(task.module) if state.average else nullcontext():
-        result = evaluated(task)
+        result = evaluated(task, strategy)
         state.keep_best(step, result)
     state.log.write({"step": step, **result})
     return result
@@ -165,30 +179,31 @@ def checkpoint_blocks(module: nn.ModuleDict) -> None:
             part.set_grad_checkpointing(True)
 
 
-def evaluated(task: Trainable) -> dict[str, float]:
+def evaluated(task: Trainable, strategy: Strategy) -> dict[str, float]:
     """The task's evaluation in eval mode; training mode is restored."""
     task.train_mode(False)
     try:
         with torch.no_grad():
-            return task.evaluate()
+            return strategy.evaluate()
     finally:
         task.train_mode(True)
 
 
 def clip_gradients(module: nn.Module, largest: float) -> Tensor:
     """Scales the gradients to a norm of at most ``largest`` (0: leaves them) and returns their norm."""
-    return nn.utils.clip_grad_norm_(module.parameters(), largest or math.inf, foreach=True)
+    norm = nn.utils.clip_grad_norm_(module.parameters(), largest or math.inf, foreach=True)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 @contextmanager
 def stop_requests() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; a second signal acts at once. Main thread only."""
+    """An event that SIGINT, SIGTERM or Slurm's SIGUSR1 sets; a second signal acts at once. Main thread only."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     # A signal that is ignored stays so: a worker leaves Ctrl-C to its parent.
-    both = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    both = {number: signal.getsignal(number) for number in STOPPING}
     before = {number: handler for number, handler in both.items() if handler is not signal.SIG_IGN}
 
     def ask(number: int, frame: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fdlab.encoders.devices import pick_device
 from fdlab.encoders.heads import save_heads
 from fdlab.encoders.save import save_encoder
 from fdlab.engine import recipe as recipes
+from fdlab.engine.distributed import current, launched
 from fdlab.engine.settings import Recipe
 from fdlab.engine.trainer import train
 from fdlab.errors import OUT_OF_SPACE, USAGE, FdlabError
@@ -94,15 +96,19 @@ def run(
         family: its display family; by default the task's.
     """
     recipe, folder = planned.recipe, RunFolder(out)
+    started = time.monotonic()
+    with launched(str(pick_device(recipe.run.device))) as device, ExitStack() as held:
+        ranks = current()
+        ranks.first(lambda: _prepare(recipe, folder))
+        if not ranks.any(folder.finished):
+            ranks.first(lambda: held.enter_context(folder.locked()))
+            _train(planned, folder, device, started, quiet or not ranks.leader, on_step, label, family)
+    return folder.path
+
+
+def _prepare(recipe: Recipe, folder: RunFolder) -> None:
     old = folder.recipe.read_text(encoding="utf-8") if folder.recipe.is_file() else None
     folder.prepare(recipe.as_toml(), recipes.differences(old, recipe) if old else None)
-    if folder.finished:
-        return folder.path
-    device = str(pick_device(recipe.run.device))
-    started = time.monotonic()
-    with folder.locked():
-        _train(planned, folder, device, started, quiet, on_step, label, family)
-    return folder.path
 
 
 def _train(
@@ -115,11 +121,11 @@ def _train(
     label: str,
     family: str,
 ) -> None:
-    recipe = planned.recipe
+    recipe, ranks = planned.recipe, current()
     try:
         task, batches, steps = _ready(planned, device)
-        folder.same_inputs(_inputs(task))
-        keep = _snapshots(task, recipe, folder)
+        ranks.first(lambda: folder.same_inputs(_inputs(task)))
+        keep = _snapshots(task, recipe, folder) if ranks.leader else []
         with Progress(label or folder.path.name, steps, quiet=quiet) as progress:
             result = train(task, batches, recipe, folder, steps=steps, progress=progress, on_step=(*on_step, *keep))
     except torch.OutOfMemoryError:
@@ -142,7 +148,11 @@ def _train(
         "labels": len(task.data) if recipe.task == "classify" and not task.data.endless else 0,
         "versions": {"fdlab": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-    _export(task, recipe, folder, family or task.family)
+    ranks.first(lambda: _finish(task, recipe, folder, facts))
+
+
+def _finish(task: Task, recipe: Recipe, folder: RunFolder, facts: dict[str, Any]) -> None:
+    _export(task, recipe, folder, facts["family"])
     _record(recipe, facts).save(folder.path / "record")
     folder.finish(facts)
 
@@ -173,6 +183,7 @@ def _ready(planned: Plan, device: str) -> tuple[Task, Callable[[int], Batches], 
             )
         steps = recipe.run.epochs * (len(data) // batch)
     task.steps = steps
+    ranks = current()
 
     def batches(start: int) -> Batches:
         return Batches(
@@ -185,23 +196,28 @@ def _ready(planned: Plan, device: str) -> tuple[Task, Callable[[int], Batches], 
             start=start,
             stop=steps,
             workers=recipe.run.workers,
+            part=(ranks.rank, ranks.ranks),
         )
 
     return task, batches, steps
 
 
 def _check_parts(task: Task, recipe: Recipe) -> None:
-    parts, batch = recipe.run.accumulate, recipe.run.batch
+    ranks, batch = current().ranks, recipe.run.batch
+    parts = recipe.run.accumulate * ranks
     if parts > 1 and task.couples_images:
         raise FdlabError(
             f"A batch of {recipe.task} cannot be computed in {parts} parts.",
             "Its loss or its batch norm compares the images of a batch with each other.",
-            "Set run.accumulate=1.",
+            "Set run.accumulate=1 and use one process." if ranks > 1 else "Set run.accumulate=1.",
             code=USAGE,
         )
     if batch % parts:
         raise FdlabError(
-            f"A batch of {batch} has no {parts} equal parts.", "", "Change run.batch or run.accumulate.", code=USAGE
+            f"A batch of {batch} has no {parts} equal parts.",
+            f"{ranks} ranks x {recipe.run.accumulate} parts." if ranks > 1 else "",
+            f"Change run.batch, e.g. to {max(batch // parts, 1) * parts}, or run.accumulate.",
+            code=USAGE,
         )
 
 

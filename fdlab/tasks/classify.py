@@ -15,6 +15,7 @@ from fdlab.encoders.encoder import as_tokens, blocks_of
 from fdlab.encoders.open import open_model
 from fdlab.encoders.student import build, scale_bias
 from fdlab.encoders.untie import untie_bias
+from fdlab.engine.distributed import current
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.randomness import seed_for
 from fdlab.tasks.base import ModelSettings, OwnSettings, Task
@@ -135,7 +136,11 @@ class Classify(Task):
     def prepare(self, batch: Batch, step: int) -> Batch:
         """Erases and mixes, as ``classify.mix`` says."""
         own: MixSettings = self.settings.mix
-        return mix(erase(batch, own.erase, self.seed, self.mean, self.std), own, self.classes, self.seed)
+        if not (own.mixup or own.cutmix or own.erase):
+            return batch
+        ranks = current()
+        whole = erase(ranks.together(batch), own.erase, self.seed, self.mean, self.std)
+        return ranks.mine(mix(whole, own, self.classes, self.seed))
 
     def tokens(self, images: Tensor) -> Tensor:
         if self.settings.final_norm:
@@ -182,12 +187,14 @@ class Classify(Task):
 
     def _count(self, images: ImageSource) -> tuple[int, int]:
         correct = count = 0
-        for start in range(0, len(images), 256):
-            part, labels = images.stack(range(start, min(start + 256, len(images))), self.size)
-            if not len(part):
-                continue
-            correct += int((self.logits(part).argmax(-1).cpu() == labels).sum())
+        ranks = current()
+        for positions in ranks.turns(len(images), 256):
+            part, labels = images.stack(positions, self.size)
+            # Shared weights need every rank's forward pass: a rank without images makes one that is not counted.
+            shown = part if len(part) else torch.zeros(1, 3, self.size, self.size)
+            correct += int((self.logits(shown).argmax(-1).cpu()[: len(labels)] == labels).sum())
             count += len(labels)
+        correct, count = (int(number) for number in ranks.total(correct, count))
         return correct, count
 
 

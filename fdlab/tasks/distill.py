@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.encoders.student import build
+from fdlab.engine.distributed import current
 from fdlab.errors import USAGE, FdlabError
 from fdlab.measures.losses import feature_loss
 from fdlab.randomness import seed_for
@@ -165,5 +166,11 @@ class Distill(Task):
         """The loss on held-out images, without augmentation or mask."""
         if self.test is None:
             return {}
-        images, _ = self.test.stack(range(min(256, len(self.test))), self.size)
-        return {"test_loss": float(self.loss(images))}
+        ranks, count = current(), min(256, len(self.test))
+        (positions,) = ranks.turns(count, -(-count // ranks.ranks))
+        images, _ = self.test.stack(positions, self.size)
+        if ranks.alone:
+            return {"test_loss": float(self.loss(images))}
+        loss = self.loss(images if len(images) else torch.zeros(1, 3, self.size, self.size))
+        total, seen = ranks.total(float(loss) * len(images), len(images))
+        return {"test_loss": total / max(seen, 1.0)}

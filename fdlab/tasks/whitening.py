@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from fdlab.engine.distributed import current
+
 EPS = 1e-5
 SHRINK = 1e-3  # of the mean eigenvalue, added to each: directions that hardly occur are not blown up
 
@@ -72,12 +74,13 @@ class Statistics(nn.Module):
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Moves the running statistics by what this step has seen, in however many parts."""
+        """Moves the running statistics by what this step has seen, in however many parts and on however many ranks."""
         if not self._seen:
             return
-        count = sum(seen[2] for seen in self._seen)
-        mean = sum(seen[0] for seen in self._seen) / count  # type: ignore[operator]
-        square = sum(seen[1] for seen in self._seen) / count  # type: ignore[operator]
+        ranks = current()
+        count = ranks.total(sum(seen[2] for seen in self._seen))[0]
+        mean = ranks.sum_tensor(torch.stack([seen[0] for seen in self._seen]).sum(0)) / count
+        square = ranks.sum_tensor(torch.stack([seen[1] for seen in self._seen]).sum(0)) / count
         self._seen.clear()
         self.variance.lerp_((square - mean.square()).clamp_min(0), self.momentum)
         self.mean.lerp_(mean, self.momentum)

@@ -1,0 +1,81 @@
+"""The state of a run whose weights are shared among ranks: a folder in which every rank writes its part.
+
+``checkpoint/step-*.dcp`` is written beside as ``*.part`` and renamed by rank 0 when all are done, so a folder
+without that ending is whole; the newest one counts and older ones are removed. Another number of ranks can
+go on from it.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fdlab.engine.distributed import current
+from fdlab.errors import OUT_OF_SPACE, FdlabError
+
+REST = "rest.pt"
+
+
+def newest(folder: Path) -> Path | None:
+    """The last whole state below ``folder``, or None."""
+    found = sorted(folder.glob("step-*.dcp"))
+    return found[-1] if found else None
+
+
+def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, rest: dict[str, Any]) -> None:
+    """Weights and optimiser in parts, ``rest`` (plain values, equal on all ranks) by rank 0.
+
+    Raises:
+        FdlabError: code 4, the disk of a rank is full; the state before is untouched.
+    """
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    ranks = current()
+    target = folder / f"step-{step:09d}.dcp"
+    draft = target.with_suffix(".dcp.part")
+    ranks.first(lambda: shutil.rmtree(draft, ignore_errors=True))
+    weights, moments = get_state_dict(module, optimizer)
+    full = False
+    try:
+        dcp.save({"module": weights, "optimizer": moments}, checkpoint_id=draft)
+    except Exception as error:  # DCP wraps what its writers raise
+        if "No space left" not in str(error) and getattr(error, "errno", 0) != errno.ENOSPC:
+            raise
+        full = True
+    if ranks.any(full):
+        ranks.first(lambda: shutil.rmtree(draft, ignore_errors=True))
+        raise FdlabError(
+            f"No space left while writing {target}.",
+            "The state that was there before is untouched.",
+            "Free some space and give the same command again: it continues.",
+            code=OUT_OF_SPACE,
+        )
+
+    def finish() -> None:
+        torch.save({"step": step, **rest}, draft / REST)
+        if target.exists():
+            shutil.rmtree(target)
+        draft.replace(target)
+        for old in folder.glob("step-*.dcp"):
+            if old != target:
+                shutil.rmtree(old, ignore_errors=True)
+
+    ranks.first(finish)
+
+
+def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Loads weights and optimiser in place; returns the rest."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    weights, moments = get_state_dict(module, optimizer)
+    state = {"module": weights, "optimizer": moments}
+    dcp.load(state, checkpoint_id=path)
+    set_state_dict(module, optimizer, model_state_dict=state["module"], optim_state_dict=state["optimizer"])
+    return torch.load(path / REST, map_location="cpu", weights_only=True)
