@@ -156,7 +156,7 @@ def own_file(file: WeightFile) -> OwnFile | None:
         return None
     if entry.get("format") != FORMAT:
         raise FdlabError(
-            f"{file.path} has fdlab format {entry.get('format')}.",
+            f"{file.path} has fdlab format {str(entry.get('format'))[:20]}.",
             f"This fdlab reads format {FORMAT}.",
             "Use the version of fdlab that wrote it.",
             NOT_UNDERSTOOD,
