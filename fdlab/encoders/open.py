@@ -172,7 +172,9 @@ def _open_own(own: OwnFile, asked: _Asked) -> Encoder:
 
 
 def _open_foreign(file: WeightFile, asked: _Asked) -> Encoder:
-    found = recognise(file, encoder=asked.encoder, heads=asked.heads, image_size=asked.image_size)
+    found = recognise(
+        file, encoder=asked.encoder, heads=asked.heads, image_size=asked.image_size, activation=asked.activation
+    )
     family, said = found.family, found.assumed
     if asked.random_seed is not None:
         said = (*said, "random weights by timm's initialiser for this class, not the authors' own")
@@ -183,13 +185,11 @@ def _open_foreign(file: WeightFile, asked: _Asked) -> Encoder:
         found.call,
         asked,
         family=family.name,
-        mean=family.mean,
-        std=family.std,
-        interpolation=family.interpolation,
         taken=found.taken,
         others=found.others,
         assumed=said,
         container=f"{file.kind}: {found.container}",
+        **found.known,
     )
 
 
@@ -246,7 +246,8 @@ def _open_timm(name: str, asked: _Asked) -> Encoder:
 def _finish(module: torch.nn.Module, call: TimmCall, asked: _Asked, **known: Any) -> Encoder:
     if asked.activation is not None:
         set_activation(module, asked.activation)
-        known["assumed"] = (*known.get("assumed", ()), f"activation {asked.activation}: given by the user")
+        said = f"activation {asked.activation}: given by the user"
+        known["assumed"] = tuple(dict.fromkeys((*known.get("assumed", ()), said)))
     if asked.random_seed is not None:
         known["taken"] = f"random weights, seed {asked.random_seed}"
     return Encoder.wrap(module, call=call, source=asked.text, **known)

@@ -1,13 +1,14 @@
 """Position tables: the fixed sin-cos table, and absolute and relative tables at another grid.
 
-Families resize absolute tables differently, and the difference is visible in the tokens; ``METHODS``
-names the two ways. Relative tables are this project's own choice: bicubic over the offsets.
+Families resize tables differently, and the difference is visible in the tokens: ``METHODS`` and
+``RELATIVE_METHODS`` name the ways. Swin V2 recomputes its bias and needs none.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,10 +16,16 @@ from torch.nn import functional
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 
 Grid = tuple[int, int]
-Method = Literal["offset", "size"]
+Method = Literal["offset", "size", "antialias"]
+RelativeMethod = Literal["geometric", "bicubic"]
 METHODS: dict[str, str] = {
     "offset": "bicubic, scale factor (new + 0.1) / old per axis, no antialias",
     "size": "bicubic to size, no antialias",
+    "antialias": "bicubic to size, with antialias",
+}
+RELATIVE_METHODS: dict[str, str] = {
+    "geometric": "cubic spline over geometrically spaced offsets",
+    "bicubic": "bicubic over the offsets",
 }
 
 
@@ -56,17 +63,51 @@ def resize_absolute(table: Tensor, old: Grid, new: Grid, *, prefix: int, method:
         scale = tuple((n + 0.1) / o for n, o in zip(new, old, strict=True))
         maps = functional.interpolate(maps, scale_factor=scale, mode="bicubic", align_corners=False)
     else:
-        maps = functional.interpolate(maps, size=new, mode="bicubic", align_corners=False)
+        smooth = method == "antialias"
+        maps = functional.interpolate(maps, size=new, mode="bicubic", align_corners=False, antialias=smooth)
     assert tuple(maps.shape[-2:]) == tuple(new)
     return torch.cat([head, maps.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 
-def resize_relative(table: Tensor, old: Grid, new: Grid) -> Tensor:
-    """A relative table ((2h-1)(2w-1) + extra, heads) at the grid ``new``: bicubic, extra rows kept."""
+def resize_relative(table: Tensor, old: Grid, new: Grid, method: RelativeMethod = "bicubic") -> Tensor:
+    """A relative table ((2h-1)(2w-1) + extra, heads) at the grid ``new``; the extra rows stay as they are."""
     if old == new:
         return table
     sides, wanted = [2 * n - 1 for n in old], [2 * n - 1 for n in new]
     offsets = sides[0] * sides[1]
     maps = table[:offsets].T.reshape(1, -1, *sides)
-    maps = functional.interpolate(maps, size=wanted, mode="bicubic", align_corners=False)
+    if method == "geometric":
+        maps = _geometric(maps[0], wanted)[None]
+    else:
+        maps = functional.interpolate(maps, size=wanted, mode="bicubic", align_corners=False)
     return torch.cat([maps.flatten(2)[0].T, table[offsets:]], dim=0)
+
+
+def _geometric(maps: Tensor, wanted: list[int]) -> Tensor:
+    """Maps (heads, h, w) over offsets, at ``wanted`` offsets: the way of BEiT's fine-tuning code.
+
+    The old offsets are spread over the new range in a geometric progression, fine near offset zero; an
+    interpolating cubic spline is read at every new offset.
+    """
+    from scipy.interpolate import RectBivariateSpline
+
+    known = [_spread(side, target) for side, target in zip(maps.shape[1:], wanted, strict=True)]
+    asked = [np.arange(side) - side // 2 for side in wanted]
+    orders = [min(3, side - 1) for side in maps.shape[1:]]
+    if min(orders) < 1:  # one patch along an axis: one offset, which holds everywhere
+        return functional.interpolate(maps[None], size=wanted, mode="nearest")[0]
+    planes = [
+        RectBivariateSpline(*known, plane, kx=orders[0], ky=orders[1], s=0)(*asked) for plane in maps.double().numpy()
+    ]
+    return torch.from_numpy(np.stack(planes)).to(maps.dtype)
+
+
+def _spread(side: int, target: int) -> np.ndarray:
+    """``side`` offsets at 0, +-1, +-(1 + q), +-(1 + q + q^2), ...; q in [1.01, 1.5] so that they reach ``target``."""
+    half, goal = side // 2, target // 2
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        low, high = (low, ratio) if (1 - ratio**half) / (1 - ratio) > goal else (ratio, high)
+    steps = np.cumsum(ratio ** np.arange(half))
+    return np.concatenate([-steps[::-1], [0.0], steps])

@@ -7,24 +7,70 @@ anything else is an error that names it. A new family is added to ``FAMILIES``, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fdlab.encoders.blank import blank
-from fdlab.encoders.encoder import Size, TimmCall, _pair
-from fdlab.encoders.families import dino, mae
-from fdlab.encoders.families.family import Contents, Family, Place
-from fdlab.encoders.positions import METHODS, resize_absolute, square_grid
+from fdlab.encoders.build.beit import build_beit
+from fdlab.encoders.build.built import Ask, Built, key_error
+from fdlab.encoders.build.eva import build_dinov3, build_eva02
+from fdlab.encoders.build.swin import build_swin, build_swin_v2
+from fdlab.encoders.build.timm_name import build_timm
+from fdlab.encoders.build.vit import build_vit
+from fdlab.encoders.contents import Contents
+from fdlab.encoders.encoder import Size, TimmCall
+from fdlab.encoders.families import (
+    beit,
+    clip,
+    deit,
+    dino,
+    dinov2,
+    eva02,
+    feature_distillation,
+    huggingface,
+    mae,
+    mae_small,
+    moco,
+    simmim,
+    swin,
+    timm_files,
+)
+from fdlab.encoders.families.family import Family, Place
+from fdlab.encoders.families.refusals import refuse_known
 from fdlab.encoders.student import seeded
 from fdlab.encoders.unpickle import WeightFile
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.randomness import seed_for
 
-FAMILIES: tuple[Family, ...] = (mae.FAMILY, dino.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    *timm_files.FAMILIES,
+    *feature_distillation.FAMILIES,
+    *simmim.FAMILIES,
+    *moco.FAMILIES,
+    *clip.FAMILIES,
+    *huggingface.FAMILIES,
+    *swin.FAMILIES,
+    *eva02.FAMILIES,
+    *dinov2.FAMILIES,
+    *beit.FAMILIES,
+    *mae_small.FAMILIES,
+    *mae.FAMILIES,
+    *deit.FAMILIES,
+    *dino.FAMILIES,
+)
+BUILDERS: Mapping[str, Callable[[Ask, dict[str, Tensor]], Built]] = {
+    "vit": build_vit,
+    "beit": build_beit,
+    "eva": build_eva02,
+    "dinov3": build_dinov3,
+    "swin": build_swin,
+    "swin_v2": build_swin_v2,
+    "timm": build_timm,
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +84,7 @@ class Recognised:
     state: Mapping[str, Tensor]
     call: TimmCall
     assumed: tuple[str, ...]
+    known: Mapping[str, Any] = field(default_factory=dict)  # further fields of EncoderInfo
 
     def module(self, *, random_seed: int | None = None) -> nn.Module:
         """The stock module with the file's weights, or with fresh ones where a seed is given."""
@@ -52,15 +99,19 @@ class Recognised:
 
 
 def find_family(file: WeightFile) -> tuple[Family, Contents]:
-    """The first family whose signature fits, or an error with the families tried and the first keys."""
-    contents = Contents.of(file.content)
+    """The first family whose signature fits, or an error with the nearest ones and the first keys."""
+    contents = Contents.of(file.content, file.configs)
+    refuse_known(file.path, contents)
     for family in FAMILIES:
-        if family.matches(contents):
+        if family.recognises(contents):
             return family, contents
     tables = "; ".join(
         f"{name or 'top level'}: {', '.join(list(table)[:6])}" for name, table in list(contents.tables.items())[:4]
     )
-    why = f"Tried: fdlab, {', '.join(f.name for f in FAMILIES)}. First keys: {tables or 'no tensors at all'}."
+    near = [family.name for family in FAMILIES if family.networks(contents)]
+    nearest_ones = f"Nearest, by the place of the patch embedding: {', '.join(near[:6])}. " if near else ""
+    tried = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
+    why = f"{nearest_ones}Tried: fdlab, {tried}. First keys: {tables or 'no tensors at all'}."
     raise FdlabError(
         f"{file.path} has no layout that fdlab knows.",
         why,
@@ -70,7 +121,12 @@ def find_family(file: WeightFile) -> tuple[Family, Contents]:
 
 
 def recognise(
-    file: WeightFile, *, encoder: str | None = None, heads: int | None = None, image_size: Size | None = None
+    file: WeightFile,
+    *,
+    encoder: str | None = None,
+    heads: int | None = None,
+    image_size: Size | None = None,
+    activation: str | None = None,
 ) -> Recognised:
     """The network named ``encoder`` (default: the family's) of a foreign file.
 
@@ -88,158 +144,105 @@ def recognise(
             USAGE,
         )
     place = networks[taken]
-    state = _state(file.path, family, contents, place)
-    count, said = _heads(file.path, family, contents, state, heads)
-    call, state, resized = _plain_vit(file.path, family, state, count, image_size)
-    container = ".".join(part for part in (place.table, (place.prefix_in(contents) or "").rstrip(".")) if part)
+    others = tuple(name for name in networks if name != taken)
+    prefixes = tuple(networks[name].prefix_in(contents, family.marker) or "" for name in others)
+    state, left_over = _state(family, contents, place, prefixes)
+    ask = Ask(file.path, family, contents, heads, image_size, activation)
+    built = BUILDERS[family.builder](ask, state)
+    built = Built(**{**vars(built), "state": _fitting(ask, built)})
+    words = _preprocessing(ask)
+    prefix = (place.prefix_in(contents, family.marker) or "").rstrip(".")
     return Recognised(
         family,
         taken,
-        tuple(name for name in networks if name != taken),
-        container or "top level",
-        state,
-        call,
-        (*family.assumed, *said, *resized),
+        others,
+        ".".join(part for part in (place.table, prefix) if part) or "top level",
+        built.state,
+        built.call,
+        (*built.said, *_defaults(ask), *family.notes),
+        {
+            **words,
+            "title": family.title,
+            "heads_from": built.heads_from,
+            "positions": built.positions,
+            "left_over": left_over,
+            **_stock_name(family, built),
+            **built.known,
+        },
     )
 
 
-def _state(path: Path, family: Family, contents: Contents, place: Place) -> dict[str, Tensor]:
-    """The network's tensors under timm's keys, float32; every key of the table accounted for."""
-    prefix = place.prefix_in(contents) or ""
-    state, unknown = {}, []
-    for key, tensor in contents.tables[place.table].items():
-        known = any(re.fullmatch(pattern, key.removeprefix(prefix)) for pattern in family.leftovers)
-        if known:
+def _state(family: Family, contents: Contents, place: Place, others: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
+    """(the network's tensors under timm's keys, float32; how many known keys were left over)."""
+    leftovers = [re.compile(pattern) for pattern in family.leftovers]
+    beside = tuple(f"/{prefix}" for prefix in others if prefix)
+    state: dict[str, Tensor] = {}
+    left_over = 0
+    for key, tensor in family.tensors(contents, place).items():
+        if any(pattern.fullmatch(key) for pattern in leftovers) or (beside and key.startswith(beside)):
+            left_over += 1
             continue
-        if not key.startswith(prefix):
-            unknown.append(key)
-            continue
-        name = key.removeprefix(prefix)
+        name = key
         for pattern, replacement in family.renames:
             name = re.sub(pattern, replacement, name)
-        state[name] = tensor.float()
-    if unknown:
-        raise _key_error(path, family, unknown, ())
-    return state
+        state[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return (family.convert(state) if family.convert else state), left_over
 
 
-def _key_error(path: Path, family: Family, extra: Any, missing: Any) -> FdlabError:
-    parts = [
-        f"{label}: {', '.join(sorted(keys)[:8])}{' ...' if len(keys) > 8 else ''}"
-        for label, keys in (("not known", extra), ("missing", missing))
-        if keys
-    ]
-    return FdlabError(
-        f"{path} does not fit its nearest family, {family.name}.",
-        f"Keys {'; '.join(parts)}.",
-        "The file is of another family or was changed; fdlab never loads a part of a network.",
-        NOT_UNDERSTOOD,
-    )
-
-
-def _heads(
-    path: Path, family: Family, contents: Contents, state: Mapping[str, Tensor], given: int | None
-) -> tuple[int, tuple[str, ...]]:
-    """The head count: the argument, else the file's arch, else the family's table; else refused."""
-    width = int(state["patch_embed.proj.weight"].shape[0])
-    if given is not None:
-        if given < 1 or width % given:
-            raise FdlabError(f"{given} heads do not divide the width {width} of {path}.", "", "Check heads=.", USAGE)
-        return given, (f"heads = {given}: given by the user",)
-    if contents.arch in family.arches and width % 64 == 0:
-        return width // 64, (f"heads = width/64 = {width // 64}: the file's arch is {contents.arch}",)
-    if width in family.heads:
-        count = family.heads[width]
-        how = "width/64" if count * 64 == width else f"{count} for width {width}"
-        return count, (f"heads = {how} = {count}: the published {family.name} models of width {width}",)
-    raise FdlabError(
-        f"{path}: the number of attention heads is unknown.",
-        f"The file does not hold it, and no published {family.name} model has width {width}.",
-        f"Give heads= (width/64 would be {width / 64:g}); a wrong number loads and is silently wrong.",
-        NOT_UNDERSTOOD,
-    )
-
-
-def _plain_vit(
-    path: Path, family: Family, state: dict[str, Tensor], heads: int, image_size: Size | None
-) -> tuple[TimmCall, dict[str, Tensor], tuple[str, ...]]:
-    """The class's arguments from shapes, and the table at the wanted size."""
+def _fitting(ask: Ask, built: Built) -> dict[str, Tensor]:
+    """The state, once every key is used and every parameter found with its shape, before anything is loaded."""
     try:
-        width, channels, patch, patch_w = state["patch_embed.proj.weight"].shape
-        hidden = state["blocks.0.mlp.fc1.weight"].shape[0]
-        table = state["pos_embed"]
-        depth = 1 + max(int(key.split(".")[1]) for key in state if re.match(r"blocks\.\d+\.", key))
-    except (KeyError, ValueError) as error:
-        raise _key_error(path, family, (), [str(error).strip("'")]) from error
-    if patch != patch_w:
-        raise FdlabError(f"{path} has oblong patches.", f"{patch}x{patch_w} pixels.", "", NOT_UNDERSTOOD)
-    prefix = 1 if "cls_token" in state else 0
-    new = _grid(image_size, int(patch)) if image_size is not None else None
-    if new is not None and new[0] * new[1] == table.shape[1] - prefix and not _is_square(table.shape[1] - prefix):
-        old = new  # an oblong table whose shape the user has given
-    else:
-        old = square_grid(table.shape[1] - prefix, what=str(path))
-    new = new or old
-    state = {**state, "pos_embed": resize_absolute(table, old, new, prefix=prefix, method=family.resize)}
-    said: tuple[str, ...] = ()
-    if new != old:
-        how = f"{METHODS[family.resize]} (the way of {family.name})"
-        said = (f"position table {old[0]}x{old[1]} -> {new[0]}x{new[1]}: {how}",)
-    ratio = hidden / width
-    if int(width * ratio) != hidden:  # timm truncates the product
-        ratio = (hidden + 0.5) / width
-    size = (new[0] * patch, new[1] * patch)
-    call = TimmCall(
-        family.timm_class,
-        {
-            "img_size": size[0] if size[0] == size[1] else size,
-            "patch_size": patch,
-            "in_chans": channels,
-            "num_classes": 0,
-            "global_pool": "",
-            "fc_norm": False,
-            "embed_dim": width,
-            "depth": depth,
-            "num_heads": heads,
-            "mlp_ratio": ratio,
-            "qkv_bias": "blocks.0.attn.qkv.bias" in state,
-            "class_token": bool(prefix),
-        },
-        family.norm_eps,
-    )
-    _check_keys(path, family, call, state)
-    return call, state, said
-
-
-def _check_keys(path: Path, family: Family, call: TimmCall, state: Mapping[str, Tensor]) -> None:
-    """Every key used and every parameter found, with equal shapes, before anything is loaded."""
-    import torch
-
-    with torch.device("meta"):
-        wanted = call.make().state_dict()
+        with torch.device("meta"):
+            wanted = built.call.make().state_dict()
+    except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+        raise FdlabError(
+            f"{ask.path}: its timm class could not be made.", why, "Check heads= and image_size=.", NOT_UNDERSTOOD
+        ) from error
+    state = dict(built.state)
     extra, missing = set(state) - set(wanted), set(wanted) - set(state)
     if extra or missing:
-        raise _key_error(path, family, extra, missing)
+        raise key_error(ask.path, ask.family, [key.removeprefix("/") for key in extra], missing)
     wrong = [
         f"{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}"
         for key in wanted
         if state[key].shape != wanted[key].shape
     ]
     if wrong:
-        raise FdlabError(f"{path} has tensors of unfitting shapes.", "; ".join(wrong[:4]) + ".", "", NOT_UNDERSTOOD)
+        why = "; ".join(wrong[:4]) + "."
+        raise FdlabError(f"{ask.path} has tensors of unfitting shapes.", why, "", NOT_UNDERSTOOD)
+    return state
 
 
-def _grid(size: Size, patch: int) -> tuple[int, int]:
-    height, width = _pair(size)
-    if height < patch or width < patch or height % patch or width % patch:
-        raise FdlabError(
-            f"image_size {height}x{width} does not fit.",
-            f"It must be a multiple of the patch, {patch}.",
-            "",
-            USAGE,
-        )
-    return height // patch, width // patch
+def _preprocessing(ask: Ask) -> dict[str, Any]:
+    """Mean, std and interpolation: the words of the file, else the family's."""
+    family = ask.family
+    return {
+        name: ask.fact(name, default)
+        for name, default in (("mean", family.mean), ("std", family.std), ("interpolation", family.interpolation))
+    }
 
 
-def _is_square(number: int) -> bool:
-    return round(number**0.5) ** 2 == number
+def _defaults(ask: Ask) -> tuple[str, ...]:
+    """One sentence on what is the family's default because the file does not hold it."""
+    family, known = ask.family, ask.contents.said
+    items = []
+    if "norm_eps" not in known and family.builder != "timm":
+        items.append(f"norm eps {family.norm_eps:g}")
+    if ask.activation is not None:
+        given: tuple[str, ...] = (f"activation {ask.activation}: given by the user",)
+    else:
+        given = ()
+        if "activation" not in known and family.builder in ("vit", "beit", "swin", "swin_v2"):
+            items.append({"gelu": "exact GELU", "quick_gelu": "QuickGELU"}.get(family.activation, family.activation))
+    if "mean" not in known:
+        items.append(f"mean {family.mean}, std {family.std}")
+    return (*given, *((f"{', '.join(items)}: not in the file, from the authors' code",) if items else ()))
+
+
+def _stock_name(family: Family, built: Built) -> dict[str, Any]:
+    kwargs = built.call.kwargs
+    width, patch = kwargs.get("embed_dim"), kwargs.get("patch_size")
+    depth = kwargs.get("depth", sum(kwargs.get("depths", ())))
+    name = family.timm_names.get((width, depth, patch)) if width and patch else None
+    return {"timm_name": name} if name else {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,40 +13,93 @@ from safetensors.torch import load_file
 from fdlab.encoders.open import open_model
 from fdlab.errors import FdlabError
 
-NAMES = ["dino_backbone", "dino_full", "mae_encoder", "mae_full"]
+# What is recognised where the structure cannot tell more than the notes of the file do.
+SAME_LAYOUT = {
+    "ibot_teacher": "dino",
+    "fd_vit_finetuned": "simmim_finetuned",
+    "beitv2_finetuned": "beit_finetuned",
+    "beitv2_pretrained": "beitv2",
+    "timm_hf_folder": "timm",
+    "timm_train_checkpoint": "timm",
+}
+FOLDER = Path(os.environ.get("FDLAB_SHARED", "../shared")) / "fixtures"
+NAMES = sorted(path.parent.name for path in FOLDER.glob("*/meta.json")) or ["dino_backbone"]
 
 
 def relative_error(got, expected):
     return float((got - expected).abs().max() / expected.abs().max())
 
 
+def files_of(folder, meta):
+    return [folder / name for name in (meta["open_file"], *meta.get("also_open", []))]
+
+
+def keywords(meta):
+    taken = {"encoder": meta["open_as"].removeprefix("@")} if meta.get("open_as") else {}
+    return {**meta["open_with"], **taken}
+
+
 @pytest.fixture(params=NAMES)
 def published(request, shared):
     folder = shared(f"fixtures/{request.param}")
-    meta = json.loads((folder / "meta.json").read_text())
-    return folder / meta["open_file"], meta["open_with"], meta, load_file(folder / "expected.safetensors")
+    return folder, json.loads((folder / "meta.json").read_text()), load_file(folder / "expected.safetensors")
 
 
-def test_tokens_and_attention_are_the_authors(published):
-    path, given, meta, expected = published
-    encoder = open_model(path, **given)
-    with torch.no_grad():
-        assert relative_error(encoder.tokens(expected["images"]), expected["tokens"]) < 2e-5
-        maps = encoder.attention(expected["images"])
-    assert relative_error(maps[0], expected["attn_first"]) < 5e-6
-    assert relative_error(maps[-1], expected["attn_last"]) < 5e-6
-    info = encoder.info
-    assert (info.family, info.width, info.depth) == (meta["family"], meta["width"], meta["depth"])
-    assert info.prefix_kinds == ("cls",) and info.norm_eps == 1e-6 and info.activation == "gelu"
-    assert any("heads" in sentence for sentence in info.assumed)
+def test_tokens_attention_and_logits_are_the_authors(published):
+    folder, meta, expected = published
+    for path in files_of(folder, meta):
+        encoder = open_model(path, **keywords(meta))
+        with torch.no_grad():
+            assert relative_error(encoder.tokens(expected["images"]), expected["tokens"]) < 2e-5
+            maps = encoder.attention(expected["images"])
+        assert relative_error(maps[0], expected["attn_first"]) < 5e-6
+        assert relative_error(maps[-1], expected["attn_last"]) < 5e-6
+        logits = expected.get("logits", expected.get("output")) if encoder.info.classes else None
+        assert bool(encoder.info.classes) == bool(meta.get("num_classes") or meta.get("classes"))
+        if logits is not None:
+            with torch.no_grad():
+                assert relative_error(encoder.logits(expected["images"]), logits) < 2e-5
+        assert encoder.info.family == SAME_LAYOUT.get(folder.name, meta["family"])
+
+
+def test_the_description_is_the_authors(published):
+    folder, meta, _ = published
+    info = open_model(files_of(folder, meta)[0], **keywords(meta)).info
+    depths = meta.get("depths")
+    assert info.depth == (sum(depths) if depths else meta["depth"])
+    assert info.patch_size == meta.get("patch_size", meta.get("patch")) and info.norm_eps == meta["norm_eps"]
+    sides = meta["image_size"] if isinstance(meta["image_size"], list) else [meta["image_size"]] * 2
+    assert info.image_size == sides[0]
+    heads = meta["heads"]
+    assert info.heads == (heads[-1] if isinstance(heads, list) else heads) and info.heads_from
+    assert not isinstance(heads, list) or (info.stage_heads, info.stage_depths) == (tuple(heads), tuple(depths))
+    prefix = meta["prefix_tokens"]
+    assert info.prefix_tokens == (len(prefix) if isinstance(prefix, list) else prefix)
+    if meta["family"] not in ("timm_vit",) and folder.name != "beitv2_finetuned":
+        assert info.mean == pytest.approx(meta["mean"]) and info.std == pytest.approx(meta["std"])
+
+
+def test_what_the_file_omits_is_assumed_and_said_or_refused_by_keyword(published):
+    folder, meta, expected = published
+    given = keywords(meta)
+    known = {key: value for key, value in given.items() if key == "encoder"}
+    try:
+        encoder = open_model(files_of(folder, meta)[0], **known)
+    except FdlabError as error:
+        assert error.code == 3 and any(f"{name}=" in error.fix for name in meta["open_with"])  # noqa: PT017
+    else:
+        with torch.no_grad():
+            assert relative_error(encoder.tokens(expected["images"]), expected["tokens"]) < 2e-5
+        if meta["open_with"]:
+            assert encoder.info.heads_from
 
 
 def test_other_image_sizes_use_the_authors_resize(published):
-    path, given, _, expected = published
+    folder, meta, expected = published
     if "images_alt" not in expected:
         pytest.skip("the authors' output at a second size is not part of this file")
     size = tuple(expected["images_alt"].shape[-2:])
-    encoder = open_model(path, image_size=size, **given)
+    encoder = open_model(files_of(folder, meta)[0], image_size=size, **keywords(meta))
     with torch.no_grad():
         assert relative_error(encoder.tokens(expected["images_alt"]), expected["tokens_alt"]) < 2e-5
     assert any("position table" in sentence for sentence in encoder.info.assumed)
@@ -107,28 +162,40 @@ def test_every_key_is_accounted_for(shared, tmp_path, change):
     assert caught.value.code == 3
 
 
+def test_the_frozen_teacher_of_a_distillation_file_is_never_taken(shared):
+    for name in ("fd_vit_distilled", "fd_swin_v2_distilled"):
+        folder = shared(f"fixtures/{name}")
+        path = folder / json.loads((folder / "meta.json").read_text())["open_file"]
+        info = open_model(path).info
+        assert info.taken == "encoder" and not info.others and info.left_over > 10
+        assert any("feature_model" in sentence for sentence in info.assumed)
+        with pytest.raises(FdlabError, match="holds no 'feature_model'"):
+            open_model(f"{path}@feature_model")
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "other"),
     [
-        "deit_base_legacy",
-        "deit3",
-        "ijepa_full",
-        "mocov3_full",
-        "dinov2_plain",
-        "swin_v1_classifier",
-        "open_clip_gelu",
-        "mae_finetuned",
+        ("ijepa_full", "encoder"),
+        ("mocov3_full", "momentum_encoder"),
+        ("data2vec_pretrain", "ema"),
+        ("eva02_finetuned", "ema"),
+        ("timm_train_checkpoint", "model"),
+        ("esvit_swin", "student"),
     ],
 )
-def test_no_other_layout_is_mistaken_for_dino_or_mae(shared, name):
+def test_the_other_network_of_a_file_is_another_network(shared, name, other):
     folder = shared(f"fixtures/{name}")
     meta = json.loads((folder / "meta.json").read_text())
-    try:
-        encoder = open_model(folder / meta["open_file"], heads=meta.get("heads"))
-    except FdlabError as error:
-        assert error.code == 3 and error.why  # noqa: PT017
-    else:
-        assert encoder.info.family not in ("dino", "mae")
+    path, expected = folder / meta["open_file"], load_file(folder / "expected.safetensors")
+    first, second = open_model(path, **meta["open_with"]), open_model(f"{path}@{other}", **meta["open_with"])
+    assert other in first.info.others and first.info.taken in second.info.others
+    assert first.info.sha256 != second.info.sha256
+    with torch.no_grad():
+        assert relative_error(second.tokens(expected["images"]), expected["tokens"]) > 0.05
+        for prefix in ("raw_", "ema_", "student_"):
+            if f"{prefix}tokens" in expected:
+                assert relative_error(second.tokens(expected["images"]), expected[f"{prefix}tokens"]) < 2e-5
 
 
 def test_head_counts_of_published_widths_are_marked_as_assumed(tmp_path):

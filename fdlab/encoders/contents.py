@@ -1,0 +1,149 @@
+"""A weight file seen by structure: its tables of tensors, and what its words say about the network.
+
+Tables lie at the top or under names such as ``model``, ``teacher``, ``state_dict``; the words are
+training arguments (``args``, ``arch``, ``config``) and the JSON files of a hub folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from fdlab.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD
+
+# Entries of training files that hold tensors, but no network.
+_NO_NETWORK = frozenset(
+    {"optimizer", "opt", "optimizer_state_dict", "optimizers", "scaler", "amp", "amp_scaler", "fp16_scaler"}
+    | {"loss_scaler", "lr_scheduler", "scheduler", "dino_loss", "ibot_loss", "criterion", "rng_state"}
+)
+_WRAPPERS = ("module.", "_orig_mod.", "_forward_module.")
+Fact = tuple[Any, str]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """``tables[""]`` holds the tensors that lie at the top; keys are without ``module.``.
+
+    ``said`` is {fact: (value, where it stands)}; facts: arch, arguments, heads, head_width, image_size,
+    norm_eps, activation, mean, std, interpolation.
+    """
+
+    top: frozenset[str]
+    tables: Mapping[str, Mapping[str, Tensor]]
+    said: Mapping[str, Fact] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]] | None = None) -> Contents:
+        tables = {name: table for name, table in _tables(content) if table}
+        return cls(frozenset(map(str, content)), tables, {**_words(content), **_folder_words(configs or {})})
+
+    @property
+    def arch(self) -> str | None:
+        return self.value("arch")
+
+    def value(self, name: str) -> Any:
+        """The fact's value, or None."""
+        return self.said[name][0] if name in self.said else None
+
+
+def _tables(content: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """(name, tensors) of this mapping and of those inside it, outermost first; inner ones by their own name."""
+    yield "", {unwrapped(str(key)): value for key, value in content.items() if isinstance(value, Tensor)}
+    for name, value in content.items():
+        if isinstance(value, Mapping) and name not in _NO_NETWORK and depth < 3:
+            for inner, table in _tables(value, depth + 1):
+                yield inner or str(name), table
+
+
+def unwrapped(key: str) -> str:
+    """The key without what DDP, DeepSpeed and torch.compile put in front."""
+    while key.startswith(_WRAPPERS):
+        key = key.split(".", 1)[1]
+    return key
+
+
+def _words(content: Mapping[str, Any]) -> dict[str, Fact]:
+    """Facts in a training file's own entries."""
+    said: dict[str, Fact] = {}
+    args = content.get("args")
+    named = vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, Mapping) else {}
+    for name, where, entry in (
+        ("arch", "the file's arch", content.get("arch")),
+        ("arch", "args.model", named.get("model")),
+        ("arch", "the file's arch", named.get("arch")),
+        ("model_name", "the file's name entry", content.get("name")),
+    ):
+        if isinstance(entry, str):
+            said[name] = (entry, where)
+    if isinstance(named.get("model_kwargs"), Mapping):  # timm's training script
+        extra = {"img_size": named.get("img_size"), "global_pool": named.get("gp")}
+        arguments = {key: value for key, value in extra.items() if isinstance(value, int | str)}
+        said["arguments"] = ({**named["model_kwargs"], **arguments}, "args.model_kwargs")
+    if isinstance(named.get("imagenet_default_mean_and_std"), bool):  # BEiT's and data2vec's code
+        imagenet = named["imagenet_default_mean_and_std"]
+        where = "args.imagenet_default_mean_and_std"
+        said["mean"] = (IMAGENET_MEAN if imagenet else (0.5, 0.5, 0.5), where)
+        said["std"] = (IMAGENET_STD if imagenet else (0.5, 0.5, 0.5), where)
+    config = content.get("config")
+    if isinstance(config, Mapping):  # yacs, as the Swin, SimMIM and feature-distillation code saves it
+        said["training"] = (config, "the file's config")
+        size = _inside(config, "DATA", "IMG_SIZE")
+        if isinstance(size, int):
+            said["image_size"] = (size, "the file's config (DATA.IMG_SIZE)")
+    return said
+
+
+def _inside(config: Any, *path: str) -> Any:
+    for name in path:
+        config = config.get(name) if isinstance(config, Mapping) else None
+    return config
+
+
+def _folder_words(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Fact]:
+    """Facts in the JSON files beside the weights (Hugging Face, timm, open_clip)."""
+    said: dict[str, Fact] = {}
+    config = configs.get("config.json", {})
+    if "architecture" in config:
+        said["arch"] = (config["architecture"], "config.json")
+        said["arguments"] = (dict(config.get("model_args") or {}), "config.json")
+        cfg = config.get("pretrained_cfg") or {}
+        _keep(said, cfg, "config.json", mean="mean", std="std", interpolation="interpolation")
+    elif "model_type" in config or "vision_config" in config:
+        vision = config.get("vision_config")  # of whole CLIP models
+        _keep(
+            said,
+            vision if isinstance(vision, Mapping) else config,
+            "config.json",
+            heads="num_attention_heads",
+            image_size="image_size",
+            norm_eps="layer_norm_eps",
+            activation="hidden_act",
+            model_type="model_type",
+        )
+    _keep(
+        said,
+        configs.get("preprocessor_config.json", {}),
+        "preprocessor_config.json",
+        mean="image_mean",
+        std="image_std",
+    )
+    clip = configs.get("open_clip_config.json", {})
+    if isinstance(clip.get("model_cfg"), Mapping):
+        model = clip["model_cfg"]
+        quick = "quick_gelu" if model.get("quick_gelu") else "gelu"
+        said["activation"] = (quick, "open_clip_config.json")
+        said["head_width"] = ((model.get("vision_cfg") or {}).get("head_width", 64), "open_clip_config.json")
+        _keep(said, clip.get("preprocess_cfg") or {}, "open_clip_config.json", mean="mean", std="std")
+    return said
+
+
+def _keep(said: dict[str, Fact], entries: Mapping[str, Any], where: str, **names: str) -> None:
+    """Copies the named entries that are there; mean and std as tuples."""
+    for fact, name in names.items():
+        value = entries.get(name)
+        if value is not None:
+            said[fact] = (tuple(value) if isinstance(value, list) else value, where)
