@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from fdlab.encoders.heads import save_heads
 from fdlab.encoders.save import save_encoder
 from fdlab.engine import recipe as recipes
 from fdlab.engine.distributed import current, launched
+from fdlab.engine.memory import largest_part, out_of_memory
 from fdlab.engine.settings import Recipe
 from fdlab.engine.trainer import train
-from fdlab.errors import OUT_OF_SPACE, USAGE, FdlabError
+from fdlab.errors import USAGE, FdlabError
 from fdlab.progress import Progress
 from fdlab.records.intervals import proportion_interval
 from fdlab.records.run_folder import RunFolder
@@ -97,7 +98,7 @@ def run(
     """
     recipe, folder = planned.recipe, RunFolder(out)
     started = time.monotonic()
-    with launched(str(pick_device(recipe.run.device))) as device, ExitStack() as held:
+    with launched(str(pick_device(recipe.run.device))) as device, contextlib.ExitStack() as held:
         ranks = current()
         ranks.first(lambda: _prepare(recipe, folder))
         if not ranks.any(folder.finished):
@@ -122,19 +123,19 @@ def _train(
     family: str,
 ) -> None:
     recipe, ranks = planned.recipe, current()
-    try:
-        task, batches, steps = _ready(planned, device)
-        ranks.first(lambda: folder.same_inputs(_inputs(task)))
-        keep = _snapshots(task, recipe, folder) if ranks.leader else []
-        with Progress(label or folder.path.name, steps, quiet=quiet) as progress:
-            result = train(task, batches, recipe, folder, steps=steps, progress=progress, on_step=(*on_step, *keep))
-    except torch.OutOfMemoryError:
-        raise FdlabError(
-            f"Out of memory with a batch of {recipe.run.batch}.",
-            "The last checkpoint is untouched.",
-            f"Try --set run.batch={max(recipe.run.batch // 2, 1)} in a new folder.",
-            code=OUT_OF_SPACE,
-        ) from None
+    task, batches, steps = _ready(planned, device)
+    ranks.first(lambda: folder.same_inputs(_inputs(task)))
+    keep = _snapshots(task, recipe, folder) if ranks.leader else []
+    result = None
+    with (
+        contextlib.suppress(torch.OutOfMemoryError),
+        Progress(label or folder.path.name, steps, quiet=quiet) as progress,
+    ):
+        result = train(task, batches, recipe, folder, steps=steps, progress=progress, on_step=(*on_step, *keep))
+    if result is None:  # out of the handler, so that what the failed step held is free again
+        batch, parts = recipe.run.batch, recipe.run.accumulate * ranks.ranks
+        fits = largest_part(task, batches, batch, parts) if ranks.alone else 0
+        raise out_of_memory(batch, parts, fits, task.couples_images)
     facts = {
         "label": label or folder.path.name,
         "family": family or task.family,
