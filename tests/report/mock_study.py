@@ -170,13 +170,52 @@ def curve_rows() -> Iterable[dict[str, Any]]:
                 }
 
 
+def hessian_rows() -> Iterable[dict[str, Any]]:
+    """Spectra of three trained models and a control: heavy tails, both signs, blocks and minibatches."""
+    for model, top in ((TEACHER, 420.0), (MIM, 95.0), (STUDENT, 140.0), (RANDOM_A, 30.0)):
+        common = {"model": model, "family": TYPICAL[model][0], "seed": 0, "probe": "hessian", "n": 128}
+        common |= {"objective": "cross-entropy of a linear probe; 128 images, eval mode, no augmentation"}
+        size = 20_000
+        for rank, share in enumerate((1.0, 0.6, 0.35, 0.2, 0.1), start=1):
+            value = top * share
+            yield {**common, "metric": f"eigenvalue_{rank}", "value": value, "low": 0.8 * value, "high": 1.3 * value}
+        yield {**common, "metric": "eigenvalue_lowest", "value": -0.1 * top, "low": -0.2 * top, "high": -0.01 * top}
+        yield {**common, "metric": "trace", "value": 6 * top, "low": 5.8 * top, "high": 6.2 * top}
+        yield {**common, "metric": "eigenvalue_1_balanced", "value": 0.7 * top, "low": 0.5 * top, "high": top}
+        yield {**common, "metric": "trace_balanced", "value": 4 * top, "low": 3.9 * top, "high": 4.1 * top}
+        yield {**common, "metric": "negative_mass", "value": 0.2}
+        yield {**common, "metric": "objective_loss", "value": 0.3}
+        yield {**common, "metric": "gradient_norm", "value": 1.5}
+        atoms = [*(top * 0.8 ** np.arange(20)), *(-0.1 * top * 0.6 ** np.arange(10))]
+        rest = 1 - len(atoms) / size
+        nodes = np.linspace(-0.02, 0.04, 60) ** 3 * top * 20
+        weights = np.exp(-((np.linspace(-3, 3, 60)) ** 2))
+        masses = [(place, 1 / size) for place in atoms]
+        masses += list(zip(nodes, rest * weights / weights.sum(), strict=True))
+        for place, mass in masses:
+            yield {**common, "metric": "spectral_mass", "x": float(place), "value": float(mass)}
+        for block in range(4):
+            place = {"block": block, "depth": (block + 1) / 4}
+            value = top / (block + 2)
+            yield {**common, **place, "metric": "eigenvalue_1", "value": value, "low": value, "high": value}
+            yield {**common, **place, "metric": "trace", "value": 3 * value, "low": 2.5 * value, "high": 3.5 * value}
+        yield {**common, "metric": "eigenvalue_1_embedding", "value": 0.7 * top}
+        yield {**common, "metric": "trace_embedding", "value": 2 * top}
+        for batch in range(4):
+            for rank in range(5):
+                value = top * (1.2 + 0.1 * batch) / (rank + 1)
+                own = {"metric": "max_eigenvalue", "x": batch, "y": rank + 1, "value": value, "n": 32}
+                yield {**common, **own}
+        yield {**common, "metric": "max_eigenvalue_mean", "value": 1.35 * top, "low": 1.2 * top, "high": 1.5 * top}
+
+
 def study_table() -> pd.DataFrame:
     """The whole made-up study."""
     made: list[dict[str, Any]] = []
     for model, (family, typical) in TYPICAL.items():
         made += attention_rows(model, family, typical)
         made += model_rows(model, family, typical)
-    return frame([*made, *ruler_rows(), *curve_rows()])
+    return frame([*made, *ruler_rows(), *curve_rows(), *hessian_rows()])
 
 
 def study_facts() -> dict[str, Any]:
