@@ -5,6 +5,7 @@ All models see the same images: the first N of one permutation that depends on t
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import pkgutil
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import fdlab
 import fdlab.probes
 from fdlab.data.sources import open_data
+from fdlab.encoders.encoder import Encoder
 from fdlab.encoders.open import open_model, parse_label
 from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.progress import Progress
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fdlab.data.images import ImageSource
-    from fdlab.encoders.encoder import Encoder
 
 
 class Streamed:
@@ -39,19 +40,42 @@ class Streamed:
 
     def __init__(self, source: ImageSource, size: int) -> None:
         self.source, self.shape = source, (len(source), 3, size, size)
+        self._answers: dict[range, Tensor] = {}
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, part: slice) -> Tensor:
-        return self.source.stack(range(len(self))[part], self.shape[-1])[0]
+        places = range(len(self))[part]
+        images, self._answers[places] = self.source.stack(places, self.shape[-1])
+        return images
+
+    def answers(self, part: slice) -> Tensor:
+        """(b,) int64: the labels of exactly the images that this slice gives."""
+        places = range(len(self))[part]
+        if places not in self._answers:
+            self[part]  # which of them can be read is known once they were
+        return self._answers[places]
+
+
+class Labels:
+    """The labels of ``Streamed`` images, in slices of it: (n,) int64, without those of unreadable images."""
+
+    def __init__(self, images: Streamed) -> None:
+        self._images, self.shape = images, (len(images),)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice) -> Tensor:
+        return self._images.answers(part)
 
 
 FEW = 16
 CONTROL = "random start"
 _NO_PROBE = ("measure", "objectives", "teacher")  # files of this package that are no probe by name
 # what this function hands to a probe itself: no user settings
-_OWN = ("encoder", "images", "label", "seed", "batch", "progress")
+_OWN = ("encoder", "images", "labels", "label", "seed", "batch", "progress")
 
 
 class Records(dict[str, Record]):
@@ -96,6 +120,11 @@ def measure(
         random_control: add the first model's architecture before its first step, as "random start".
         settings: the probe's own, e.g. ``metrics=("distance", "nmi")`` for attention.
 
+    A probe with a parameter ``labels`` gets the images' labels: in slices like the images (``labels[a:b]``
+    belongs to ``images[a:b]``), or None where some image has none. Its module may name settings that are
+    models (``MODELS``; given as SOURCE or ``Encoder``), and hold ``between(records, *, seed) -> table``, which
+    adds rows on pairs of models from their records.
+
     Returns:
         The table (one row a number) of all models; ``.attrs["record"]``: {label: Record}.
 
@@ -106,22 +135,32 @@ def measure(
     opened = _opened(models, device, seed)
     if random_control:
         opened |= _random_control(opened, device, seed)
+    for name in getattr(module, "MODELS", ()):  # settings that name a model
+        if isinstance(settings.get(name), (str, Path)):
+            settings[name] = _open(parse_label(str(settings[name]))[1], device, seed)
     kept_in = default_store() if store is None else store
     records = Records()
     for label, encoder in opened.items():
         size = _square(encoder, label)
         source = open_data(data, size=size, seed=seed).sample(images, seed)
+        streamed = Streamed(source, size)
         if not records and len(source) < min(FEW, images):
             warnings.warn(f"Only {len(source)} images in {data}: the intervals are wide.", stacklevel=2)
         question = _question(probe, module.VERSION, encoder, source, images, seed, settings)
+        more = dict(settings)
+        if "labels" in inspect.signature(function).parameters:
+            more["labels"], question["labels"] = _labels(source, streamed)
         record = None if fresh else kept_in.get(question)
         if record is None:
-            record = _answer(function, encoder, Streamed(source, size), label, seed, batch, quiet, settings)
+            record = _answer(function, encoder, streamed, label, seed, batch, quiet, more)
             record.manifest |= {"data": data, "data_digest": source.digest, "skipped": source.skipped}
             record.manifest |= {"notes": list(source.notes), "fdlab": fdlab.__version__}
             kept_in.put(question, record)
         records[label] = _named(record, label, encoder)
-    table = join(record.table for record in records.values())
+    tables = [record.table for record in records.values()]
+    if len(records) > 1 and hasattr(module, "between"):
+        tables.append(module.between(records, seed=seed))
+    table = join(tables)
     table.attrs["record"] = records
     return table
 
@@ -175,6 +214,14 @@ def _answer(
     return record
 
 
+def _labels(source: ImageSource, images: Streamed) -> tuple[Labels | None, str]:
+    """The labels for a probe that takes them, and their digest; None where some image has none."""
+    answers = source.labels()
+    if not len(answers) or answers.min() < 0:
+        return None, ""
+    return Labels(images), hashlib.sha256(answers.tobytes()).hexdigest()
+
+
 def _question(
     probe: str,
     version: int,
@@ -198,7 +245,9 @@ def _question(
 
 
 def _plain(value: Any) -> Any:
-    """Settings as JSON knows them: a tuple and a list of names are one question."""
+    """Settings as JSON knows them: a tuple and a list of names are one question; a model is its weights."""
+    if isinstance(value, Encoder):
+        return value.info.sha256
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fdlab.data.sources import open_data
 from fdlab.probes.measure import CONTROL, measure
@@ -54,7 +54,22 @@ def shown_family(label: str, family: str, source: str) -> str:
     return SHOWN.get(family, "other")
 
 
-def diagnose_attention(
+class Subject(NamedTuple):
+    """How the report of a probe is titled, and the question that it is about."""
+
+    title: str
+    question: str
+
+
+SUBJECTS = {
+    "attention": Subject(
+        "Attention of", "How far, how broadly and how differently do the heads of these models attend?"
+    ),
+}
+
+
+def diagnose(
+    probe: str,
     models: Sequence[str],
     data: str,
     out: str | Path,
@@ -66,8 +81,13 @@ def diagnose_attention(
     fresh: bool = False,
     control: bool = True,
     quiet: bool = False,
+    **settings: Any,
 ) -> dict[str, Any]:
-    """Measures, draws and writes ``table.csv``, ``figures/`` and ``index.html`` under ``out``.
+    """Measures, draws and writes ``table.csv``, ``figures/``, ``records/`` and ``index.html`` under ``out``.
+
+    Args:
+        probe: any of ``fdlab.probes.measure.probe_names()``.
+        settings: the probe's own.
 
     Returns:
         ``page``, ``table``, ``summary`` (text) and ``notes``.
@@ -80,7 +100,7 @@ def diagnose_attention(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         table = measure(
-            "attention",
+            probe,
             list(models),
             data=data,
             images=images,
@@ -90,6 +110,7 @@ def diagnose_attention(
             fresh=fresh,
             quiet=quiet,
             random_control=control,
+            **settings,
         )
     records = table.attrs["record"]
     manifests = {label: record.manifest for label, record in records.items()}
@@ -97,21 +118,7 @@ def diagnose_attention(
     table = table.assign(family=[shown[label] for label in table["model"]])
     said = [*open_data(data).notes, *(str(w.message) for w in caught if issubclass(w.category, UserWarning))]
     notes = [*dict.fromkeys(said), *(f"{m['label']}: {s}" for m in manifests.values() for s in m["assumed"])]
-    facts = {
-        "title": "Attention of " + ", ".join(label for label in records if label != CONTROL),
-        "question": "How far, how broadly and how differently do the heads of these models attend?",
-        "data": data,
-        "images": min(m["images"] for m in manifests.values()),
-        "uniform_px": {label: m["uniform_distance_px"] for label, m in manifests.items()},
-        "options": {label: m["options"] for label, m in manifests.items() if m["options"]},
-        "seed": seed,
-        "notes": notes,
-        "order": list(records),
-        "controls": {label: CONTROL for label in records if label != CONTROL and CONTROL in records},
-        "command": "fdlab diagnose attention " + " ".join([*models, "--data", data, "--images", str(images)]),
-        "versions": versions(),
-        "skipped_images": max(int(m.get("skipped", 0)) for m in manifests.values()),
-    }
+    facts = _facts(probe, models, data, images, seed, manifests) | {"notes": notes}
     write_table(folder / "table.csv", table)
     write_json(folder / "facts.json", facts)
     for label, record in records.items():
@@ -119,3 +126,26 @@ def diagnose_attention(
     write_figures(folder / "figures", table, facts)
     page = write_page(folder / "index.html", table, facts, available(table))
     return {"page": page, "table": table, "summary": readable(summary(table, facts)), "notes": notes}
+
+
+def _facts(
+    probe: str, models: Sequence[str], data: str, images: int, seed: int, manifests: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """What captions and the page say beside the table."""
+    subject = SUBJECTS.get(probe, Subject(f"{probe.capitalize()} of", ""))
+    named = [label for label in manifests if label != CONTROL]
+    uniform = {label: m["uniform_distance_px"] for label, m in manifests.items() if "uniform_distance_px" in m}
+    return {
+        "title": f"{subject.title} {', '.join(named)}",
+        "question": subject.question,
+        "data": data,
+        "images": min(m["images"] for m in manifests.values()),
+        "uniform_px": uniform,
+        "options": {label: m["options"] for label, m in manifests.items() if m["options"]},
+        "seed": seed,
+        "order": list(manifests),
+        "controls": {label: CONTROL for label in named if CONTROL in manifests},
+        "command": f"fdlab diagnose {probe} " + " ".join([*models, "--data", data, "--images", str(images)]),
+        "versions": versions(),
+        "skipped_images": max(int(m.get("skipped", 0)) for m in manifests.values()),
+    }

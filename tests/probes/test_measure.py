@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,13 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import fdlab.probes.attention as attention_probe
+from fdlab.data.sources import open_data
 from fdlab.encoders.encoder import Encoder
 from fdlab.encoders.open import open_model
 from fdlab.errors import FdlabError
 from fdlab.probes.measure import CONTROL, measure, probe_names
-from fdlab.records.store import Store
+from fdlab.records.store import Record, Store
+from fdlab.records.table import frame
 
 
 def encoder(seed: int = 0, **changes: Any) -> Encoder:
@@ -149,3 +153,64 @@ def test_default_data_are_the_photographs(store: Store) -> None:
     table = measure("attention", {"a": encoder()}, images=3, store=store, metrics=["nmi"])
     assert table.attrs["record"]["a"].manifest["data"] == "photos"
     assert (table["n"] == 3).all()
+
+
+def _probe_with_labels(seen: list[Any]) -> Any:
+    """A probe that keeps what it is handed: labels slice by slice, and a model setting."""
+
+    def measure_handed(encoder: Any, images: Any, labels: Any, *, label: str, seed: int, batch: int,
+                       progress: Any, teacher: Any = None) -> Record:  # fmt: skip
+        parts = range(0, len(images), batch)
+        seen.append((None if labels is None else [labels[i : i + batch].tolist() for i in parts], teacher))
+        seen.append([len(images[i : i + batch]) for i in parts])
+        return Record(frame([{"model": label, "probe": "handed", "metric": "nmi", "value": 0.0}]), {}, {})
+
+    def between(records: Any, *, seed: int) -> Any:
+        first, second = records
+        return frame([{"model": first, "reference": second, "metric": "nmi", "value": 1.0}])
+
+    return SimpleNamespace(VERSION=1, MODELS=("teacher",), measure_handed=measure_handed, between=between)
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    seen: list[Any] = []
+    monkeypatch.setitem(sys.modules, "fdlab.probes.handed", _probe_with_labels(seen))
+    monkeypatch.setattr("fdlab.probes.measure.probe_names", lambda: ["attention", "handed"])
+    return seen
+
+
+def test_labels_reach_a_probe_that_takes_them(store: Store, handed: list[Any]) -> None:
+    measure("handed", {"a": encoder()}, data="digits", images=10, batch=4, store=store)
+    truth = open_data("digits", size=24, seed=0).sample(10, 0).labels().tolist()
+    assert handed[0][0] == [truth[:4], truth[4:8], truth[8:]]
+    measure("handed", {"a": encoder()}, data="photos", images=3, store=store)
+    assert handed[2][0] is None
+
+
+def test_labels_skip_what_cannot_be_read(store: Store, handed: list[Any], tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (30, 30)).save(tmp_path / "data" / name / f"{number}.png")
+    (tmp_path / "data" / "a" / "1.png").write_bytes(b"no image")
+    measure("handed", {"a": encoder()}, data=str(tmp_path / "data"), images=8, batch=8, store=store)
+    assert handed[0][0] == [[0, 0, 0, 1, 1, 1, 1]]
+    assert handed[1] == [7]
+
+
+def test_model_settings_are_opened_and_asked_by_weights(store: Store, handed: list[Any]) -> None:
+    ask = {"data": "digits", "images": 4, "store": store}
+    measure("handed", {"a": encoder()}, teacher="random:test_vit", **ask)
+    assert isinstance(handed[0][1], Encoder)
+    measure("handed", {"a": encoder()}, teacher=handed[0][1], **ask)
+    assert len(handed) == 2  # the same weights: answered by the store
+    measure("handed", {"a": encoder()}, teacher=encoder(5), **ask)
+    assert len(handed) == 4
+
+
+def test_rows_between_models_follow_from_their_records(store: Store, handed: list[Any]) -> None:
+    table = measure("handed", {"a": encoder(0), "b": encoder(1)}, data="digits", images=4, store=store)
+    assert table["reference"].tolist() == ["", "", "b"]

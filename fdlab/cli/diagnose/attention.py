@@ -24,9 +24,10 @@ def attention(
 
     Example: [bold]fdlab diagnose attention a=dino.pth b=mae.pth --data my_photos/ -o reports/mine[/bold]
     """
-    from fdlab.study.diagnosis import diagnose_attention
+    from fdlab.study.diagnosis import diagnose
 
-    result = diagnose_attention(
+    result = diagnose(
+        "attention",
         models,
         data,
         out,
