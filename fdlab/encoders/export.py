@@ -59,6 +59,9 @@ def card(encoder: Encoder, line: str) -> dict[str, Any]:
         "std": info.std,
         "interpolation": info.interpolation,
         "image_size": info.image_size,
+        "title": info.title,
+        "heads_from": info.heads_from,
+        "positions": info.positions,
         "licence": "unknown: the licence of the source's publisher applies",
         "open": line,
     }

@@ -34,7 +34,7 @@ def facts(encoder: Encoder) -> dict[str, Any]:
     found["heads_from"] = heads_from(encoder)
     name = stock_name(encoder.call) if encoder.call is not None else None
     if name is not None:
-        found["timm_name"] = found["timm_name"] or (name.name if name.fits else None)
+        found["timm_name"] = name.name if name.fits else None
         found["timm_line"] = name.line("EXPORTED.safetensors")
     else:
         found["timm_line"] = None

@@ -166,6 +166,7 @@ def _open_own(own: OwnFile, asked: _Asked) -> Encoder:
         taken="encoder",
         options=tuple(own.entry["options"]),
         interpolation=str(own.card.get("interpolation", "bicubic")),
+        **{name: str(own.card.get(name, "")) for name in ("title", "heads_from", "positions")},
         assumed=said,
         container=own.file.kind,
     )

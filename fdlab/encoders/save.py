@@ -183,7 +183,8 @@ def _safe_call(entry: Mapping[str, Any], file: WeightFile) -> TimmCall:
     if call.path == "timm.create_model":
         import timm
 
-        if not timm.is_model(str(kwargs["model_name"])) or not set(kwargs) <= _CREATE or kwargs.get("pretrained"):
+        asks = {key for key, value in kwargs.items() if value and key in _FETCHES}
+        if asks or not timm.is_model(str(kwargs["model_name"])):
             raise ValueError("its timm call asks for more than a known model without weights")
     elif not (module.startswith(("timm.models.", "fdlab.encoders.")) and name.isidentifier() and name[0].isupper()):
         raise ValueError(f"its class {call.path[:80]} is none of timm's")
@@ -195,7 +196,8 @@ def _safe_call(entry: Mapping[str, Any], file: WeightFile) -> TimmCall:
     return call
 
 
-_CREATE = frozenset(("model_name", "pretrained", "num_classes", "img_size", "act_layer"))
+# Arguments with which timm would read other files.
+_FETCHES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
 def _resized(state: dict[str, Any], old: Design, new: Design) -> tuple[dict[str, Any], tuple[str, ...]]:

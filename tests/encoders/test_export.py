@@ -16,7 +16,26 @@ from fdlab.encoders.open import open_model
 from fdlab.encoders.stock import stock_name
 from fdlab.errors import FdlabError
 
-NAMES = ["dino_backbone", "mae_full"]
+NAMES = [
+    "dino_backbone",
+    "mae_finetuned",
+    "dinov2_giant_reg4",
+    "dinov2_plain",
+    "deit_distilled",
+    "ijepa_full",
+    "beit_pretrained",
+    "beitv2_finetuned",
+    "fd_vit_distilled",
+    "swin_v1_classifier",
+    "swin_v2_pretrained_window",
+    "eva02_pretrained",
+    "eva02_finetuned",
+    "clip_openai",
+    "open_clip_gelu",
+    "hf_dinov2",
+    "timm_hf_folder",
+    "timm_train_checkpoint",
+]
 
 # Runs without fdlab: the printed line as it stands, the card's own settings, the tokens to a file.
 CHILD = """
