@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from fdlab.encoders.blank import blank
-from fdlab.encoders.build.beit import build_beit
-from fdlab.encoders.build.built import Ask, Built, key_error
-from fdlab.encoders.build.eva import build_dinov3, build_eva02
-from fdlab.encoders.build.swin import build_swin, build_swin_v2
-from fdlab.encoders.build.timm_name import build_timm
-from fdlab.encoders.build.vit import build_vit
+from fdlab.encoders.builders.beit import build_beit
+from fdlab.encoders.builders.built import Ask, Built, key_error
+from fdlab.encoders.builders.eva import build_dinov3, build_eva02
+from fdlab.encoders.builders.swin import build_swin, build_swin_v2
+from fdlab.encoders.builders.timm_name import build_timm
+from fdlab.encoders.builders.vit import build_vit
 from fdlab.encoders.contents import Contents
 from fdlab.encoders.encoder import Size, TimmCall
 from fdlab.encoders.families import (

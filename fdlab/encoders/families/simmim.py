@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fdlab.encoders.build.swin import timm_order
+from fdlab.encoders.builders.swin import timm_order
 from fdlab.encoders.contents import Contents
 from fdlab.encoders.families.beit import LEFTOVERS, is_beit
 from fdlab.encoders.families.family import Family, Network, under

@@ -6,7 +6,7 @@ import re
 
 from torch import Tensor
 
-from fdlab.encoders.build.swin import timm_order
+from fdlab.encoders.builders.swin import timm_order
 from fdlab.encoders.contents import Contents
 from fdlab.encoders.families.family import EMA, MODEL, PATCHES, Family, Network, Place
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fdlab.encoders.build.timm_name import fits
+from fdlab.encoders.builders.timm_name import fits
 from fdlab.encoders.contents import Contents
 from fdlab.encoders.families.family import Family, Network, Place
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fdlab.encoders.build.built import (
+from fdlab.encoders.builders.built import (
     Ask,
     Built,
     depth_of,

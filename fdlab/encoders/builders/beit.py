@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdlab.encoders.build.built import (
+from fdlab.encoders.builders.built import (
     Ask,
     Built,
     Sentences,

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdlab.encoders.build.built import Ask, Built, Sentences
-from fdlab.encoders.build.vit import build_vit
+from fdlab.encoders.builders.built import Ask, Built, Sentences
+from fdlab.encoders.builders.vit import build_vit
 from fdlab.encoders.encoder import TimmCall, _pair
 from fdlab.encoders.student import seeded
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError

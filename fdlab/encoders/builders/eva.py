@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fdlab.encoders.build.built import (
+from fdlab.encoders.builders.built import (
     Ask,
     Built,
     Sentences,
@@ -21,7 +21,7 @@ from fdlab.encoders.build.built import (
     resized,
     shape_of,
 )
-from fdlab.encoders.build.vit import grids
+from fdlab.encoders.builders.vit import grids
 from fdlab.encoders.encoder import Size, TimmCall
 from fdlab.encoders.positions import Grid, resize_absolute
 

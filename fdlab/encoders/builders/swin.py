@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fdlab.encoders.build.built import (
+from fdlab.encoders.builders.built import (
     Ask,
     Built,
     Sentences,
