@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from fdlab.cli import demo, diagnose, evaluate, export, inspect, recipes, train
+from fdlab.cli import demo, diagnose, doctor, evaluate, export, inspect, recipes, train
 from fdlab.errors import INTERRUPTED, FdlabError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Measure")
 app.command(rich_help_panel="Measure")(inspect.inspect)
 app.command(rich_help_panel="Measure")(export.export)
 app.command(rich_help_panel="Measure")(inspect.explain)
+app.command(rich_help_panel="Measure")(doctor.doctor)
 
 
 @app.callback()

@@ -10,32 +10,20 @@ import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fdlab.measures.check import Check
 from fdlab.measures.lanczos import lanczos
 from fdlab.measures.products import Curvature, GaussNewton, Hessian
 from fdlab.measures.spectrum import hessian_spectrum
 from fdlab.measures.trace import density
 
 CAP = 200  # steps: some of these spectra have no gaps
-
-
-class Check(NamedTuple):
-    """One number of one case: right where |measured - expected| <= tolerance."""
-
-    what: str
-    measured: float
-    expected: float
-    tolerance: float
-
-    @property
-    def right(self) -> bool:
-        return bool(abs(self.measured - self.expected) <= self.tolerance)
 
 
 @cache

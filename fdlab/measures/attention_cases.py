@@ -1,22 +1,89 @@
-"""Maps of the known-answer cases, built from their rules in plain float64."""
+"""The known answers of attention_truth.json, each map built from its rule: the tests and the doctor run them."""
 
 from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from importlib import resources
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fdlab.measures.attention import attention_metrics, uniform_distance
+from fdlab.measures.check import Check
 
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-5}
+# this package's name -> the file's
+HEAD_NAMES = {
+    "distance": "distance_px",
+    "entropy": "entropy_over_lnN",
+    "nmi": "nmi",
+    "prefix_mass": "prefix_mass",
+    "diagonality": "diagonal_mean",
+    "column_concentration": "column_concentration",
+    "r2_relative": "shift_invariance_r2",
+    "r2_absolute": "column_r2",
+}
+PAIR_NAMES = {
+    "head_similarity": "cos_per_query",
+    "head_similarity_centred": "cos_centred_per_query",
+    "head_divergence": "kl_nats",
+}
+
+
+@cache
 def truth() -> dict[str, Any]:
-    """The known answers that ship in the package."""
-    return json.loads(resources.files("fdlab.measures").joinpath("attention_truth.json").read_text())
+    """attention_truth.json: ``cases``, ``uniform_control`` and answers for features."""
+    text = resources.files("fdlab.measures").joinpath("attention_truth.json").read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def names() -> list[str]:
+    """The cases, in the order of the file."""
+    return [case["name"] for case in truth()["cases"]]
+
+
+def run_case(name: str, dtype: torch.dtype = torch.float64) -> list[Check]:
+    """Every metric of one case, through the same code as any model's attention."""
+    case = next(case for case in truth()["cases"] if case["name"] == name)
+    maps = maps_of(name).to(dtype)
+    place: dict[str, Any] = {"grid": tuple(case["grid"]), "patch_size": tuple(case["patch"])}
+    found = attention_metrics(maps, prefix_tokens=case["prefix"], **place)
+    raw = attention_metrics(maps, prefix_tokens=case["prefix"], renormalise=False, metrics=("distance",), **place)
+    line = uniform_distance(place["grid"], place["patch_size"])
+    checks = []
+    for head, known in enumerate(case["heads"]):
+        checks += [
+            _check(f"{ours}, head {head}", found[ours][0, head], known[theirs], dtype)
+            for ours, theirs in HEAD_NAMES.items()
+        ]
+        checks.append(
+            _check(
+                f"distance not renormalised, head {head}",
+                raw["distance"][0, head],
+                known["distance_px_not_renormalised"],
+                dtype,
+            )
+        )
+        checks.append(
+            _check(f"distance_ratio, head {head}", found["distance_ratio"][0, head], known["distance_px"] / line, dtype)
+        )
+    for ours, theirs in PAIR_NAMES.items():
+        checks.append(_check(ours, found[ours][0], case["pairs"][theirs] if case["pairs"] else None, dtype))
+    return checks
+
+
+def _check(what: str, measured: Tensor, expected: float | None, dtype: torch.dtype) -> Check:
+    """Undefined values (0/0, infinite) are NaN on both sides."""
+    if expected is None:
+        return Check(what, float(measured), math.nan, 0.0)
+    return Check(what, float(measured), expected, TOLERANCE[dtype] * max(1.0, abs(expected)))
 
 
 def cells(grid: tuple[int, int]) -> list[tuple[int, int]]:
+    """(row, column) of every patch, row major."""
     return [(r, c) for r in range(grid[0]) for c in range(grid[1])]
 
 
@@ -28,10 +95,12 @@ def from_rule(grid: tuple[int, int], weight: Any) -> Tensor:
 
 
 def gauss(sigma: float, grid: tuple[int, int] = (4, 4)) -> Tensor:
+    """Rows fall off with the squared distance in patches."""
     return from_rule(grid, lambda q, k: math.exp(-((q[0] - k[0]) ** 2 + (q[1] - k[1]) ** 2) / (2 * sigma * sigma)))
 
 
 def mod11(tokens: int, head: int) -> Tensor:
+    """1 + (7 i + 13 j + 5 head) mod 11, rows normalised: no symmetry at all."""
     i, j = torch.arange(tokens)[:, None], torch.arange(tokens)
     maps = (1 + (7 * i + 13 * j + 5 * head) % 11).double()
     return maps / maps.sum(-1, keepdim=True)
@@ -88,61 +157,3 @@ def maps_of(name: str) -> Tensor:
         "heads_mix_uniform": lambda: [one["half_identity_half_uniform"], one["halves"]],
     }
     return torch.stack(heads[key]())[None]
-
-
-def by_loops(maps: Tensor, grid: tuple[int, int], patch: int, prefix: int) -> dict[str, Tensor]:
-    """The definitions written out for (B, heads, T, T), float64, as slowly and plainly as possible."""
-    maps = maps.double()
-    batch, heads = maps.shape[:2]
-    places, n = cells(grid), grid[0] * grid[1]
-    found: dict[str, Tensor] = {}
-
-    def put(name: str, value: float, *at: int) -> None:
-        found.setdefault(name, torch.zeros(batch, heads, dtype=torch.float64))[at] = value
-
-    for b in range(batch):
-        ys = []
-        for h in range(heads):
-            patches = maps[b, h, prefix:, prefix:]
-            y = patches / patches.sum(-1, keepdim=True)
-            ys.append(y)
-            put("prefix_mass", float((1 - patches.sum(-1)).mean()), b, h)
-            put("distance", _loop_distance(y, places, patch), b, h)
-            p = y.mean(0)
-            own = float(-(y * y.log()).sum(-1).mean())
-            column_entropy = float(-(p * p.log()).sum())
-            put("entropy", own / math.log(n), b, h)
-            put("nmi", (column_entropy - own) / math.sqrt(math.log(n) * column_entropy), b, h)
-            put("diagonality", sum(float(y[i, i]) for i in range(n)) / n, b, h)
-            put("column_concentration", n * float((p * p).sum()), b, h)
-            spread = float(((y - 1 / n) ** 2).sum())
-            put("r2_absolute", n * float(((p - 1 / n) ** 2).sum()) / spread, b, h)
-            put("r2_relative", 1 - _loop_offset_rest(y, places) / spread, b, h)
-        pairs = [(a, c) for a in range(heads) for c in range(heads) if a != c]
-        for name, value in {
-            "head_similarity": [_cosine(ys[a], ys[c]) for a, c in pairs],
-            "head_similarity_centred": [_cosine(ys[a] - 1 / n, ys[c] - 1 / n) for a, c in pairs],
-            "head_divergence": [float((ys[a] * (ys[a] / ys[c]).log()).sum(-1).mean()) for a, c in pairs],
-        }.items():
-            found.setdefault(name, torch.zeros(batch).double())[b] = sum(value) / len(value)
-    return found
-
-
-def _cosine(a: Tensor, b: Tensor) -> float:
-    return float(((a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))).mean())
-
-
-def _loop_distance(y: Tensor, places: list[tuple[int, int]], patch: int) -> float:
-    total = 0.0
-    for i, q in enumerate(places):
-        for j, k in enumerate(places):
-            total += float(y[i, j]) * patch * math.dist(q, k)
-    return total / len(places)
-
-
-def _loop_offset_rest(y: Tensor, places: list[tuple[int, int]]) -> float:
-    by_offset: dict[tuple[int, int], list[float]] = {}
-    for i, q in enumerate(places):
-        for j, k in enumerate(places):
-            by_offset.setdefault((k[0] - q[0], k[1] - q[1]), []).append(float(y[i, j]))
-    return sum(sum((v - sum(vs) / len(vs)) ** 2 for v in vs) for vs in by_offset.values())
