@@ -117,3 +117,13 @@ def test_inspect_prints_and_gives_json(shared):
     )
     wanted += " norm_eps mean std interpolation image_size parameters sha256 assumed timm_name timm_line"
     assert set(wanted.split()) <= set(facts)
+
+
+def test_the_table_of_families_names_each_of_them():
+    from pathlib import Path
+
+    from fdlab.encoders.recognise import FAMILIES
+
+    text = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
+    lines = {line.split("`")[1] for line in text.splitlines() if line.startswith("| `")}
+    assert lines == {family.name for family in FAMILIES}
