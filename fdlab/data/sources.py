@@ -1,6 +1,7 @@
 """The grammar of ``--data``: one line of text -> an ``ImageSource``.
 
-    digits | photos | locality:ALPHA | FOLDER | FILE.parquet, then optionally #train or #test, then [A:B]
+    digits | photos | locality:ALPHA | FOLDER | FILE.parquet | SHARDS.tar | hfds:NAME | torchvision:NAME,
+    then optionally #train or #test, then [A:B]
 
 The built-in names win over folders of the same name (write ./digits for the folder).
 """
@@ -109,19 +110,38 @@ def _open_base(base: str, size: int | None, seed: int) -> Images:
         from fdlab.data.locality import Locality
 
         return Locality(_alpha(base), seed)
-    if base.startswith(("hfds:", "torchvision:")) or base.endswith((".tar", ".tar.gz", ".tgz")):
-        raise FdlabError(
-            f"{base} is not available in this version.",
-            "Hub sets, torchvision sets and tar shards cannot be read yet.",
-            "Give an image folder or a parquet file with an image column.",
-            USAGE,
-        )
+    kind, _, name = base.partition(":")
+    if kind == "hfds":
+        from fdlab.data.named import HubSet
+
+        return HubSet(name)
+    if kind == "torchvision":
+        from fdlab.data.named import TorchvisionSet
+
+        return TorchvisionSet(name)
+    if base.endswith((".tar", ".tar.gz", ".tgz")):
+        return _open_tars(base)
     try:
         return _open_path(Path(base).expanduser())
     except OSError as error:
         raise FdlabError(
             f"{base} cannot be read.", str(error), "Check the path and its permissions.", NOT_UNDERSTOOD
         ) from error
+
+
+def _open_tars(pattern: str) -> Images:
+    from fdlab.data.tars import Tars, shards
+
+    paths = shards(pattern)
+    missing = [path for path in paths if not path.is_file()]
+    if missing or not paths:
+        raise FdlabError(
+            f"There is no tar file at '{missing[0] if missing else pattern}'.",
+            f"{len(missing)} of {len(paths)} shards are missing." if len(paths) > 1 else "",
+            "Give FILE.tar, a pattern like 'train-*.tar' or 'train-{000..009}.tar'.",
+            NOT_UNDERSTOOD,
+        )
+    return Tars(paths)
 
 
 def _alpha(base: str) -> float:
@@ -146,7 +166,7 @@ def _open_path(path: Path) -> Images:
         raise FdlabError(
             f"There is no data at '{path}'.",
             f"It is neither a built-in name nor a path.{hint}",
-            "Give digits, photos, locality:ALPHA, an image folder or a parquet file.",
+            "Give digits, photos, locality:ALPHA, an image folder, a parquet or tar file, hfds:NAME, torchvision:NAME.",
             NOT_UNDERSTOOD,
         )
     if path.is_dir():

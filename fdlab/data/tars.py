@@ -1,0 +1,147 @@
+"""Tar files in the WebDataset convention: ``KEY.jpg`` beside ``KEY.cls``, in one or many shards.
+
+Members are read by their place in the file, so that any image can be asked for; a shard is indexed once by the
+headers alone. Only image, ``.cls`` and ``.json`` members are read; a pickle is never opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections.abc import Sequence
+from functools import cached_property
+from glob import glob
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from torch import Tensor
+
+from fdlab.data.decode import SUFFIXES, Unreadable, decode
+from fdlab.data.folders import peek, spread
+from fdlab.data.images import Images, Indices
+from fdlab.errors import NOT_UNDERSTOOD, FdlabError
+
+Place = tuple[int, int, int]  # shard, offset of the content, size
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+class Tars(Images):
+    """All images of the shards, in the order of the shards and of their members.
+
+    The key of a member is its path up to the first dot of its last part. A label is the integer in ``KEY.cls`` or
+    under ``label`` (or ``cls``) in ``KEY.json``; without one the image has none. ``digest`` is the sha256 of the
+    shards' names and sizes and of the members' keys and sizes, not of the pixels.
+
+    Raises:
+        FdlabError (3): a shard is damaged or compressed, two members have one key, or no image is inside.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        super().__init__()
+        self.paths, self.name = tuple(paths), paths[0].stem
+        self._places: list[Place] = []
+        labels: list[int] = []
+        content = hashlib.sha256()
+        for shard, path in enumerate(self.paths):
+            content.update(f"{path.name}\t{path.stat().st_size}\n".encode())
+            for key, place, label in _members(shard, path):
+                content.update(os.fsencode(f"{key}\t{place[2]}\n"))
+                self._places.append(place)
+                labels.append(label)
+        if not self._places:
+            raise FdlabError(
+                f"There are no images in {paths[0]}.",
+                "Members ending in .jpg, .jpeg, .png or .webp are looked for.",
+                "Give a tar file of KEY.jpg and KEY.cls members.",
+                NOT_UNDERSTOOD,
+            )
+        self._labels, self._digest = np.array(labels, dtype=np.int64), content.hexdigest()
+        self.native_size = peek([lambda i=i: self._content(i) for i in spread(list(range(len(self))))], paths[0])
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        return self._digest
+
+    def read(self, index: int) -> Tensor:
+        return decode(self._content(index))
+
+    def labels(self, indices: Indices) -> np.ndarray:
+        return self._labels[np.asarray(indices, dtype=np.int64)]
+
+    def _content(self, index: int) -> bytes:
+        shard, offset, size = self._places[index]
+        try:
+            # Opened each time: an open file shared by forked loader workers would share its position.
+            with self.paths[shard].open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except OSError as error:
+            raise Unreadable(f"{self.paths[shard]}: {error}") from error
+
+
+def _members(shard: int, path: Path) -> list[tuple[str, Place, int]]:
+    """(key, place, label) of each image of one shard."""
+    images: dict[str, Place] = {}
+    labels: dict[str, int] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                key, ending = _split(member.name)
+                if f".{ending}" in SUFFIXES:
+                    if key in images:
+                        raise FdlabError(
+                            f"{path} holds two images with the key {key}.",
+                            "",
+                            "Give each image a key of its own.",
+                            NOT_UNDERSTOOD,
+                        )
+                    images[key] = (shard, member.offset_data, member.size)
+                elif ending in ("cls", "json") and member.size < 1 << 20:
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    labels[key] = _label(file.read(), ending, labels.get(key, -1))
+    except (tarfile.TarError, OSError, EOFError) as error:
+        compressed = path.suffix in (".gz", ".tgz", ".zst", ".bz2", ".xz")
+        raise FdlabError(
+            f"{path} cannot be read as a tar file.",
+            "It is compressed: members of such a file cannot be reached one by one." if compressed else str(error),
+            "Decompress it first." if compressed else "Check that the download is complete.",
+            NOT_UNDERSTOOD,
+        ) from error
+    return [(key, place, labels.get(key, -1)) for key, place in images.items()]
+
+
+def _split(name: str) -> tuple[str, str]:
+    path = PurePosixPath(name)
+    stem, _, ending = path.name.partition(".")
+    return str(path.parent / stem), ending.lower()
+
+
+def _label(content: bytes, ending: str, before: int) -> int:
+    try:
+        if ending == "cls":
+            return int(content)
+        found = json.loads(content)
+        return int(found.get("label", found.get("cls", before)))
+    except (ValueError, TypeError, AttributeError):
+        return before
+
+
+def shards(pattern: str) -> list[Path]:
+    """The shards of a path, of a ``*`` pattern or of WebDataset's ``{000..009}``."""
+    found = _BRACES.search(pattern)
+    if found:
+        first, last = found[1], found[2]
+        numbers = (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
+        return [path for n in numbers for path in shards(pattern[: found.start()] + n + pattern[found.end() :])]
+    if any(sign in pattern for sign in "*?") and not Path(pattern).exists():
+        return [Path(path) for path in sorted(glob(os.path.expanduser(pattern)))]
+    return [Path(pattern).expanduser()]
