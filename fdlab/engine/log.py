@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from fdlab.engine.distributed import current
 from fdlab.errors import FAILED, FdlabError
 from fdlab.records.run_folder import RunFolder
 
+T = TypeVar("T")
+
 
 class Log:
     """Means over a window of steps, kept on the device until the window is full.
@@ -20,20 +23,34 @@ class Log:
     The step of the first loss that was not finite is kept too, without waiting for the device each step.
     """
 
-    def __init__(self, folder: RunFolder, every: int) -> None:
-        self.folder, self.every = folder, every
+    def __init__(self, folder: RunFolder, every: int, *, batch: int = 0, flops: float = 0.0) -> None:
+        self.folder, self.every, self.batch, self.flops = folder, every, batch, flops
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         self.first_bad: Tensor | None = None
         self.note = ""
         self.clock = time.monotonic()
+        self.steps = 0  # since the clock was set; a start in the middle of a window has fewer than it counts
+        self.waited = 0.0
+
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches; the time spent on getting them is noted."""
+        iterator = iter(batches)
+        while True:
+            before = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self.waited += time.monotonic() - before
+            yield batch
 
     def add(self, step: int, values: dict[str, Tensor], lr: float, *, last: bool = False) -> None:
         """One step's values; a full window, or the run's last one, is written."""
         for name, value in values.items():
             value = value.detach().double()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.count += 1
+        self.count, self.steps = self.count + 1, self.steps + 1
         good = torch.isfinite(values["loss"]) & torch.isfinite(values["grad_norm"])
         bad = torch.where(good, math.inf, float(step))
         self.first_bad = bad if self.first_bad is None else torch.minimum(self.first_bad, bad)
@@ -41,9 +58,25 @@ class Log:
             self.check_finite()
             means = {name: float(total) / self.count for name, total in self.sums.items()}
             seconds = time.monotonic() - self.clock
-            self.write({"step": step + 1, **means, "lr": lr, "seconds": round(seconds, 3)})
+            self.write({"step": step + 1, **means, "lr": lr, "seconds": round(seconds, 3), **self.speed(seconds)})
             self.note = f"loss {means['loss']:.4f}"
             self.sums, self.count, self.clock = {}, 0, time.monotonic()
+            self.steps, self.waited = 0, 0.0
+
+    def speed(self, seconds: float) -> dict[str, float]:
+        """images/s and TFLOP/s of all ranks, the share of the time that waited for data, peak memory in GB.
+
+        On a GPU the numbers are those of the whole window, whose end waits for the device.
+        """
+        found = {}
+        if self.batch and seconds > 0:
+            rate = self.batch * self.steps / seconds
+            found = {"images_per_second": round(rate, 1), "data_wait": round(min(self.waited / seconds, 1.0), 4)}
+            if self.flops:
+                found["tflops"] = round(rate * self.flops / 1e12, 6)
+        if torch.cuda.is_available():
+            found["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
+        return found
 
     def check_finite(self) -> None:
         """Raises where a loss or gradient since the last look was not finite."""

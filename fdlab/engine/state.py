@@ -42,7 +42,7 @@ class State:
         self.ranks = current()
         self.optimizer = make_optimizer(task.module, recipe.optim)
         self.average = Average(task.module, recipe.optim.ema) if recipe.optim.ema else None
-        self.log = Log(folder, recipe.run.log_every)
+        self.log = Log(folder, recipe.run.log_every, batch=recipe.run.batch, flops=getattr(task, "flops", 0.0))
         self.best: dict[str, Any] = {}
 
     def save(self, step: int) -> None:

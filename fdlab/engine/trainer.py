@@ -100,7 +100,7 @@ def train(
         progress.done = start
     task.train_mode(True)
     with stop_requests() as stop:
-        for step, batch in enumerate(batches(start), start):
+        for step, batch in enumerate(state.log.waiting(batches(start)), start):
             lr = learning_rate(step, steps, recipe.optim)
             values = one_step(task, batch, step, lr, recipe, state, strategy)
             done = step + 1

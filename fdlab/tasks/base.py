@@ -13,6 +13,7 @@ from fdlab.data.sources import ImageSource
 from fdlab.encoders.encoder import EncoderInfo, TimmCall, as_tokens
 from fdlab.encoders.student import Design
 from fdlab.errors import USAGE, FdlabError, nearest
+from fdlab.measures.flops import training, vit_forward
 
 Position = Literal["shared_bias", "block_bias", "sincos", "learned", "none"]
 Init = Literal["xavier", "beit", "timm"]
@@ -144,6 +145,23 @@ class Task:
     def prefix_tokens(self) -> int:
         """How many tokens stand before the patches."""
         return int(getattr(self.encoder, "num_prefix_tokens", 0))  # type: ignore[arg-type]
+
+    @property
+    def flops(self) -> float:
+        """FLOPs a training image, by formula; 0 where it is not known (hierarchical models, opened ones)."""
+        if self.design is None or self.design.stages:
+            return 0.0
+        height, width = self.design.grid
+        return self.views * training(
+            vit_forward(
+                depth=self.design.depth,
+                width=self.design.width,
+                patches=height * width,
+                prefix=self.prefix_tokens,
+                patch_size=self.design.patch_size,
+                mlp_ratio=self.design.mlp_ratio,
+            )
+        )
 
     def build(self) -> None:
         """Fills ``module`` ("encoder" and what is trained beside it) and, for a new model, ``design``."""

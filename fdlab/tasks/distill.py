@@ -17,6 +17,7 @@ from fdlab.data.loader import Batch
 from fdlab.encoders.student import build
 from fdlab.engine.distributed import current
 from fdlab.errors import USAGE, FdlabError
+from fdlab.measures.flops import vit_forward
 from fdlab.measures.losses import feature_loss
 from fdlab.randomness import seed_for
 from fdlab.tasks.base import Init, ModelSettings, Position, Task
@@ -84,6 +85,24 @@ class Distill(Task):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_for(self.seed, "mask token"))
                 self.module["mask"] = new_mask_token(self.design.width)
+
+    @property
+    def flops(self) -> float:
+        """The student's training and the teachers' forward passes; 0 where one is not known."""
+        infos = [target.info for target in self.targets]
+        own = super().flops
+        if not own or any(info.stage_depths for info in infos):
+            return 0.0
+        return own + sum(
+            vit_forward(
+                depth=info.depth,
+                width=info.width,
+                patches=info.grid[0] * info.grid[1],
+                prefix=info.prefix_tokens,
+                patch_size=info.patch_size,
+            )
+            for info in infos
+        )
 
     def _check(self, own: DistillSettings) -> None:
         assert self.design is not None
