@@ -58,6 +58,8 @@ def _with_report(model: str, report: Path | None, error: Any) -> Any:
         return error
     if error.code != NOT_UNDERSTOOD or path is None or not path.is_file():
         return error
+    if "heads=" in error.fix or "image_size=" in error.fix:  # the layout is known, an option is missing
+        return FdlabError(error.what, error.why, f"{error.fix} Here: --heads N, --image-size N.", error.code)
     fix = f"{error.fix} To report it: fdlab inspect {model} --report structure.json (no weights in it)."
     return FdlabError(error.what, error.why, fix.strip(), error.code)
 
@@ -69,12 +71,16 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     classes = f", {found['classes']} classes" if found["classes"] else ""
     grid = "x".join(map(str, found["grid"]))
     name = found["timm_name"] or f"none fits; nearest: {found['timm_line'] or 'no class of timm'}"
+    depth = _stages(found["stage_depths"]) or found["depth"]
     rows = [
         ("family", found["family"]),
         ("container", found["container"]),
         ("taken", f"{found['taken']} (others: {', '.join(found['others']) or 'none'})"),
-        ("size", f"depth {found['depth']}, width {found['width']}, {found['parameters']:,} parameters{classes}"),
-        ("heads", f"{found['heads']} ({found['heads_from']})"),
+        (
+            "size",
+            f"depth {depth}, width {found['width']}, {found['parameters']:,} parameters{classes}",
+        ),
+        ("heads", f"{_stages(found['stage_heads']) or found['heads']} ({found['heads_from']})"),
         ("tokens", f"patch {found['patch_size']}, grid {grid}, {found['prefix_tokens']} prefix ({counts or 'none'})"),
         ("images", f"{found['image_size']} pixels, {found['interpolation']}"),
         ("mean", ", ".join(f"{value:g}" for value in found["mean"])),
@@ -83,8 +89,17 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("timm name", name),
         ("sha256", found["sha256"]),
     ]
+    if found["windows"]:
+        rows.insert(6, ("windows", ", ".join("x".join(map(str, window)) for window in found["windows"])))
+    if found["positions"]:
+        rows.insert(6, ("positions", found["positions"]))
     rows += [("option", text) for text in found["options"]]
     return rows + [("assumed", text) for text in found["assumed"]]
+
+
+def _stages(values: Any) -> str:
+    """A number a stage, as in 2+2+18+2; empty for models without stages."""
+    return "+".join(map(str, values))
 
 
 def explain(name: str = typer.Argument(..., help="A metric, e.g. distance or nmi.")) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from fdlab.encoders.encoder import TimmCall
+from fdlab.encoders.encoder import TimmCall, _pair
 
 # Arguments that change nothing in a network whose weights are loaded and which does not train.
 _TRAINING_ONLY = frozenset(
@@ -83,7 +83,7 @@ def _names_of(cls: type[nn.Module]) -> Iterator[tuple[str, dict[str, Any]]]:
 
     home = cls.__module__
     for module in (home.rpartition(".")[2], *_ALSO_IN.get(home, ())):
-        for name in timm.list_models(module=module):
+        for name in timm.list_models(module=module, exclude_filters="test_*"):
             with _recording(cls) as seen, suppress(_Stop):
                 timm.create_model(name)
             if seen:
@@ -119,11 +119,29 @@ def _changes(cls: type[nn.Module], stock: Mapping[str, Any], wanted: Mapping[str
     """The arguments to give beside the name, with the values that ``wanted`` or the class's default has."""
     defaults = {key: p.default for key, p in inspect.signature(cls).parameters.items() if p.default is not p.empty}
     changes = {}
+    windows = _stage_windows(wanted) if "window_size" in wanted else ()
+    if windows and windows == _stage_windows(
+        {**wanted, "window_size": stock.get("window_size", defaults["window_size"])}
+    ):
+        wanted = {**wanted, "window_size": stock.get("window_size", defaults["window_size"])}
     for key in {*stock, *wanted} - _TRAINING_ONLY:
         ours, theirs = wanted.get(key, defaults.get(key)), stock.get(key, defaults.get(key))
         if _normal(key, ours, cls) != _normal(key, theirs, cls):
             changes[key] = ours
     return changes
+
+
+def _stage_windows(call: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    """Every stage's window, which is never larger than the stage's grid (timm and the authors cut it alike)."""
+    stages, given = len(call["depths"]), call["window_size"]
+    windows = [given] * stages if isinstance(given, int) or all(isinstance(side, int) for side in given[:1]) else given
+    if isinstance(given, (tuple, list)) and len(given) == stages and all(isinstance(side, int) for side in given):
+        windows = list(given)
+    size, found = _pair(call["img_size"]), []
+    for stage, window in enumerate(windows):
+        reduced = _pair(call.get("patch_size", 4))[0] * 2**stage
+        found.append(tuple(min(w, side // reduced) for w, side in zip(_pair(window), size, strict=True)))
+    return tuple(found)  # type: ignore[return-value]
 
 
 def _normal(key: str, value: Any, cls: type[nn.Module]) -> Any:
@@ -145,6 +163,8 @@ def _normal(key: str, value: Any, cls: type[nn.Module]) -> Any:
         return {"": "gelu", "none": "gelu", "quickgelu": "quick_gelu"}.get(name.lower(), name.lower())
     if key in ("img_size", "patch_size", "window_size", "ref_feat_shape") and isinstance(value, int):
         return value, value
+    if key == "pretrained_window_sizes":
+        return tuple(value) if isinstance(value, (tuple, list)) and any(value) else 0
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -124,6 +124,12 @@ def test_stock_names_of_published_architectures():
     for name, kwargs in cases.items():
         found = stock_name(TimmCall(vit, {"num_classes": 0, **kwargs}))
         assert found.name == name and found.fits, (name, found)
+    sizes = {"img_size": 224, "embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
+    swin = TimmCall("timm.models.swin_transformer.SwinTransformer", {**sizes, "window_size": ((7, 7),) * 4}, 1e-5)
+    assert stock_name(swin).name == "swin_tiny_patch4_window7_224" and stock_name(swin).fits
+    sizes |= {"img_size": 256, "window_size": ((16, 16),) * 3 + ((8, 8),), "pretrained_window_sizes": (0,) * 4}
+    swin = TimmCall("timm.models.swin_transformer_v2.SwinTransformerV2", sizes, 1e-5)
+    assert stock_name(swin).name == "swinv2_tiny_window16_256" and stock_name(swin).fits
     tiny = stock_name(TimmCall(vit, {"num_classes": 0, "depth": 2, "num_heads": 4}))
     assert not tiny.fits and tiny.changes["depth"] == 2
     assert stock_name(TimmCall("fdlab.encoders.student.Other")) is None
