@@ -241,8 +241,14 @@ def _defaults(ask: Ask) -> tuple[str, ...]:
 
 
 def _stock_name(family: Family, built: Built) -> dict[str, Any]:
+    """The stock timm name of these sizes, unless the heads or the window are other ones."""
     kwargs = built.call.kwargs
     width, patch = kwargs.get("embed_dim"), kwargs.get("patch_size")
     depth = kwargs.get("depth", sum(kwargs.get("depths", ())))
     name = family.timm_names.get((width, depth, patch)) if width and patch else None
-    return {"timm_name": name} if name else {}
+    if name is None or (width in family.heads and kwargs["num_heads"] != family.heads[width]):
+        return {}
+    window = re.search(r"window(\d+)", name)
+    if window and kwargs["window_size"][0] != (int(window[1]), int(window[1])):
+        return {}
+    return {"timm_name": name}

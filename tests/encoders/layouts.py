@@ -389,3 +389,4 @@ LAYOUTS = {
     "eva02_small_finetuned": (eva02_small_finetuned, "eva02"),
     "mae_small": (mae_small, "mae_small"),
 }
+SIZES = [Sizes(48, 3, 3, 4, 5, 91), Sizes(160, 5, 1, 6, 3, 200), Sizes(32, 2, 2, 2, 4, 64)]

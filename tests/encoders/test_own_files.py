@@ -12,14 +12,12 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no folder by itself
 
-from layouts import LAYOUTS, Sizes, renamed, spread, vit
+from layouts import LAYOUTS, SIZES, renamed, spread, vit
 
 from fdlab.encoders.encoder import as_tokens
 from fdlab.encoders.open import open_model
 from fdlab.encoders.positions import resize_relative
 from fdlab.errors import FdlabError
-
-SIZES = [Sizes(48, 3, 3, 4, 5, 91), Sizes(160, 5, 1, 6, 3, 200), Sizes(32, 2, 2, 2, 4, 64)]
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda s: f"{s.width}x{s.depth}")
@@ -98,7 +96,6 @@ def test_geometric_resizing_keeps_the_nearest_offsets_and_the_class_rows():
     new = resize_relative(table, (5, 5), (8, 8), "geometric")
     old_map, new_map = table[:81].view(9, 9, 2), new[:225].view(15, 15, 2)
     assert torch.allclose(new_map[6:9, 6:9], old_map[3:6, 3:6], atol=1e-5)  # offsets -1, 0, 1 are knots
-    assert torch.allclose(new_map[0, 0], old_map[0, 0], atol=0.05 + 0.5)
     assert torch.equal(new[225:], table[81:])
     constant = torch.full((81, 1), 0.7)
     assert torch.allclose(resize_relative(constant, (5, 5), (3, 9), "geometric"), torch.full((85, 1), 0.7))

@@ -92,6 +92,6 @@ SWIN_V1 = Family(
     norm_eps=1e-5,
     resize_relative="bicubic",
     image_size={7: 224, 12: 384},
-    timm_names={(*size, 4): f"swin_{name}_patch4_window7_224.ms_in1k" for name, size in _SIZES.items()},
+    timm_names={(*size, 4): f"swin_{name}_patch4_window7_224" for name, size in _SIZES.items()},
 )
 FAMILIES = (ESVIT, SWIN_V2, SWIN_V1)
