@@ -235,7 +235,7 @@ def _defaults(ask: Ask) -> tuple[str, ...]:
         given = ()
         if "activation" not in known and family.builder in ("vit", "beit", "swin", "swin_v2"):
             items.append({"gelu": "exact GELU", "quick_gelu": "QuickGELU"}.get(family.activation, family.activation))
-    if "mean" not in known:
+    if "mean" not in known and family.builder != "timm":
         items.append(f"mean {family.mean}, std {family.std}")
     return (*given, *((f"{', '.join(items)}: not in the file, from the authors' code",) if items else ()))
 
@@ -246,7 +246,7 @@ def _stock_name(family: Family, built: Built) -> dict[str, Any]:
     width, patch = kwargs.get("embed_dim"), kwargs.get("patch_size")
     depth = kwargs.get("depth", sum(kwargs.get("depths", ())))
     name = family.timm_names.get((width, depth, patch)) if width and patch else None
-    if name is None or (width in family.heads and kwargs["num_heads"] != family.heads[width]):
+    if name is None or kwargs["num_heads"] != family.heads.get(width or 0, kwargs["num_heads"]):
         return {}
     window = re.search(r"window(\d+)", name)
     if window and kwargs["window_size"][0] != (int(window[1]), int(window[1])):

@@ -178,6 +178,7 @@ def test_a_distilled_vit_without_class_token(tmp_path):
     assert encoder.info.family == "fd_vit_distilled" and encoder.info.prefix_tokens == 0
 
 
+@pytest.mark.slow
 def test_released_small_models_classify_as_their_notes_say(shared):
     """73.0 and 81.0 percent on 1,017 lossless images; here the first 120, so a wide band."""
     import io

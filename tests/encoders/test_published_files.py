@@ -105,6 +105,24 @@ def test_other_image_sizes_use_the_authors_resize(published):
     assert any("position table" in sentence for sentence in encoder.info.assumed)
 
 
+def test_every_file_opens_at_twice_its_size_and_as_a_random_control(published):
+    folder, meta, _ = published
+    path, given = files_of(folder, meta)[0], keywords(meta)
+    native = open_model(path, **given).info
+    given = {**given, "image_size": 2 * native.image_size}
+    encoder = open_model(path, **given)
+    assert encoder.info.grid == (2 * native.grid[0], 2 * native.grid[1])
+    assert encoder.info.positions == native.positions and encoder.info.sha256 != native.sha256
+    assert native.windows or any("position table" in sentence for sentence in encoder.info.assumed)
+    images = torch.randn(1, 3, encoder.info.image_size, encoder.info.image_size)
+    control = open_model(f"random:{path}", **given)
+    with torch.no_grad():
+        for model in (encoder, control):
+            tokens = model.tokens(images)
+            assert tokens.isfinite().all() and tokens.shape[1] == model.num_patches + native.prefix_tokens
+    assert control.info.sha256 != encoder.info.sha256 and "random" in control.info.taken
+
+
 def test_teacher_is_the_default_and_the_student_another_network(shared):
     path = shared("fixtures/dino_full/dino_deitsmall8_pretrain_full_checkpoint.pth")
     expected = load_file(path.parent / "expected.safetensors")

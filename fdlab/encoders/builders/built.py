@@ -150,7 +150,8 @@ def resized(ask: Ask, what: str, old: Grid, new: Grid, relative: bool = False) -
         return ()
     family = ask.family
     how = RELATIVE_METHODS[family.resize_relative] if relative else METHODS[family.resize]
-    return (f"{what} {old[0]}x{old[1]} -> {new[0]}x{new[1]}: {how} (the way of {family.name})",)
+    whose = "our choice, the authors have none" if family.resize_is_ours else f"the way of {family.name}"
+    return (f"{what} {old[0]}x{old[1]} -> {new[0]}x{new[1]}: {how} ({whose})",)
 
 
 def key_error(path: Path, family: Family, extra: Any, missing: Any) -> FdlabError:

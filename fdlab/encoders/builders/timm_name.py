@@ -39,8 +39,14 @@ def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
     if "num_heads" not in kwargs:
         said = (f"heads: those of timm's {arch}",)
     native = TimmCall("timm.create_model", kwargs)
+    known: dict[str, Any] = {"timm_name": arch}
+    if "mean" not in ask.contents.said:  # as timm's training script does where it is told nothing
+        cfg: Any = timm.get_pretrained_cfg(arch)
+        if cfg is not None:
+            known |= {"mean": tuple(cfg.mean), "std": tuple(cfg.std), "interpolation": cfg.interpolation}
+            said = (*said, f"mean {tuple(cfg.mean)}, std {tuple(cfg.std)}: those of timm's {arch}")
     if ask.image_size is None:
-        return Built(native, state, where, said, known={"timm_name": arch})
+        return Built(native, state, where, said, known=known)
     with _errors(ask, arch), seeded(seed_for(0, "construct")):
         module: Any = native.make()
         old = _pair(module.patch_embed.img_size)
@@ -49,7 +55,7 @@ def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
     call = TimmCall("timm.create_model", {**kwargs, "img_size": ask.image_size})
     size = _pair(ask.image_size)
     said = (*said, f"position table for {old[0]}x{old[1]} -> {size[0]}x{size[1]} pixels: timm's own way (antialias)")
-    return Built(call, module.state_dict(), where, said, known={"timm_name": arch})
+    return Built(call, module.state_dict(), where, said, known=known)
 
 
 def fits(arch: str | None, arguments: Any, state: dict[str, Tensor]) -> bool:

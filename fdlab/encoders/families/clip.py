@@ -72,6 +72,7 @@ def _entry(name: str, title: str, matches: Matches, **more: Any) -> Family:
         "mean": MEAN,
         "std": STD,
         "norm_eps": 1e-5,
+        "resize_is_ours": True,
         **more,
     }
     return Family(name=name, title=title, matches=matches, **settings)

@@ -59,6 +59,7 @@ class Family:
         heads: {width: heads} of the published models, used where the file says nothing.
         arches: {name in ``arch``: channels per head} that the authors' code gives it.
         resize, resize_relative: the authors' way to bring a position table to another grid.
+        resize_is_ours: the authors' code has no resizing, so the way is this project's choice (and it is said).
         image_size: {largest window: pixels} of the published models, for layouts without a table of positions.
         fixed_positions: the table is a formula, not learned, so a random control keeps it.
         timm_names: {(width, depth, patch): stock name} that fit.
@@ -84,6 +85,7 @@ class Family:
     interpolation: str = "bicubic"
     resize: Method = "size"
     resize_relative: RelativeMethod = "geometric"
+    resize_is_ours: bool = False
     image_size: Mapping[int, int] = field(default_factory=dict)
     fixed_positions: bool = False
     timm_names: Mapping[tuple[int, int, int], str] = field(default_factory=dict)

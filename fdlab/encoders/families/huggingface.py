@@ -160,11 +160,20 @@ _CLIP = Family(
     std=STD,
     norm_eps=1e-5,
     activation="quick_gelu",
+    resize_is_ours=True,
     notes=("the final norm is applied to all tokens (CLIP itself reads the class token only)",),
 )
 FAMILIES = (
     _CLIP,
-    _entry("hf_beit", "Hugging Face BEiT or data2vec-vision", _matches_beit, builder="beit", mean=_HALF, std=_HALF),
+    _entry(
+        "hf_beit",
+        "Hugging Face BEiT or data2vec-vision",
+        _matches_beit,
+        builder="beit",
+        mean=_HALF,
+        std=_HALF,
+        resize_is_ours=True,
+    ),
     _entry(
         "hf_dinov2",
         "Hugging Face DINOv2 with registers",
@@ -172,8 +181,9 @@ FAMILIES = (
         convert=_join_registers,
         norm_eps=1e-6,
         resize="antialias",
+        resize_is_ours=True,
     ),
-    _entry("hf_dinov2", "Hugging Face DINOv2", _matches_dinov2, norm_eps=1e-6, resize="offset"),
+    _entry("hf_dinov2", "Hugging Face DINOv2", _matches_dinov2, norm_eps=1e-6, resize="offset", resize_is_ours=True),
     _entry("hf_vitmae", "Hugging Face ViT-MAE", _matches_mae, fixed_positions=True),
     _entry("hf_vit", "Hugging Face ViT or DeiT", _matches_vit, mean=_HALF, std=_HALF),
 )

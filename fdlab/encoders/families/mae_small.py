@@ -37,5 +37,6 @@ FAMILIES = (
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         norm_eps=1e-5,
+        resize_is_ours=True,
     ),
 )

@@ -54,6 +54,7 @@ MOCO_V3 = Family(
     leftovers=(r"head\.\d+\..*", r"/predictor\..*"),
     heads={384: 12, 768: 12},  # 32 channels a head in the small one, on purpose
     arches={"vit_small": 32, "vit_base": 64},
+    resize_is_ours=True,
     fixed_positions=True,
 )
 I_JEPA = Family(
@@ -63,6 +64,7 @@ I_JEPA = Family(
     default=("target_encoder", "encoder"),
     matches=_matches_ijepa,
     heads={192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16},
+    resize_is_ours=True,
     fixed_positions=True,
     timm_names={
         (1280, 32, 14): "vit_huge_patch14_gap_224.in1k_ijepa",
