@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from fdlab.data.sources import open_data
 from fdlab.probes.measure import CONTROL, measure
 from fdlab.records.atomic import writable_folder, write_json
-from fdlab.records.table import write_table
+from fdlab.records.store import Record
+from fdlab.records.table import join, write_table
 from fdlab.study.demo_report import versions
 
 # How a checkpoint's family is shown: by what it was trained on.
@@ -65,6 +66,7 @@ SUBJECTS = {
     "attention": Subject(
         "Attention of", "How far, how broadly and how differently do the heads of these models attend?"
     ),
+    "hessian": Subject("Curvature of", "How sharply is the loss of these models curved, and what of it is scale?"),
 }
 
 
@@ -81,12 +83,15 @@ def diagnose(
     fresh: bool = False,
     control: bool = True,
     quiet: bool = False,
+    parts: Sequence[str] = (),
     **settings: Any,
 ) -> dict[str, Any]:
     """Measures, draws and writes ``table.csv``, ``figures/``, ``records/`` and ``index.html`` under ``out``.
 
     Args:
         probe: any of ``fdlab.probes.measure.probe_names()``.
+        parts: of a probe with a setting ``part``: each is measured and stored for itself, so that a stopped run
+            continues behind the last one that was finished.
         settings: the probe's own.
 
     Returns:
@@ -99,20 +104,25 @@ def diagnose(
     folder = writable_folder(out)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        table = measure(
-            probe,
-            list(models),
-            data=data,
-            images=images,
-            seed=seed,
-            device=device,
-            batch=batch,
-            fresh=fresh,
-            quiet=quiet,
-            random_control=control,
-            **settings,
-        )
-    records = table.attrs["record"]
+        tables = [
+            measure(
+                probe,
+                list(models),
+                data=data,
+                images=images,
+                seed=seed,
+                device=device,
+                batch=batch,
+                fresh=fresh,
+                quiet=quiet,
+                random_control=control,
+                **settings,
+                **({"part": part} if part else {}),
+            )
+            for part in parts or ("",)
+        ]
+    table = join(tables)
+    records = _joined([found.attrs["record"] for found in tables])
     manifests = {label: record.manifest for label, record in records.items()}
     shown = {label: shown_family(label, str(m["family"]), str(m["source"])) for label, m in manifests.items()}
     table = table.assign(family=[shown[label] for label in table["model"]])
@@ -126,6 +136,18 @@ def diagnose(
     write_figures(folder / "figures", table, facts)
     page = write_page(folder / "index.html", table, facts, available(table))
     return {"page": page, "table": table, "summary": readable(summary(table, facts)), "notes": notes}
+
+
+def _joined(parts: list[dict[str, Record]]) -> dict[str, Record]:
+    """One record a model from those of its parts; the first part's manifest tells of the model."""
+    return {
+        label: Record(
+            join(part[label].table for part in parts),
+            {name: values for part in parts for name, values in part[label].arrays.items()},
+            {**first.manifest, **({"parts": [part[label].manifest for part in parts]} if len(parts) > 1 else {})},
+        )
+        for label, first in parts[0].items()
+    }
 
 
 def _facts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+import fdlab
 from fdlab.encoders.encoder import Encoder, blocks_of
 from fdlab.encoders.reparametrise import attention_parts, scale_heads
 from fdlab.errors import FdlabError
@@ -18,7 +20,7 @@ from fdlab.measures.products import exact_kernels
 from fdlab.probes.hessian import measure_hessian, parameter_groups
 from fdlab.probes.objectives import build_objective
 from fdlab.records.metrics import METRICS
-from fdlab.records.store import Record
+from fdlab.records.store import Record, Store
 from fdlab.records.table import COLUMNS
 
 
@@ -180,3 +182,10 @@ def test_the_model_is_left_as_it_was() -> None:
 def test_refusals(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(FdlabError, match=message):
         measure_hessian(encoder(), IMAGES, **{"labels": LABELS, "label": "one", **settings})
+
+
+def test_measured_by_name_with_the_labels_of_the_data(tmp_path: Path) -> None:
+    model = encoder()
+    table = fdlab.measure("hessian", {"a": model}, data="digits", images=24, store=Store(tmp_path), probes=0, k=1)
+    assert {"eigenvalue_1", "objective_loss"} <= set(table["metric"])
+    assert (table["n"] == 24).all()
