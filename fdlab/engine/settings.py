@@ -37,6 +37,10 @@ class RunSettings(Settings):
     device: str = "cpu"
     workers: int = Field(0, ge=0, description="loader processes")
     accumulate: int = Field(1, ge=1, description="parts that a batch is computed in; the numbers stay the same")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32", description="bf16: matrix products in bfloat16; weights, norms and losses stay float32"
+    )
+    compile: bool = Field(False, description="torch.compile of each block: faster on a GPU, slower to start")
     strategy: Literal["ddp", "fsdp"] = Field("ddp", description="under torchrun: whole weights a rank, or shared ones")
     checkpoint_blocks: bool = Field(False, description="recompute each block in the backward pass: less memory")
     log_every: int = Field(25, ge=1, description="steps a log line")

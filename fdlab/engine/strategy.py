@@ -55,6 +55,11 @@ class Strategy:
         self.task, self.ranks = task, current()
         self.sharded = recipe.run.strategy == "fsdp"
         self.root: nn.Module = Step(task)
+        self.device = next(task.module.parameters()).device.type
+        self.low = recipe.run.precision == "bf16"
+        if recipe.run.compile:
+            for block in blocks_of(task.module["encoder"]):
+                block.compile()  # in place: the names of the weights stay
         if self.sharded:
             _check(recipe)
             # The unsharded twin that receives the trained weights at the end.
@@ -71,8 +76,9 @@ class Strategy:
             )
 
     def step(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The task's step."""
-        return self.root(batch, step)
+        """The task's step in the run's precision; bfloat16 needs no loss scaler."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.low):
+            return self.root(batch, step)
 
     @contextmanager
     def synchronising(self, last: bool) -> Iterator[None]:

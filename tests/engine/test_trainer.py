@@ -171,3 +171,16 @@ def test_the_log_says_how_fast_it_was(tmp_path: Path) -> None:
     assert 100 / 0.4 < line["images_per_second"] <= 100 / 0.1
     assert line["tflops"] == pytest.approx(line["images_per_second"] * 2e-3, rel=1e-3)
     assert 0.5 < line["data_wait"] <= 1
+
+
+def test_bf16_is_close_and_keeps_float32_weights(tmp_path: Path) -> None:
+    """Within bfloat16's 8 bits of float32, and not the same numbers."""
+    results = {}
+    for precision in ("float32", "bf16"):
+        recipe = settings()
+        recipe = recipe.model_copy(update={"run": recipe.run.model_copy(update={"precision": precision})})
+        task = Toy()
+        results[precision] = train(task, batches, recipe, prepared(tmp_path / precision), steps=STEPS)["final_loss"]
+        assert all(parameter.dtype == torch.float32 for parameter in task.module.parameters())
+    assert results["bf16"] == pytest.approx(results["float32"], rel=0.02)
+    assert results["bf16"] != results["float32"]
