@@ -13,7 +13,7 @@ from fdlab.encoders.encoder import Encoder, Size, TimmCall, set_activation
 from fdlab.encoders.recognise import recognise
 from fdlab.encoders.save import OwnFile, own_file
 from fdlab.encoders.student import build, fold_bias_scale, seeded, timm_call
-from fdlab.encoders.unpickle import WeightFile, read_weights
+from fdlab.encoders.unpickle import AGAIN, WeightFile, read_weights
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.randomness import seed_for
 
@@ -173,9 +173,14 @@ def _open_own(own: OwnFile, asked: _Asked) -> Encoder:
 
 
 def _open_foreign(file: WeightFile, asked: _Asked) -> Encoder:
-    found = recognise(
-        file, encoder=asked.encoder, heads=asked.heads, image_size=asked.image_size, activation=asked.activation
-    )
+    try:
+        found = recognise(
+            file, encoder=asked.encoder, heads=asked.heads, image_size=asked.image_size, activation=asked.activation
+        )
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # A changed file can hold tensors of shapes that no rule foresees; FdlabError is none of these types.
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}."
+        raise FdlabError(f"{file.path} holds tensors that fit no layout.", why, AGAIN, NOT_UNDERSTOOD) from error
     family, said = found.family, found.assumed
     if asked.random_seed is not None:
         said = (*said, "random weights by timm's initialiser for this class, not the authors' own")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no folder by itself
 
 from hostile_files import call, make, make_bases
 
 from fdlab.encoders.open import open_model
+from fdlab.encoders.unpickle import read_weights
 from fdlab.errors import FdlabError
 
 MEMORY = 400 * 2**20  # growth of the process over all files together
@@ -75,3 +78,25 @@ def test_150_damaged_files(tmp_path):
 def test_1000_damaged_files(tmp_path):
     refused, opened, _ = run(range(1000), tmp_path)
     assert refused > 700, (refused, opened)
+
+
+@pytest.mark.parametrize(
+    "name", ["dinov2_giant_reg4", "hf_vit", "swin_v1_classifier", "eva02_pretrained", "clip_openai"]
+)
+def test_tensors_of_unexpected_shapes_are_refused(shared, tmp_path, name):
+    folder = shared(f"fixtures/{name}")
+    meta = json.loads((folder / "meta.json").read_text())
+    whole = dict(read_weights(folder if meta["open_folder"] else folder / meta["open_file"]).content)
+    inner = whole.get("model", whole)
+    keys = [key for key, value in inner.items() if isinstance(value, torch.Tensor) and value.ndim]
+    refused = 0
+    for number, key in enumerate(keys):
+        odd = inner[key].reshape(-1) if number % 2 else inner[key][..., None]
+        path = tmp_path / f"{number}.pth"
+        torch.save({**inner, key: odd.clone()}, path)
+        try:
+            open_model(path, heads=2, **({"image_size": 64} if "swin" in name else {}))
+        except FdlabError as error:
+            refused += path.name in str(error)
+        path.unlink()
+    assert refused > len(keys) // 3  # text towers and heads are left over and may have any shape
