@@ -220,10 +220,11 @@ def describe(module: nn.Module) -> dict[str, Any]:
     """The fields of ``EncoderInfo`` that a timm module shows by itself."""
     blocks = blocks_of(module)
     embed = getattr(module, "patch_embed", None)
-    if not blocks or embed is None or not hasattr(blocks[-1], "attn"):
+    known = all(hasattr(embed, field) for field in ("img_size", "patch_size", "grid_size"))
+    if not blocks or not known or not hasattr(blocks[-1], "attn"):
         raise FdlabError(
             f"{type(module).__name__} is not a vision transformer that fdlab reads.",
-            "It has no patch embedding followed by attention blocks.",
+            "It has no patch embedding of a known grid followed by attention blocks.",
             "Use a ViT, DeiT, BEiT or Swin.",
             NOT_UNDERSTOOD,
         )

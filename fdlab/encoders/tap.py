@@ -47,24 +47,28 @@ class AttentionCall:
 
 
 OnCall = Callable[[AttentionCall], None]
+OnSkip = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def tap(module: nn.Module, on_call: OnCall, *, expected: int | None = None) -> Iterator[None]:
+def tap(
+    module: nn.Module, on_call: OnCall, *, expected: int | None = None, on_skip: OnSkip | None = None
+) -> Iterator[None]:
     """Report every self attention of ONE forward pass inside the ``with`` block to ``on_call``.
 
     Args:
         module: an uncompiled model in eval mode.
         on_call: called after each block's attention, in order, outside of the recording.
         expected: the number of blocks; by default what the module's ``blocks`` lists hold.
+        on_skip: told of every other attention (class, pooling, cross, ...): module, shape and reason.
 
     Raises:
         FdlabError: the model is in train mode or compiled, or another number of calls was seen.
     """
     _check(module)
     wanted = count_blocks(module) if expected is None else expected
-    recorder = _Recorder(on_call, wanted)
-    with _patched(recorder):
+    recorder = _Recorder(on_call, wanted, on_skip)
+    with _named(module, recorder), _patched(recorder):
         yield
     if recorder.seen != wanted:
         raise _miscounted(recorder.seen, wanted)
@@ -125,8 +129,9 @@ def count_blocks(module: nn.Module) -> int:
 class _Recorder:
     """Counts self attentions and hands them on; silent while a call is being handled."""
 
-    def __init__(self, on_call: OnCall, expected: int) -> None:
-        self.on_call, self.expected = on_call, expected
+    def __init__(self, on_call: OnCall, expected: int, on_skip: OnSkip | None = None) -> None:
+        self.on_call, self.expected, self.on_skip = on_call, expected, on_skip
+        self.names: list[str] = []  # the modules whose forward pass is running, the innermost last
         self.seen = 0
         self.busy = False
 
@@ -145,6 +150,13 @@ class _Recorder:
             self.on_call(AttentionCall(self.seen, shape, logits))
         self.seen += 1
 
+    def skip(self, queries: int, keys: int) -> None:
+        """Attention that is no block's self map."""
+        if self.on_skip is not None and not self.busy:
+            kind = "class attention or pooling" if queries == 1 else "cross, pooled or channel attention"
+            name = self.names[-1] if self.names else "outside of the model"
+            self.on_skip(f"{name}: {kind} ({queries} queries, {keys} keys), not a map between all tokens")
+
 
 def _sdpa(recorder: _Recorder, original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def scaled_dot_product_attention(
@@ -158,7 +170,10 @@ def _sdpa(recorder: _Recorder, original: Callable[..., Tensor]) -> Callable[...,
     ) -> Tensor:
         out = original(query, key, value, attn_mask, dropout_p, is_causal, **options)
         # fewer queries than keys: pooling, class or cross attention, which is no block's self map
-        if recorder.busy or query.dim() != 4 or query.shape[-2] != key.shape[-2] or query.shape[-2] == 1:
+        if recorder.busy:
+            return out
+        if query.dim() != 4 or query.shape[-2] != key.shape[-2] or query.shape[-2] == 1:
+            recorder.skip(query.shape[-2], key.shape[-2])
             return out
         scale = options.get("scale")
         scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
@@ -192,6 +207,8 @@ def _softmax(recorder: _Recorder, original: Callable[..., Tensor]) -> Callable[.
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
         if source.dim() == 4 and dim in (-1, 3) and source.shape[-2] == source.shape[-1] > 1:
             recorder.report(tuple(source.shape), lambda images, queries: _float(source[images, :, queries]))
+        elif source.dim() >= 3:
+            recorder.skip(source.shape[-2], source.shape[-1])
         return out
 
     return softmax
@@ -206,6 +223,20 @@ def _float(tensor: Tensor) -> Tensor:
 
 
 # --- putting in place and taking away ------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _named(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Hooks that keep the stack of running modules' names; only where skipped calls are wanted."""
+    names = recorder.names
+    with contextlib.ExitStack() as undo:
+        for name, part in module.named_modules() if recorder.on_skip is not None else ():
+            label = name or type(module).__name__
+            before = part.register_forward_pre_hook(lambda _m, _i, label=label: names.append(label))  # type: ignore[misc]
+            after = part.register_forward_hook(lambda _m, _i, _o: names.pop() and None)
+            undo.callback(before.remove)
+            undo.callback(after.remove)
+        yield
 
 
 @contextlib.contextmanager

@@ -6,13 +6,16 @@ it and is then gone, so that memory does not grow with the depth. Statistics are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from fdlab.encoders.layout import Layout, layouts
 from fdlab.encoders.tap import AttentionCall, tap
 from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.measures.attention import ALL, metrics_from_logits, uniform_distance
@@ -24,7 +27,7 @@ from fdlab.records.table import frame
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
-VERSION = 1
+VERSION = 2
 # map entries handled at once: a processor's cache is left soon, a graphics card wants long work
 _SLICE = {"cpu": 500_000, "cuda": 64_000_000}
 
@@ -60,8 +63,11 @@ def measure_attention(
     Do not read a large distance alone as "global" attention: uniform attention has it too (the manifest's
     ``uniform_distance_px``), and do not compare models on different images or input sizes in pixels.
 
+    Windowed models (Swin, SwinV2) are measured inside their windows, in pixels of the input, and averaged over
+    an image's windows: their distances are bounded by the window, each stage has its own uniform line.
+
     Args:
-        encoder: the model, of one token grid (no windows, no pooling between blocks).
+        encoder: a plain or Swin-like model; blocks that pool their tokens are refused.
         images: (n, 3, H, W) float32 in [0, 1], at the model's input size, not normalised: a tensor, or what
             gives one slice of it after another.
         label: the model's name in the table.
@@ -75,24 +81,25 @@ def measure_attention(
         (n, blocks, heads) or (n, blocks); the manifest.
 
     Raises:
-        FdlabError: the model is windowed or hierarchical, or only a part of its attention could be read.
+        FdlabError: windows of an unknown kind or with padding, pooled tokens, or only a part of the attention
+            could be read.
     """
     wanted = _wanted(metrics)
     if len(images.shape) != 4 or len(images) == 0:
         raise FdlabError(f"Images of shape {tuple(images.shape)} cannot be measured.", "", "Pass (n, 3, H, W).", USAGE)
-    patch = int(encoder.info.patch_size)
-    grid = (int(images.shape[-2]) // patch, int(images.shape[-1]) // patch)
+    places = layouts(encoder.module, encoder.info, images.shape[-2:])
+    skipped: dict[str, None] = {}
     computed = [name for name in ALL if name in wanted or (name == "distance" and wanted & set(SPREADS))]
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, len(images), batch):
         raw = images[start : start + batch]
         if not len(raw):  # none of these could be read
             continue
-        parts.append(_one_batch(encoder, raw, grid, computed))
+        parts.append(_one_batch(encoder, raw, places, computed, skipped))
         if progress is not None:
             progress.advance(len(raw))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in computed}
-    rows = _rows(arrays, wanted, seed)
+    rows = _rows(arrays, wanted, seed, _heads(encoder))
     same = {
         "model": label,
         "family": encoder.info.family,
@@ -101,86 +108,108 @@ def measure_attention(
         "objective": "",
     }
     kept = {name: values for name, values in arrays.items() if name in wanted}
-    return Record(
-        frame([{**same, **row} for row in rows]), kept, _manifest(encoder, label, seed, len(arrays[computed[0]]), grid)
-    )
+    manifest = _manifest(encoder, label, seed, len(arrays[computed[0]]), places)
+    manifest["not_measured"] = list(skipped)
+    return Record(frame([{**same, **row} for row in rows]), kept, manifest)
 
 
 # --- one forward pass ----------------------------------------------------------------------------------
 
 
-def _one_batch(encoder: Encoder, raw: Tensor, grid: tuple[int, int], names: list[str]) -> dict[str, np.ndarray]:
-    """{metric: (b, blocks, heads) or (b, blocks)} of one batch."""
-    prefix, patch = int(encoder.info.prefix_tokens), int(encoder.info.patch_size)
-    tokens = prefix + grid[0] * grid[1]
+def _one_batch(
+    encoder: Encoder, raw: Tensor, places: list[Layout], names: list[str], skipped: dict[str, None]
+) -> dict[str, np.ndarray]:
+    """{metric: (b, blocks, heads) or (b, blocks)} of one batch; NaN where a block has fewer heads."""
     at_once = _SLICE["cpu" if torch.device(encoder.device).type == "cpu" else "cuda"]
     blocks: list[dict[str, Tensor]] = []
 
     def on_call(call: AttentionCall) -> None:
-        if call.shape[0] != len(raw) or call.shape[-1] != tokens:
-            raise _other_grid(encoder, call, len(raw), tokens)
-        step = max(1, at_once // (call.shape[1] * tokens**2))
+        place = places[call.block]
+        prefix = call.shape[-1] - place.patches
+        # a class token may join after the blocks (CaiT)
+        if call.shape[0] != len(raw) * place.windows or prefix not in (0, encoder.info.prefix_tokens):
+            raise _other_grid(encoder, call, len(raw), place)
+        step = max(1, at_once // (call.shape[1] * call.shape[-1] ** 2))
         slices = [
             metrics_from_logits(
                 call.logits(slice(first, first + step), slice(prefix, None)),
-                grid=grid,
-                patch_size=patch,
+                grid=place.grid,
+                patch_size=place.patch,
                 prefix_tokens=prefix,
                 metrics=names,
             )
-            for first in range(0, len(raw), step)
+            for first in range(0, call.shape[0], step)
         ]
-        blocks.append({name: torch.cat([part[name].float() for part in slices]) for name in names})
+        joined = {name: torch.cat([part[name].float() for part in slices]) for name in names}
+        # windows of one image lie together, as timm cuts them
+        blocks.append({name: v.unflatten(0, (len(raw), place.windows)).nanmean(1) for name, v in joined.items()})
 
-    with torch.no_grad(), tap(encoder.module, on_call):
+    with torch.no_grad(), tap(encoder.module, on_call, on_skip=lambda text: skipped.setdefault(text)):
         encoder.tokens(encoder.normalise(raw.to(encoder.device)))
-    return {name: torch.stack([block[name] for block in blocks], 1).cpu().numpy() for name in names}
+    return {name: _stacked([block[name] for block in blocks]) for name in names}
 
 
-def _other_grid(encoder: Encoder, call: AttentionCall, images: int, tokens: int) -> FdlabError:
+def _stacked(blocks: list[Tensor]) -> np.ndarray:
+    """(b, blocks[, heads]): the blocks of one model, filled up with NaN to the largest number of heads."""
+    if blocks[0].dim() > 1:
+        most = max(block.shape[1] for block in blocks)
+        blocks = [F.pad(block, (0, most - block.shape[1]), value=math.nan) for block in blocks]
+    return torch.stack(blocks, 1).cpu().numpy()
+
+
+def _other_grid(encoder: Encoder, call: AttentionCall, images: int, place: Layout) -> FdlabError:
     return FdlabError(
         f"The attention probe cannot measure this model ({encoder.info.family}).",
         f"Block {call.block + 1} attends within {call.shape[0] // images} x {call.shape[-1]} tokens an image,"
-        f" expected 1 x {tokens}: windows, pooled tokens, or another input size.",
-        "Measure a plain vision transformer at its input size; windowed models (Swin) are not supported yet.",
+        f" expected {place.windows} x {place.patches}: windows, pooled tokens, or another input size.",
+        "Measure a plain vision transformer, a Swin or a SwinV2 at its input size.",
     )
 
 
 # --- from per-image values to rows -----------------------------------------------------------------------
 
 
-def _rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int) -> list[dict[str, Any]]:
+def _heads(encoder: Encoder) -> list[int]:
+    """Heads of every block."""
+    info = encoder.info
+    if not info.stage_depths:
+        return [info.heads] * info.depth
+    return [heads for depth, heads in zip(info.stage_depths, info.stage_heads, strict=True) for _ in range(depth)]
+
+
+def _rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int, heads: list[int]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for name in ALL:
         if name in wanted:
-            rows += _interval_rows(name, arrays[name], mean_interval(arrays[name], seed))
+            rows += _interval_rows(name, arrays[name], mean_interval(arrays[name], seed), heads)
     for name, over_heads in SPREADS.items():
         if name in wanted:
             distances = arrays["distance"]
             found = interval_of_means(distances, over_heads, seed)
             # A spread is never negative; the jackknife's symmetric interval does not know that.
             found = found._replace(low=np.maximum(found.low, 0.0))
-            rows += _interval_rows(name, distances.min(axis=-1), found)
+            rows += _interval_rows(name, np.fmin.reduce(distances, axis=-1), found, heads)
     return rows
 
 
 def _range(means: np.ndarray) -> np.ndarray:
     """Over heads, the last axis."""
-    return np.asarray(means.max(axis=-1) - means.min(axis=-1))
+    return np.asarray(np.fmax.reduce(means, axis=-1) - np.fmin.reduce(means, axis=-1))
 
 
 def _deviation(means: np.ndarray) -> np.ndarray:
-    """Over heads, n - 1; NaN for a single head."""
-    if means.shape[-1] < 2:
-        return np.full(means.shape[:-1], np.nan)
-    return np.asarray(means.std(axis=-1, ddof=1))
+    """Over heads, n - 1; NaN for a single head. NaN heads do not exist."""
+    count = (~np.isnan(means)).sum(axis=-1)
+    centred = means - np.nansum(means, axis=-1, keepdims=True) / np.maximum(count, 1)[..., None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.sqrt(np.nansum(centred**2, axis=-1) / np.where(count > 1, count - 1, np.nan)))
 
 
 # one value a block, from the image-averaged distances
 SPREADS = {"distance_spread": _range, "distance_sd": _deviation}
 
 
-def _interval_rows(name: str, values: np.ndarray, found: Interval) -> list[dict[str, Any]]:
+def _interval_rows(name: str, values: np.ndarray, found: Interval, heads: list[int]) -> list[dict[str, Any]]:
     """One row per block (and head): ``values`` (n, blocks[, heads]) gives the count of defined images."""
     counts = (~np.isnan(values)).sum(axis=0)
     return [
@@ -196,12 +225,14 @@ def _interval_rows(name: str, values: np.ndarray, found: Interval) -> list[dict[
             "unit": METRICS[name].unit,
         }
         for place in np.ndindex(counts.shape)
+        if len(place) == 1 or place[1] < heads[place[0]]
     ]
 
 
-def _manifest(encoder: Encoder, label: str, seed: int, images: int, grid: tuple[int, int]) -> dict[str, Any]:
+def _manifest(encoder: Encoder, label: str, seed: int, images: int, places: list[Layout]) -> dict[str, Any]:
     info = encoder.info
     size = info.image_size
+    lines = [uniform_distance(place.grid, place.patch) for place in places]
     return {
         "probe": "attention",
         "version": VERSION,
@@ -211,13 +242,15 @@ def _manifest(encoder: Encoder, label: str, seed: int, images: int, grid: tuple[
         "family": info.family,
         "depth": info.depth,
         "heads": info.heads,
-        "grid": list(grid),
+        "grid": list(places[0].grid),
         "patch_size": info.patch_size,
         "image_size": size if isinstance(size, int) else list(size),
         "prefix_tokens": info.prefix_tokens,
         "options": list(info.options),
         "assumed": list(info.assumed),
-        "uniform_distance_px": uniform_distance(grid, int(info.patch_size)),
+        "uniform_distance_px": lines[0],
+        "uniform_by_block_px": lines,
+        "windows": [place.windows for place in places],
         "images": images,
         "seed": seed,
     }

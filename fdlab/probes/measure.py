@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 class Streamed:
     """Images that are read when a slice of them is asked for, so that memory does not grow with their number.
 
-    Looks like an (n, 3, size, size) tensor to a probe; a slice leaves out what cannot be read.
+    Looks like an (n, 3, H, W) tensor to a probe; a slice leaves out what cannot be read. Rectangles are cut from
+    the middle of the square whose side is the longer one.
     """
 
-    def __init__(self, source: ImageSource, size: int) -> None:
-        self.source, self.shape = source, (len(source), 3, size, size)
+    def __init__(self, source: ImageSource, size: tuple[int, int]) -> None:
+        self.source, self.shape = source, (len(source), 3, *size)
         self._answers: dict[range, Tensor] = {}
 
     def __len__(self) -> int:
@@ -47,8 +48,11 @@ class Streamed:
 
     def __getitem__(self, part: slice) -> Tensor:
         places = range(len(self))[part]
-        images, self._answers[places] = self.source.stack(places, self.shape[-1])
-        return images
+        height, width = self.shape[-2:]
+        side = max(height, width)
+        top, left = (side - height) // 2, (side - width) // 2
+        images, self._answers[places] = self.source.stack(places, side)
+        return images[..., top : top + height, left : left + width]
 
     def answers(self, part: slice) -> Tensor:
         """(b,) int64: the labels of exactly the images that this slice gives."""
@@ -141,8 +145,8 @@ def measure(
     kept_in = default_store() if store is None else store
     records = Records()
     for label, encoder in opened.items():
-        size = _square(encoder, label)
-        source = open_data(data, size=size, seed=seed).sample(images, seed)
+        size = _size(encoder)
+        source = open_data(data, size=max(size), seed=seed).sample(images, seed)
         streamed = Streamed(source, size)
         if not records and len(source) < min(FEW, images):
             warnings.warn(f"Only {len(source)} images in {data}: the intervals are wide.", stacklevel=2)
@@ -325,16 +329,7 @@ def _shape(encoder: Encoder) -> tuple[Any, ...]:
     return info.depth, info.width, info.heads, info.patch_size, tuple(info.grid), info.prefix_tokens
 
 
-def _square(encoder: Encoder, label: str) -> int:
-    """The model's input size in pixels."""
+def _size(encoder: Encoder) -> tuple[int, int]:
+    """The model's input size in pixels, (height, width)."""
     size = encoder.info.image_size
-    if isinstance(size, int):
-        return size
-    if size[0] == size[1]:
-        return int(size[0])
-    raise FdlabError(
-        f"{label} takes images of {size[0]} x {size[1]} pixels.",
-        "Only square inputs are cut from data by name.",
-        "Open it with image_size=, or call the probe with images of this shape.",
-        USAGE,
-    )
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -128,6 +128,10 @@ def diagnose(
     table = table.assign(family=[shown[label] for label in table["model"]])
     said = [*open_data(data).notes, *(str(w.message) for w in caught if issubclass(w.category, UserWarning))]
     notes = [*dict.fromkeys(said), *(f"{m['label']}: {s}" for m in manifests.values() for s in m["assumed"])]
+    for m in manifests.values():
+        notes += [f"{m['label']}: not measured: {text}" for text in m.get("not_measured", [])]
+        if max(m.get("windows", [1])) > 1:
+            notes.append(f"{m['label']}: attention inside windows; distances are bounded by the window of each block")
     facts = _facts(probe, models, data, images, seed, manifests) | {"notes": notes}
     write_table(folder / "table.csv", table)
     write_json(folder / "facts.json", facts)
@@ -163,6 +167,7 @@ def _facts(
         "data": data,
         "images": min(m["images"] for m in manifests.values()),
         "uniform_px": uniform,
+        "uniform_by_block_px": {label: m["uniform_by_block_px"] for label, m in manifests.items()},
         "options": {label: m["options"] for label, m in manifests.items() if m["options"]},
         "seed": seed,
         "order": list(manifests),

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -89,7 +88,7 @@ def test_manifest_is_json_and_names_the_uniform_line(record: Record) -> None:
     assert manifest["grid"] == [4, 4]
     assert manifest["weights"] == encoder().info.sha256
     assert manifest["probe"] == "attention"
-    assert manifest["version"] == 1
+    assert manifest["version"] == 2
     assert manifest["label"] == "one"
 
 
@@ -141,14 +140,6 @@ def test_progress_is_told() -> None:
     told = Told()
     measure_attention(encoder(), images(), label="one", batch=2, progress=told, metrics=["nmi"])
     assert told.total == 5
-
-
-def test_windows_are_refused() -> None:
-    swin = SwinTransformer(
-        img_size=32, patch_size=4, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4), num_classes=0
-    )
-    with pytest.raises(FdlabError, match="windows"):
-        measure_attention(Encoder.wrap(swin, family="swin"), images(), label="swin")
 
 
 def test_no_images_are_refused() -> None:

@@ -18,7 +18,7 @@ from fdlab.data.sources import open_data
 from fdlab.encoders.encoder import Encoder
 from fdlab.encoders.open import open_model
 from fdlab.errors import FdlabError
-from fdlab.probes.measure import CONTROL, measure, probe_names
+from fdlab.probes.measure import CONTROL, Streamed, measure, probe_names
 from fdlab.records.store import Record, Store
 from fdlab.records.table import frame
 
@@ -122,10 +122,16 @@ def test_refusals(store: Store) -> None:
         measure("attention", encoder(), store=store, metric=["nmi"])
     with pytest.raises(FdlabError, match="no setting 'label'"):
         measure("attention", encoder(), store=store, label="x")
-    with pytest.raises(FdlabError, match="16 x 32"):
-        run({"wide": encoder(img_size=(16, 32))}, store)
     assert "attention" in probe_names()
     assert "measure" not in probe_names()
+
+
+def test_rectangular_models_get_the_middle_of_the_square(store: Store) -> None:
+    table = run({"wide": encoder(img_size=(16, 32))}, store)
+    assert table.attrs["record"]["wide"].manifest["grid"][0] * 2 == table.attrs["record"]["wide"].manifest["grid"][1]
+    source = open_data("digits", size=32, seed=0).sample(3, 0)
+    square, wide = Streamed(source, (32, 32))[0:3], Streamed(source, (16, 32))[0:3]
+    assert torch.equal(square[..., 8:24, :], wide)
 
 
 def test_an_untrained_model_is_its_own_control(store: Store) -> None:

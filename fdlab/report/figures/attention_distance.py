@@ -53,7 +53,8 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
     across = math.ceil(len(shown) / down)
     figure = new_figure(COLUMN if across == 1 else WIDE, 0.45 + 1.55 * down + (0.3 if across == 1 else 0))
     uniform = {name: uniform_px(table, facts, name) for name in shown}
-    lines = [value for value in uniform.values() if math.isfinite(value)]
+    by_stage = facts.get("uniform_by_block_px", {})
+    lines = [max(by_stage.get(name, [value])) for name, value in uniform.items() if math.isfinite(value)]
     together = not lines or max(lines) < 1.6 * min(lines)
     grid = figure.subplots(down, across, squeeze=False, sharey=together)
     for place, axes in enumerate(grid.flat):
@@ -103,7 +104,10 @@ def _panel(axes: Axes, table: pd.DataFrame, facts: Facts, name: str, look: Look,
         ms=10,
         path_effects=[withStroke(linewidth=2.2, foreground=PAPER)],
     )
-    if math.isfinite(uniform):
+    by_stage = facts.get("uniform_by_block_px", {}).get(name, [])
+    if len(set(by_stage)) > 1:  # windows: each stage has its own line
+        axes.step(range(1, len(by_stage) + 1), by_stage, where="mid", color=INK, lw=0.7, ls=(0, (4, 2.5)), zorder=1)
+    elif math.isfinite(uniform):
         axes.axhline(uniform, color=INK, lw=0.7, ls=(0, (4, 2.5)), zorder=1)
     block_ticks(axes, int(own["block"].max()) + 1)
 
