@@ -131,6 +131,7 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     claimed = any(control_of(name, facts, names) for name in shown)
     metric = "distance_spread" if not rows(table, "attention", "distance_spread").empty else "distance"
     quantity = "spread of distance over heads (largest minus smallest)"
+    windowed = any(len(set(facts.get("uniform_by_block_px", {}).get(name, []))) > 1 for name in shown)
     return (
         f"Attention distance of every head in every block of {len(shown)} "
         f"model{'s' if len(shown) > 1 else ''}, "
@@ -138,6 +139,7 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
         "Higher means that a head looks further, in pixels of the model's input; a dot is a head, the "
         "solid line "
         "their mean, the dashed line what uniform attention would give"
+        + (" in whole windows (the mask of shifted windows keeps it lower there)" if windowed else "")
         + (", faint grey dots the same design before training." if claimed else "."),
         late_comparison(table, facts, metric, quantity if metric == "distance_spread" else "mean attention distance"),
         caution(

@@ -1,0 +1,100 @@
+"""What reading attention costs beside the bare forward pass: ViT-B/16 with random weights, one thread.
+
+``python -m tests.benchmarks.attention [ROUNDS] [BATCH]`` prints one table. The ways take turns, so that a busy
+machine slows all alike; processor seconds, best of the rounds, as ratios to the bare pass of the same run. The
+peak is one process's for each way, above what it held before.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import torch
+
+FEW = ("distance", "entropy", "nmi", "head_similarity")
+SIZES = (224, 448)
+PEAK = """
+import sys
+from tests.benchmarks.attention import prepared
+from tests.benchmarks.checkpoints import high_water
+run = prepared(int(sys.argv[2]), int(sys.argv[3]))[sys.argv[1]]
+before = high_water()
+run()
+print(high_water() - before)
+"""
+
+
+def prepared(size: int, batch: int) -> dict:
+    """{way: one pass over a batch}."""
+    import timm
+
+    from fdlab.encoders.encoder import Encoder
+    from fdlab.measures.attention import attention_metrics
+    from fdlab.probes.attention import measure_attention
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    module = timm.create_model("vit_base_patch16_224", num_classes=0, img_size=size).eval()
+    encoder = Encoder.wrap(module)
+    images = torch.rand(batch, 3, size, size)
+    grid = encoder.info.grid
+
+    def bare() -> None:
+        with torch.no_grad():
+            encoder.tokens(encoder.normalise(images))
+
+    def notebook() -> None:
+        """All maps kept, then the numbers."""
+        with torch.no_grad():
+            maps = encoder.attention(encoder.normalise(images), blocks=range(12))
+            for attention in maps.values():
+                attention_metrics(attention, grid=grid, patch_size=16, prefix_tokens=1, metrics=FEW)
+
+    def four() -> None:
+        measure_attention(encoder, images, label="x", batch=batch, metrics=FEW)
+
+    def everything() -> None:
+        measure_attention(encoder, images, label="x", batch=batch)
+
+    return {"bare": bare, "four metrics": four, "all metrics": everything, "notebook": notebook}
+
+
+def seconds(size: int, batch: int, rounds: int) -> dict[str, float]:
+    """Best processor seconds of every way, taken in turns."""
+    ways = prepared(size, batch)
+    ways["bare"]()
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(rounds):
+        for name, run in ways.items():
+            before = time.process_time()
+            run()
+            best[name] = min(best[name], time.process_time() - before)
+    return best
+
+
+def peak(way: str, size: int, batch: int) -> int:
+    """Bytes that one pass adds to a fresh process's peak."""
+    command = [sys.executable, "-c", PEAK, way, str(size), str(batch)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def main() -> None:
+    """Prints the table."""
+    rounds, batch = (int(text) for text in (*sys.argv[1:], *("5", "8")[len(sys.argv) - 1 :]))
+    print("size  way            CPU s/image  ratio  peak MiB  ratio")
+    for size in SIZES:
+        images = batch if size == 224 else max(1, batch // 4)
+        best = seconds(size, images, rounds)
+        memory = {way: peak(way, size, images) for way in best}
+        for way in best:
+            print(
+                f"{size:<5} {way:<14} {best[way] / images:11.3f} {best[way] / best['bare']:6.2f}"
+                f" {memory[way] / 2**20:9.0f} {memory[way] / memory['bare']:6.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
