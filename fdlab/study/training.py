@@ -284,7 +284,7 @@ def _snapshots(task: Task, recipe: Recipe, folder: RunFolder) -> list[Callable[[
 def _save(task: Task, path: Path, family: str, seed: int) -> None:
     save_encoder(
         path,
-        task.encoder,
+        task.kept_encoder,
         design=task.design,
         call=task.call,
         mean=task.mean,

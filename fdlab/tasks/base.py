@@ -138,8 +138,13 @@ class Task:
 
     @property
     def encoder(self) -> nn.Module:
-        """The network that is trained and kept."""
+        """The network that is trained."""
         return self.module["encoder"]
+
+    @property
+    def kept_encoder(self) -> nn.Module:
+        """The network that the run leaves; the trained one, unless a slow copy of it is the result."""
+        return self.encoder
 
     @property
     def prefix_tokens(self) -> int:
@@ -202,8 +207,12 @@ class Task:
 
     def tokens(self, images: Tensor) -> Tensor:
         """(B, N, C) tokens of the trained network after its final norm."""
-        features = self.encoder.forward_features(self.normalise(images.to(self.device)))  # type: ignore[operator]
-        return as_tokens(features, self.encoder)
+        return self.tokens_of(self.encoder, images)
+
+    def tokens_of(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        """(B, N, C) tokens of another network with the same constants."""
+        features = encoder.forward_features(self.normalise(images.to(self.device)))  # type: ignore[operator]
+        return as_tokens(features, encoder)
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """(B, C): mean of the patch tokens."""
@@ -214,6 +223,9 @@ TASKS = {
     "distill": "fdlab.tasks.distill:Distill",
     "contrastive": "fdlab.tasks.contrastive:Contrastive",
     "masked": "fdlab.tasks.masked:Masked",
+    "mae": "fdlab.tasks.mae:Mae",
+    "dino": "fdlab.tasks.dino:Dino",
+    "moco": "fdlab.tasks.moco:Moco",
     "classify": "fdlab.tasks.classify:Classify",
 }
 

@@ -1,0 +1,131 @@
+"""Self-distillation without labels: DINO (Caron et al. 2021, arXiv 2104.14294), with two global views.
+
+A student predicts a slow copy of itself on the other view: softmax over prototypes, the copy's outputs
+centred and sharpened so that they do not collapse. Smaller than the original: no local crops, a constant
+teacher temperature and weight decay.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from fdlab.data.loader import Batch
+from fdlab.encoders.student import build
+from fdlab.errors import USAGE, FdlabError
+from fdlab.randomness import seed_for
+from fdlab.tasks.base import ModelSettings, OwnSettings, Task
+from fdlab.tasks.momentum import SlowCopy, momentum_at
+
+
+class DinoSettings(OwnSettings):
+    """DINO's head, temperatures, centre and momentum, and the model."""
+
+    prototypes: int = Field(1024, ge=2)
+    hidden: int = Field(256, ge=1, description="width of the head's hidden layers")
+    bottleneck: int = Field(64, ge=1, description="width of the normalised layer before the prototypes")
+    student_temperature: float = Field(0.1, gt=0)
+    teacher_temperature: float = Field(0.04, gt=0)
+    centre_momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(0.996, ge=0, lt=1, description="of the slow copy at the first step; 1 at the last")
+    freeze_last: float = Field(0.01, ge=0, le=1, description="share of the steps in which the prototypes stay")
+    pool: Literal["patches", "class"] = Field("patches", description="the token that is trained")
+    export: Literal["teacher", "student"] = Field("teacher", description="the network that is kept: the slow copy")
+    model: ModelSettings = ModelSettings()
+
+
+class DinoHead(nn.Module):
+    """Three layers to a normalised bottleneck, then cosines to prototypes of length 1."""
+
+    def __init__(self, width: int, own: DinoSettings) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(width, own.hidden),
+            nn.GELU(),
+            nn.Linear(own.hidden, own.hidden),
+            nn.GELU(),
+            nn.Linear(own.hidden, own.bottleneck),
+        )
+        self.prototypes = nn.Parameter(torch.randn(own.prototypes, own.bottleneck))
+        self.frozen: bool = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        prototypes = self.prototypes.detach() if self.frozen else self.prototypes
+        return F.linear(F.normalize(self.layers(x), dim=-1), F.normalize(prototypes, dim=-1))
+
+
+def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, student_t: float, teacher_t: float) -> Tensor:
+    """Cross-entropy of view against view: (2, B, K) outputs of both networks, the same view left out."""
+    target = ((teacher - centre) / teacher_t).softmax(-1)
+    log_p = F.log_softmax(student / student_t, -1)
+    return -(target.flip(0) * log_p).sum(-1).mean()
+
+
+class Dino(Task):
+    """A student and its slow copy see two views of an image; each view's copy is predicted from the other."""
+
+    name = "dino"
+    Settings = DinoSettings
+    family = "contrastive"
+    views = 2
+
+    def build(self) -> None:
+        own: DinoSettings = self.settings
+        self.design = own.model.design(self.size)
+        if own.pool == "class" and not self.design.class_token:
+            raise FdlabError(
+                "The model has no class token to train.", "", "Set dino.model.class_token=true.", code=USAGE
+            )
+        encoder = build(self.design, seed=seed_for(self.seed, "dino"))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(self.seed, "head"))
+            head = DinoHead(self.design.token_width, own)
+        self.module = nn.ModuleDict({"encoder": encoder, "head": head})
+        self.slow = SlowCopy(self.module, ("encoder", "head")).to(self.device)
+        self.centre = torch.zeros(own.prototypes, device=self.device)
+        self._seen: list[tuple[Tensor, int]] = []
+
+    @property
+    def kept_encoder(self) -> nn.Module:
+        return self.slow["encoder"] if self.settings.export == "teacher" else self.encoder
+
+    def _outputs(self, parts: nn.ModuleDict, images: Tensor) -> Tensor:
+        """(2, B, K) of both views, one after the other in ``images``."""
+        tokens = self.tokens_of(parts["encoder"], images)
+        pooled = tokens[:, 0] if self.settings.pool == "class" else self.pooled(tokens)
+        return parts["head"](pooled).unflatten(0, (2, -1))
+
+    def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        own: DinoSettings = self.settings
+        head: DinoHead = self.module["head"]  # type: ignore[assignment]
+        head.frozen = step < own.freeze_last * self.steps
+        both = torch.cat(batch.images)
+        with torch.no_grad():
+            teacher = self._outputs(self.slow, both)
+        student = self._outputs(self.module, both)
+        self._seen.append((teacher.sum((0, 1)), 2 * teacher.shape[1]))
+        loss = dino_loss(student, teacher, self.centre, own.student_temperature, own.teacher_temperature)
+        target = ((teacher - self.centre) / own.teacher_temperature).softmax(-1)
+        entropy = -(target * target.clamp_min(1e-12).log()).sum(-1).mean()
+        return loss, {"teacher_entropy": entropy}
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """The slow copy and the centre follow, after all parts of the batch have used the old ones."""
+        own: DinoSettings = self.settings
+        self.slow.follow(self.module, momentum_at(step, self.steps, own.momentum))
+        mean = torch.stack([seen[0] for seen in self._seen]).sum(0) / sum(seen[1] for seen in self._seen)
+        self._seen.clear()
+        self.centre.lerp_(mean, 1 - own.centre_momentum)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "slow": self.slow.state_dict(), "centre": self.centre}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.slow.load_state_dict(state["slow"])
+        self.centre.copy_(state["centre"])

@@ -1,0 +1,108 @@
+"""Masked autoencoding: MAE (He et al. 2022, arXiv 2111.06377). The encoder sees the visible patches only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fdlab.data.loader import Batch
+from fdlab.encoders.positions import sincos_table
+from fdlab.encoders.student import Design, build
+from fdlab.errors import USAGE, FdlabError
+from fdlab.measures.losses import masked_pixel_loss, patchify
+from fdlab.randomness import seed_for
+from fdlab.tasks.base import ModelSettings, OwnSettings, Task
+from fdlab.tasks.masking import draw_mask
+
+
+class MaeSettings(OwnSettings):
+    """How much is masked, the decoder, and the model."""
+
+    ratio: float = Field(0.75, gt=0, lt=1, description="share of the patches that is masked")
+    per_patch: bool = Field(True, description="standardise each target patch")
+    width: int = Field(64, ge=4, description="of the decoder")
+    depth: int = Field(2, ge=1, description="blocks of the decoder")
+    heads: int = Field(4, ge=1, description="of the decoder")
+    model: ModelSettings = ModelSettings()
+
+
+class Decoder(nn.Module):
+    """Visible tokens and mask tokens at their places -> pixels of every patch."""
+
+    def __init__(self, design: Design, own: MaeSettings) -> None:
+        super().__init__()
+        from timm.models.vision_transformer import Block
+
+        self.embed = nn.Linear(design.width, own.width)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(own.width))
+        self.register_buffer("positions", sincos_table(design.grid, own.width), persistent=False)
+        self.blocks = nn.Sequential(*(Block(own.width, own.heads, qkv_bias=True) for _ in range(own.depth)))
+        self.norm = nn.LayerNorm(own.width, eps=1e-6)
+        self.pixels = nn.Linear(own.width, 3 * design.patch_size**2)
+
+    def forward(self, tokens: Tensor, mask: Tensor, prefix: int) -> Tensor:
+        """(B, prefix + visible, C) and (B, N) -> (B, N, 3 p p)."""
+        visible = self.embed(tokens)
+        patches = self.mask_token.expand(*mask.shape, -1).clone()
+        patches[~mask] = visible[:, prefix:].flatten(0, 1).to(patches.dtype)
+        everything = torch.cat([visible[:, :prefix], patches + self.positions], 1)
+        return self.pixels(self.norm(self.blocks(everything)))[:, prefix:]
+
+
+class Mae(Task):
+    """Predicts the pixels of masked patches; a light decoder, which is thrown away, sees the mask tokens."""
+
+    name = "mae"
+    Settings = MaeSettings
+    family = "mim"
+
+    def build(self) -> None:
+        own: MaeSettings = self.settings
+        self.design = own.model.design(self.size)
+        if self.design.has_bias or self.design.stages:
+            raise FdlabError(
+                f"MAE cannot train a model with position {self.design.position!r}.",
+                "The encoder sees some patches only, and a relative bias needs the whole grid.",
+                "Set mae.model.position=sincos, learned or none, or use the task masked.",
+                code=USAGE,
+            )
+        if own.width % own.heads or own.width % 4:
+            raise FdlabError(
+                f"A decoder of width {own.width} and {own.heads} heads cannot be built.",
+                "",
+                "Make mae.width a multiple of mae.heads and of 4.",
+                code=USAGE,
+            )
+        encoder = build(self.design, seed=seed_for(self.seed, "mae"))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(self.seed, "decoder"))
+            decoder = Decoder(self.design, own)
+        self.module = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
+
+    def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self.design is not None
+        images = self.normalise(batch.images[0].to(self.device))
+        pixels = patchify(images, self.design.patch_size)
+        if self.settings.per_patch:
+            pixels = (pixels - pixels.mean(-1, keepdim=True)) / (pixels.var(-1, keepdim=True) + 1e-6).sqrt()
+        mask = draw_mask(len(images), pixels.shape[1], self.settings.ratio).to(images.device)
+        predicted = self.module["decoder"](self.visible_tokens(images, mask), mask, self.prefix_tokens)
+        return masked_pixel_loss(predicted, pixels, mask), {}
+
+    def visible_tokens(self, images: Tensor, mask: Tensor) -> Tensor:
+        """(B, prefix + visible, C): tokens of normalised images from which masked patches were taken out."""
+        prefix = self.prefix_tokens
+
+        def leave_out(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            patches = output[:, prefix:][~mask].unflatten(0, (len(mask), -1))
+            return torch.cat([output[:, :prefix], patches], 1)
+
+        # timm's place for leaving patches out: after the positions are added.
+        hook = self.encoder.patch_drop.register_forward_hook(leave_out)
+        try:
+            return self.encoder.forward_features(images)
+        finally:
+            hook.remove()
