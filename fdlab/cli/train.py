@@ -35,7 +35,7 @@ def pretrain(
     quiet: bool = QUIET,
     json_: bool = JSON,
 ) -> None:
-    """Train a small model from scratch: contrastive (SimCLR) or masked (SimMIM).
+    """Train a small model from scratch: SimCLR, MoCo v3, DINO, SimMIM, MAE, supervised.
 
     Example: [bold]fdlab pretrain digits/masked -o runs/mim[/bold]
     """
