@@ -146,9 +146,17 @@ def recognise(
     place = networks[taken]
     others = tuple(name for name in networks if name != taken)
     prefixes = tuple(networks[name].prefix_in(contents, family.marker) or "" for name in others)
-    state, left_over = _state(family, contents, place, prefixes)
     ask = Ask(file.path, family, contents, heads, image_size, activation)
-    built = BUILDERS[family.builder](ask, state)
+    try:
+        state, left_over = _state(family, contents, place, prefixes)
+        built = BUILDERS[family.builder](ask, state)
+    except (KeyError, IndexError, ValueError, RuntimeError, TypeError, ZeroDivisionError) as error:
+        # A changed file can lack any tensor that a rule reads, or hold it in another shape.
+        if isinstance(error, KeyError):
+            raise key_error(file.path, family, (), [str(error).strip("'")]) from error
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+        what = f"{file.path} has tensors that do not fit {family.name}."
+        raise FdlabError(what, why, "The file was changed.", NOT_UNDERSTOOD) from error
     built = Built(**{**vars(built), "state": _fitting(ask, built)})
     words = _preprocessing(ask)
     prefix = (place.prefix_in(contents, family.marker) or "").rstrip(".")

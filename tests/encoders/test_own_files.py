@@ -109,3 +109,32 @@ def test_swin_windows_follow_the_image_size(tmp_path):
     assert open_model(tmp_path / "x.pth", image_size=2 * side).info.windows == ((4, 4),) * 3
     small = open_model(tmp_path / "x.pth", image_size=side // 4).info
     assert small.windows[-1] == (2, 2) and any("window of stage 3" in sentence for sentence in small.assumed)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_changed_file_is_refused_with_the_family_and_a_reason(name, tmp_path):
+    """Each key of the network in turn missing, renamed or of another shape (a seeded third of them)."""
+    module, content, given = LAYOUTS[name][0](SIZES[2])
+    whole = content(module)
+    if "teacher" in whole:  # the student, another network, may be as it likes
+        whole = {"teacher": whole["teacher"], "ibot_loss": 0} if name == "ibot_full" else whole
+    table = max((entry for entry in [whole, *whole.values()] if isinstance(entry, dict)), key=tensors_in)
+    blocks = [key for key in table if ".0." in key and key.endswith("weight") and "head" not in key]
+    blocks = [key for key in blocks if not key.startswith(("decoder", "feature_model"))]
+    for number, key in enumerate(blocks[::3]):
+        kept = table[key]
+        del table[key]
+        if number % 3 == 1:
+            table[f"{key}_changed"] = kept
+        elif number % 3 == 2:
+            table[key] = torch.zeros(3, 3)
+        torch.save(whole, tmp_path / "x.pth")
+        with pytest.raises(FdlabError) as caught:
+            open_model(tmp_path / "x.pth", **given)
+        assert caught.value.code == 3 and caught.value.why
+        table.pop(f"{key}_changed", None)
+        table[key] = kept
+
+
+def tensors_in(entry):
+    return sum(isinstance(value, torch.Tensor) for value in entry.values())

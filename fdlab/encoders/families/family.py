@@ -112,7 +112,10 @@ class Family:
         """Whether the default network has this family's signature."""
         networks = self.networks(contents)
         name = next((name for name in self.default if name in networks), None)
-        return name is not None and self.matches(self.tensors(contents, networks[name]), contents)
+        try:
+            return name is not None and self.matches(self.tensors(contents, networks[name]), contents)
+        except (IndexError, RuntimeError, ValueError):  # a tensor of an impossible shape: not this family's
+            return False
 
 
 def is_plain_vit(network: Network) -> bool:
