@@ -1,0 +1,98 @@
+"""Feature arithmetic against the truth cases, closed forms and invariances."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fdlab.measures import features as f
+from fdlab.measures.knn import knn_predict
+
+TRUTH: dict[str, Any] = json.loads((files("fdlab.measures") / "attention_truth.json").read_text())["features"]
+
+
+def grid(n: int, d: int, a: int, b: int, m: int) -> Tensor:
+    i, j = torch.arange(n).double()[:, None], torch.arange(d).double()
+    return (a * i + b * j) % m
+
+
+X, Y = grid(10, 3, 3, 5, 7), grid(10, 4, 2, 9, 11)
+TOKENS = 1 + grid(6, 4, 3, 5, 7)
+
+
+def test_cka_cases() -> None:
+    truth = TRUTH["cka"]
+    assert f.cka(X, Y, biased=True) == pytest.approx(truth["biased"], abs=1e-9)
+    assert f.cka(X, Y) == pytest.approx(truth["unbiased"], abs=1e-9)
+    assert f.cka(X, Y, batch=5) == pytest.approx(truth["minibatch_unbiased_batches_of_5"], abs=1e-9)
+    assert float(f.hsic_unbiased(f.gram(X), f.gram(Y))) == pytest.approx(truth["hsic_u_XY"], abs=1e-8)
+    assert float(f.hsic_unbiased(f.gram(X), f.gram(X))) == pytest.approx(truth["hsic_u_XX"], abs=1e-8)
+    with pytest.raises(ValueError, match="at least 4"):
+        f.cka(X[:3], Y[:3])
+
+
+def test_cka_sees_neither_rotation_scale_nor_shift() -> None:
+    turn = torch.linalg.qr(grid(3, 3, 2, 3, 5) + torch.eye(3).double())[0]
+    copy = 3 * X @ turn + 100
+    assert f.cka(X, copy) == pytest.approx(1, abs=1e-9)
+    assert f.cka(X, copy, biased=True) == pytest.approx(1, abs=1e-9)
+
+
+def test_spectrum_cases() -> None:
+    truth = TRUTH["spectrum"]
+    s = torch.tensor(truth["singular_values"], dtype=torch.float64)
+    assert float(f.effective_rank(s)) == pytest.approx(truth["effective_rank_from_sv"], abs=1e-9)
+    assert float(f.effective_rank(s**2)) == pytest.approx(truth["effective_rank_from_sv2"], abs=1e-9)
+    assert float(f.participation_ratio(s)) == pytest.approx(truth["participation_ratio"], abs=1e-9)
+    assert float(f.effective_rank(torch.full((5,), 3.0))) == pytest.approx(5, abs=1e-9)
+    torch.testing.assert_close(f.spectrum(torch.diag(s**2)), s)
+
+
+@pytest.mark.parametrize(
+    ("side", "k", "dc", "size", "case"), [(14, 6, 2, 0.5, "field_14x14_k6"), (8, 3, 4, 1, "field_8x8_k3")]
+)
+def test_fourier_cases(side: int, k: int, dc: float, size: float, case: str) -> None:
+    r, c = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    field = dc + size * torch.cos(2 * math.pi * k * (r + c).double() / side)
+    value = float(f.high_frequency(field[None, None], "published"))
+    assert value == pytest.approx(TRUTH["fourier"][case]["last_half_diagonal_rel_log"], abs=1e-9)
+
+
+def test_a_checkerboard_is_seen_at_the_true_end_only() -> None:
+    r, c = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+    board = (4 + (-1.0) ** (r + c)).double()[None, None]
+    assert float(f.high_frequency(board)) == pytest.approx(TRUTH["fourier"]["checker_8x8"]["nyquist_rel_log"], abs=1e-6)
+    assert float(f.high_frequency(board, "published")) < -15
+
+
+def test_token_cases() -> None:
+    truth = TRUTH["tokens"]
+    assert float(f.token_similarity(TOKENS[None])) == pytest.approx(truth["mean_pair_cosine"], abs=1e-9)
+    assert float(f.token_variance(TOKENS[None])) == pytest.approx(
+        truth["variance_over_tokens_ddof1_mean_channels"], abs=1e-9
+    )
+    assert math.isnan(float(f.token_similarity(TOKENS[None, :1])))
+
+
+def test_alignment_and_uniformity_cases() -> None:
+    truth = TRUTH["alignment_uniformity"]
+    assert float(f.alignment(TOKENS[::2], TOKENS[1::2]).mean()) == pytest.approx(truth["alignment_a2"], abs=1e-9)
+    assert f.uniformity(TOKENS) == pytest.approx(truth["uniformity_t2"], abs=1e-9)
+    assert f.uniformity(torch.tensor([[1.0, 0], [-1, 0]])) == pytest.approx(-8, abs=1e-9)
+    square = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    assert f.uniformity(square) == pytest.approx(truth["four_points_of_a_square_uniformity_t2"], abs=1e-9)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_knn_case(k: int) -> None:
+    truth = TRUTH["knn"]
+    cosines = torch.tensor(truth["sims"])
+    train = torch.stack([cosines, (1 - cosines**2).sqrt()], 1)
+    found = knn_predict(train, torch.tensor(truth["labels"]), torch.tensor([[1.0, 0.0]]), k=k, temperature=truth["T"])
+    assert int(found) == truth["prediction"][str(k)]
