@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.encoders.student import build
+from fdlab.engine.distributed import current
 from fdlab.errors import USAGE, FdlabError
 from fdlab.randomness import seed_for
 from fdlab.tasks.base import ModelSettings, OwnSettings, Task
@@ -115,10 +116,12 @@ class Dino(Task):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """The slow copy and the centre follow, after all parts of the batch have used the old ones."""
+        """The slow copy and the centre follow, after all parts of the batch, on all ranks, have used the old ones."""
         own: DinoSettings = self.settings
         self.slow.follow(self.module, momentum_at(step, self.steps, own.momentum))
-        mean = torch.stack([seen[0] for seen in self._seen]).sum(0) / sum(seen[1] for seen in self._seen)
+        ranks = current()
+        count = ranks.total(sum(seen[1] for seen in self._seen))[0]
+        mean = ranks.sum_tensor(torch.stack([seen[0] for seen in self._seen]).sum(0)) / count
         self._seen.clear()
         self.centre.lerp_(mean, 1 - own.centre_momentum)
 
