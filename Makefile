@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that share the tests, one thread each.
+WORKERS ?= 2
 
 .PHONY: help demo test test-slow check format reports clean
 help:  ## list the targets
@@ -27,10 +29,10 @@ check: $(VENV)/.installed-dev  ## lint, types and the arrows between the rooms
 	$(BIN)/lint-imports
 
 test: check  ## checks and the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
 
 test-slow: $(VENV)/.installed-dev  ## the remaining tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow
 
 format: $(VENV)/.installed-dev  ## put the code into shape
 	$(BIN)/ruff check --fix .
