@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no folder by itself
 
@@ -27,6 +30,11 @@ from fdlab.measures.attention import (
 from fdlab.measures.attention_cases import from_rule, maps_of, names, run_case, truth, with_prefix
 
 TRUTH = truth()
+FIXTURES = Path(os.environ.get("FDLAB_SHARED", "../shared")) / "fixtures"
+# one grid for all blocks: everything but the windowed models
+PLAIN = sorted(p.parent.name for p in FIXTURES.glob("*/meta.json") if "window_size" not in p.read_text()) or [
+    "dino_backbone"
+]
 
 
 def test_there_are_23_cases() -> None:
@@ -82,19 +90,22 @@ def test_both_routes_agree_with_loops(grid: tuple[int, int], prefix: int) -> Non
             torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize(("fixture", "prefix"), [("dino_backbone", 1), ("mae_encoder", 1)])
-def test_recorded_maps_against_loops(shared: Any, fixture: str, prefix: int) -> None:
-    import json
-
-    from safetensors.torch import load_file
-
+@pytest.mark.parametrize("fixture", PLAIN)
+def test_recorded_maps_against_loops(shared: Any, fixture: str) -> None:
     folder = shared(f"fixtures/{fixture}")
     meta = json.loads((folder / "meta.json").read_text())
-    maps = load_file(folder / "expected.safetensors")["attn_first"]
-    side = meta["image_size"] // meta["patch"]
-    found = attention_metrics(maps, grid=(side, side), patch_size=meta["patch"], prefix_tokens=prefix)
-    for name, value in by_loops(maps, (side, side), meta["patch"], prefix).items():
-        torch.testing.assert_close(found[name].double(), value, rtol=1e-4, atol=1e-4, msg=name)
+    patch, prefix = meta.get("patch") or meta["patch_size"], meta["prefix_tokens"]
+    prefix = prefix if isinstance(prefix, int) else len(prefix)
+    recorded = load_file(folder / "expected.safetensors")
+    grid = (recorded["images"].shape[-2] // patch, recorded["images"].shape[-1] // patch)
+    for place in ("attn_first", "attn_last"):
+        found = attention_metrics(recorded[place], grid=grid, patch_size=patch, prefix_tokens=prefix)
+        expected = by_loops(recorded[place], grid, patch, prefix)
+        assert set(found) == set(expected) | {"distance_ratio"}
+        expected["distance_ratio"] = expected["distance"] / uniform_distance(grid, patch)
+        for name, value in expected.items():
+            assert bool(value.isfinite().all()), name
+            torch.testing.assert_close(found[name].double(), value, rtol=1e-4, atol=1e-4, msg=f"{place} {name}")
 
 
 def test_huge_prefix_logit_stays_finite_and_changes_nothing_else() -> None:
