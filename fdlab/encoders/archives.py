@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,9 +56,16 @@ def read_zip(path: Path) -> Archive:
         root = main.removesuffix("data.pkl")
         if entries[main].file_size > MAX_BYTES:
             raise PickleError(f"its pickle is longer than {MAX_BYTES >> 20} MiB")
-        if _text(archive, entries, f"{root}byteorder") == "big":
-            raise PickleError("it was written on a big-endian machine")
         mapped = _map(path)
+
+        def text(name: str) -> str:
+            found = entries.get(root + name)
+            return (
+                "" if found is None or found.file_size > 100 else _read(archive, mapped, found).decode("latin1").strip()
+            )
+
+        if text("byteorder") == "big":
+            raise PickleError("it was written on a big-endian machine")
         stores: dict[str, Tensor] = {}
 
         def storage(entry: tuple[Any, ...]) -> Tensor:
@@ -66,14 +74,14 @@ def read_zip(path: Path) -> Archive:
                 found = entries.get(f"{root}data/{key}")
                 if found is None:
                     raise PickleError(f"its storage {key} is missing")
-                data, offset = (mapped, _offset(mapped, found)) if _stored(found) else (archive.read(found), 0)
+                data, offset = (mapped, _checked(mapped, found)) if _stored(found) else (archive.read(found), 0)
                 stores[key] = _flat(data, offset, _dtype(kind), count, found.file_size)
             return _as_dtype(stores[key], _dtype(kind))
 
-        machine = Machine(archive.read(main), storage)
+        machine = Machine(_read(archive, mapped, entries[main]), storage)
         content = machine.run()
         script = f"{root}constants.pkl" in entries
-        version = _text(archive, entries, f"{root}version") or _text(archive, entries, f"{root}.format_version")
+        version = text("version") or text(".format_version")
     content = _flatten_modules(content)
     kind = "TorchScript archive" if script else "torch zip"
     stubs = tuple(name for name in machine.stubs if not (script and name.startswith("__torch__.")))
@@ -148,6 +156,23 @@ def _offset(mapped: mmap.mmap, entry: zipfile.ZipInfo) -> int:
     return entry.header_offset + 30 + name + extra
 
 
+def _checked(mapped: mmap.mmap, entry: zipfile.ZipInfo) -> int:
+    """The entry's offset, once its bytes have the checksum that the directory gives (torch may leave it out: 0)."""
+    offset = _offset(mapped, entry)
+    with memoryview(mapped) as view, view[offset : offset + entry.file_size] as part:
+        if entry.CRC and zlib.crc32(part) != entry.CRC:
+            raise PickleError(f"it is damaged: {entry.filename[:80]} does not have its checksum")
+    return offset
+
+
+def _read(archive: zipfile.ZipFile, mapped: mmap.mmap, entry: zipfile.ZipInfo) -> bytes:
+    """A small entry's bytes; zipfile itself insists on a checksum."""
+    if not _stored(entry):
+        return archive.read(entry)
+    offset = _checked(mapped, entry)
+    return mapped[offset : offset + entry.file_size]
+
+
 def _dtype(kind: Any) -> torch.dtype:
     if isinstance(kind, torch.dtype):
         return kind
@@ -180,12 +205,6 @@ def _flat(data: Any, offset: int, dtype: torch.dtype, count: Any, room: int) -> 
 
 def _as_dtype(store: Tensor, dtype: torch.dtype) -> Tensor:
     return store if store.dtype == dtype else store.view(torch.uint8).view(dtype)
-
-
-def _text(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], name: str) -> str:
-    if name not in entries or entries[name].file_size > 100:
-        return ""
-    return archive.read(name).decode("latin1").strip()
 
 
 def _flatten_modules(content: Any) -> Any:

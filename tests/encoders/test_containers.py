@@ -60,6 +60,25 @@ def test_views_parameters_and_shared_storages(tmp_path):
         assert got["part"].untyped_storage().data_ptr() == got["all"].untyped_storage().data_ptr()
 
 
+def test_a_flipped_bit_in_a_weight_is_noticed_where_the_file_has_checksums(tmp_path):
+    for checksums in (True, False):
+        torch.serialization.set_crc32_options(checksums)
+        try:
+            torch.save(WEIGHTS, tmp_path / "x.pth")
+        finally:
+            torch.serialization.set_crc32_options(True)
+        assert all(torch.equal(read_weights(tmp_path / "x.pth").content[key], WEIGHTS[key]) for key in WEIGHTS)
+        whole = bytearray((tmp_path / "x.pth").read_bytes())
+        place = whole.index(WEIGHTS["a.weight"].numpy().tobytes())
+        whole[place + 6] ^= 1
+        (tmp_path / "x.pth").write_bytes(whole)
+        if checksums:
+            with pytest.raises(FdlabError, match="checksum"):
+                read_weights(tmp_path / "x.pth")
+        else:  # torch can leave them out; then nothing can tell
+            assert read_weights(tmp_path / "x.pth").content["a.weight"].flatten()[1] != 1
+
+
 def test_limits_are_kept():
     with pytest.raises(PickleError, match="steps"):
         Machine(b"\x80\x02" + b"N0" * 600_000 + b"N.").run()
