@@ -7,6 +7,7 @@ intervals can be taken over images later.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,20 @@ def cka(x: Tensor, y: Tensor, *, batch: int = 0, biased: bool = False) -> float:
         torch.stack([hsic_unbiased(pair[a], pair[b]) for pair in parts]).mean() for a, b in ((0, 1), (0, 0), (1, 1))
     )
     return float(cka_from_hsic(cross, first, second))
+
+
+def cka_blocks(groups: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """(A, B): minibatch CKA of every block of one model with every block of another.
+
+    Args:
+        groups: for each group of images, Gram matrices (A, n, n) and (B, n, n) with zero diagonals, n >= 4.
+    """
+    totals = [torch.zeros(())] * 3
+    for first, second in groups:
+        k, l = first.double(), second.double()  # noqa: E741
+        cross = hsic_unbiased(k[:, None], l[None])
+        totals = [t + h for t, h in zip(totals, (cross, hsic_unbiased(k, k), hsic_unbiased(l, l)), strict=True)]
+    return cka_from_hsic(totals[0], totals[1][:, None], totals[2][None])
 
 
 def spectrum(covariance: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.records.curvature_metrics import CURVATURE
+from fdlab.records.feature_metrics import FEATURES
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,9 @@ _OTHERS = (
 
 _HESSIAN = tuple(Metric(*fields) for fields in CURVATURE)
 
-METRICS: dict[str, Metric] = {entry.name: entry for entry in (*_ATTENTION, *_OTHERS, *_HESSIAN)}
+_FEATURES = tuple(Metric(*fields) for fields in FEATURES)
+
+METRICS: dict[str, Metric] = {entry.name: entry for entry in (*_ATTENTION, *_OTHERS, *_FEATURES, *_HESSIAN)}
 
 
 def metric(name: str) -> Metric:

@@ -66,6 +66,7 @@ SUBJECTS = {
     "attention": Subject(
         "Attention of", "How far, how broadly and how differently do the heads of these models attend?"
     ),
+    "features": Subject("Features of", "What are each block's tokens like, and which blocks and models are alike?"),
     "hessian": Subject("Curvature of", "How sharply is the loss of these models curved, and what of it is scale?"),
 }
 
@@ -167,7 +168,9 @@ def _facts(
         "data": data,
         "images": min(m["images"] for m in manifests.values()),
         "uniform_px": uniform,
-        "uniform_by_block_px": {label: m["uniform_by_block_px"] for label, m in manifests.items()},
+        "uniform_by_block_px": {
+            label: m["uniform_by_block_px"] for label, m in manifests.items() if "uniform_by_block_px" in m
+        },
         "options": {label: m["options"] for label, m in manifests.items() if m["options"]},
         "seed": seed,
         "order": list(manifests),

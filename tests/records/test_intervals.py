@@ -186,3 +186,13 @@ def test_no_values_is_an_error() -> None:
     for values in (np.zeros(0), np.zeros((0, 3)), np.float64(3)):
         with pytest.raises(ValueError, match="at least one"):
             t_interval(values)
+
+
+def test_jackknife_of_a_mean_is_its_t_interval() -> None:
+    from fdlab.records.intervals import jackknife_interval, t_interval
+
+    values = np.arange(12.0) ** 2
+    found, expected = jackknife_interval(12, lambda kept: values[kept].mean()), t_interval(values)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    alone = jackknife_interval(1, lambda kept: values[kept].mean())
+    assert alone.value == 0 and np.isnan(alone.low)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fdlab.cli.diagnose import attention, hessian
+from fdlab.cli.diagnose import attention, features, hessian
 
 app = typer.Typer(help="Measure models with a probe; all see the same images.", no_args_is_help=True)
 
@@ -15,4 +15,5 @@ def group() -> None:
 
 
 app.command()(attention.attention)
+app.command()(features.features)
 app.command()(hessian.hessian)

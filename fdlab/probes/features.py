@@ -1,0 +1,360 @@
+"""The feature probe: what the tokens of every block are like, and how alike blocks and models are.
+
+One forward pass over the images (three with ``alignment``) reads the output of every block. Kept are one
+number an image, the mean token of an image, and the Gram matrices of groups of 32 images: memory holds the
+tokens of one group at a time. CKA between models follows from the kept Gram matrices alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fdlab.data.transforms import View, apply, draw
+from fdlab.encoders.encoder import blocks_of
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
+from fdlab.measures import features as form
+from fdlab.measures.classifier import logistic_predict
+from fdlab.measures.knn import knn_predict
+from fdlab.randomness import stream
+from fdlab.records.intervals import Interval, jackknife_interval, mean_interval, proportion_interval
+from fdlab.records.metrics import METRICS
+from fdlab.records.store import Record
+from fdlab.records.table import frame
+
+if TYPE_CHECKING:
+    from fdlab.encoders.encoder import Encoder
+
+VERSION = 1
+GROUP = 32  # images whose Gram matrix is taken together
+FEWEST = 6  # unbiased HSIC needs 4 images, with one left out by the jackknife
+FOLDS = 5
+VIEW = View(crop=(0.67, 1.0), brightness=0.2, contrast=0.2)
+PER_IMAGE = ("high_frequency", "high_frequency_published", "token_similarity", "token_variance")
+OF_SET = ("effective_rank", "uniformity")
+LABELLED = ("knn", "linear_probe")
+ALL = ("cka", *PER_IMAGE, *OF_SET, "alignment", *LABELLED)
+
+
+class Slices(Protocol):
+    """Images or labels of which one slice at a time is read."""
+
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice) -> Tensor: ...
+
+
+def measure_features(
+    encoder: Encoder,
+    images: Tensor | Slices,
+    labels: Tensor | Slices | None = None,
+    *,
+    label: str,
+    seed: int = 0,
+    batch: int = 32,
+    progress: Any = None,
+    metrics: Iterable[str] | None = None,
+) -> Record:
+    """Statistics of the output of every block (patch tokens only, before the final norm).
+
+    Do not read effective rank, uniformity or CKA across different images or image counts: they depend on
+    both. Do not read any of them as quality: an untrained model can have a high rank too.
+
+    Args:
+        encoder: any model with a list of blocks; of hierarchical models each block has its own grid.
+        images: (n, 3, H, W) float32 in [0, 1] at the model's input size, or what gives slices of it.
+        labels: (n,) classes from 0 for ``knn`` and ``linear_probe``, or what gives the same slices.
+        seed: of views, folds and the bootstrap.
+        batch: images in one forward pass: memory, not the result.
+        metrics: names to compute; by default all that images and labels allow.
+
+    Returns:
+        A record. Rows a block; ``cka`` has the other block in ``x`` (pairs once); ``knn`` and
+        ``linear_probe`` one a pooling. Arrays: per-image values (n, blocks), ``gram`` (groups, blocks, 32, 32)
+        with ``gram_sizes`` (groups,).
+
+    Raises:
+        FdlabError: an unknown metric, no image, and, where asked for by name: no labels or one class, a view
+            of images that are not square, too few images.
+    """
+    wanted = _wanted(metrics)
+    if len(images.shape) != 4 or len(images) == 0:
+        raise FdlabError(f"Images of shape {tuple(images.shape)} cannot be measured.", "", "Pass (n, 3, H, W).", USAGE)
+    wanted = _possible(wanted, images, labels, asked=metrics is not None)
+    seen = _Seen(encoder, wanted, seed)
+    for start in range(0, len(images), GROUP):
+        seen.group(images, None if labels is None else labels, start, batch, progress)
+    arrays = seen.arrays()
+    if "labels" in arrays and len(np.unique(arrays["labels"])) < 2:  # known only once they were read
+        if metrics is not None:
+            raise FdlabError("The images are all of one class.", "Nothing can be classified.", "Use other data.", USAGE)
+        wanted -= set(LABELLED)
+    rows = _rows(arrays, wanted, seed)
+    same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "features"}
+    kept = {name: values for name, values in arrays.items() if name != "pooled"}
+    table = frame([{**same, "unit": METRICS[row["metric"]].unit, **row} for row in rows])
+    return Record(table, kept, _manifest(encoder, label, seed, len(arrays["pooled"])))
+
+
+def between(records: Mapping[str, Record], *, seed: int) -> pd.DataFrame:
+    """``cka`` between the blocks of every two models on the same images: ``x`` is the block of ``reference``."""
+    rows: list[dict[str, Any]] = []
+    for first, second in combinations(records, 2):
+        one, other = records[first], records[second]
+        if "gram" not in one.arrays or "gram" not in other.arrays:
+            continue
+        if not np.array_equal(one.arrays["gram_sizes"], other.arrays["gram_sizes"]):
+            continue  # other images were unreadable for one of them
+        same = {"model": first, "reference": second, "family": one.manifest["family"], "seed": seed}
+        rows += [{**same, "probe": "features", **row} for row in _cka_rows(one.arrays, other.arrays)]
+    return frame(rows)
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+class _Seen:
+    """What is kept of the images seen so far."""
+
+    def __init__(self, encoder: Encoder, wanted: set[str], seed: int) -> None:
+        self.encoder, self.wanted, self.seed = encoder, wanted, seed
+        self.parts: dict[str, list[np.ndarray]] = {}
+        self.sizes: list[int] = []
+
+    def group(self, images: Any, labels: Any, start: int, batch: int, progress: Any) -> None:
+        """Reads one group of images in forward passes of ``batch``."""
+        flat: list[list[Tensor]] = []
+        stop = min(start + GROUP, len(images))
+        for first in range(start, stop, batch):
+            part = slice(first, min(first + batch, stop))
+            raw = images[part]
+            if not len(raw):  # none of these could be read
+                continue
+            blocks, final = _outputs(self.encoder, raw)
+            flat.append([tokens.flatten(1) for tokens, _ in blocks] if "cka" in self.wanted else [])
+            self._keep("pooled", torch.stack([_fit(tokens.mean(1), blocks) for tokens, _ in blocks], 1))
+            for name in PER_IMAGE:
+                if name in self.wanted:
+                    self._keep(name, torch.stack([_per_image(name, *block) for block in blocks], 1))
+            if "alignment" in self.wanted:
+                self._keep("alignment", self._alignment(raw, first))
+            if labels is not None and self.wanted & set(LABELLED):
+                self._keep("labels", labels[part])
+                prefix = self.encoder.info.prefix_tokens
+                self._keep("patch mean", final[:, prefix:].mean(1))
+                if "cls" in self.encoder.info.prefix_kinds:
+                    self._keep("class token", final[:, 0])
+            if progress is not None:
+                progress.advance(len(raw))
+        self._grams(flat)
+
+    def _grams(self, flat: list[list[Tensor]]) -> None:
+        size = sum(len(part[0]) for part in flat if part)
+        if size < FEWEST:
+            return
+        grams = torch.stack([form.gram(torch.cat(block)) for block in zip(*flat, strict=True)])
+        room = torch.zeros(1, len(grams), GROUP, GROUP)
+        room[0, :, :size, :size] = grams.float().cpu()
+        self._keep("gram", room)
+        self.sizes.append(size)
+
+    def _alignment(self, raw: Tensor, first: int) -> Tensor:
+        size = int(raw.shape[-1])
+        pooled = []
+        for view in (0, 1):
+            drawn = [stream(self.seed, "alignment", first + place, view) for place in range(len(raw))]
+            seen = apply(raw.cpu(), VIEW, draw(VIEW, drawn, size), size, direct=True)
+            pooled.append([tokens.mean(1) for tokens, _ in _outputs(self.encoder, seen)[0]])
+        return torch.stack([form.alignment(a, b) for a, b in zip(*pooled, strict=True)], 1)
+
+    def _keep(self, name: str, values: Tensor) -> None:
+        self.parts.setdefault(name, []).append(values.cpu().numpy())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        made = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        return made | ({"gram_sizes": np.array(self.sizes)} if self.sizes else {})
+
+
+def _outputs(encoder: Encoder, raw: Tensor) -> tuple[list[tuple[Tensor, tuple[int, int] | None]], Tensor]:
+    """Each block's patch tokens (b, N, C) float32 with their grid, and the final tokens."""
+    found: list[tuple[Tensor, tuple[int, int] | None]] = []
+    patch = encoder.info.patch_size
+    grid = (int(raw.shape[-2]) // patch, int(raw.shape[-1]) // patch)
+    nhwc = str(getattr(encoder.module, "output_fmt", "")).endswith("NHWC")
+
+    def keep(_module: Any, _inputs: Any, output: Any) -> None:
+        x = (output[0] if isinstance(output, tuple) else output).detach().float()
+        if x.ndim == 4:
+            x = x if nhwc else x.permute(0, 2, 3, 1)
+            found.append((x.flatten(1, 2), (x.shape[1], x.shape[2])))
+        else:
+            x = x[:, encoder.info.prefix_tokens :]
+            found.append((x, grid if x.shape[1] == grid[0] * grid[1] else None))
+
+    handles = [block.register_forward_hook(keep) for block in blocks_of(encoder.module)]
+    try:
+        with torch.no_grad():
+            final = encoder.tokens(encoder.normalise(raw.to(encoder.device))).float()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(found) != len(handles):
+        raise FdlabError(f"{len(found)} of {len(handles)} blocks were seen.", "Some did not run.", "", NOT_UNDERSTOOD)
+    return found, final
+
+
+def _fit(pooled: Tensor, blocks: list[tuple[Tensor, Any]]) -> Tensor:
+    """Padded with zeros to the widest block: hierarchical models widen; zeros change no distance and no rank."""
+    widest = max(tokens.shape[-1] for tokens, _ in blocks)
+    return torch.nn.functional.pad(pooled, (0, widest - pooled.shape[-1]))
+
+
+def _per_image(name: str, tokens: Tensor, grid: tuple[int, int] | None) -> Tensor:
+    if name == "token_similarity":
+        return form.token_similarity(tokens)
+    if name == "token_variance":
+        return form.token_variance(tokens)
+    if grid is None:
+        return torch.full((len(tokens),), float("nan"))
+    maps = tokens.transpose(1, 2).unflatten(2, grid)
+    return form.high_frequency(maps, "nyquist" if name == "high_frequency" else "published")
+
+
+# --- numbers ---------------------------------------------------------------------------------------------
+
+
+def _rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name in (*PER_IMAGE, "alignment"):
+        if name in arrays:
+            objective = "two views: crop 0.67 to 1, brightness and contrast 0.2" if name == "alignment" else ""
+            rows += _block_rows(name, mean_interval(arrays[name], seed), len(arrays[name]), objective)
+    pooled = torch.from_numpy(arrays["pooled"]).double()
+    for name in OF_SET:
+        if name in wanted:
+            found = jackknife_interval(len(pooled), lambda kept, name=name: _of_set(name, pooled[kept]))  # type: ignore[misc]
+            rows += _block_rows(name, found, len(pooled), "mean patch token of each image")
+    if "gram" in arrays and "cka" in wanted:
+        rows += [row for row in _cka_rows(arrays, arrays) if row["block"] < row["x"]]
+    if "labels" in arrays and wanted & set(LABELLED):
+        rows += _labelled_rows(arrays, wanted, seed)
+    return rows
+
+
+def _of_set(name: str, pooled: Tensor) -> np.ndarray:
+    """(n, blocks, C) -> (blocks,)."""
+    if name == "uniformity":
+        return np.array([form.uniformity(pooled[:, block]) for block in range(pooled.shape[1])])
+    centred = (pooled - pooled.mean(0)).transpose(0, 1)
+    return form.effective_rank(form.spectrum(centred @ centred.transpose(1, 2))).numpy()
+
+
+def _block_rows(name: str, found: Interval, n: int, objective: str = "") -> list[dict[str, Any]]:
+    count = len(found.value)
+    return [
+        {"metric": name, "block": block, "depth": (block + 1) / count, "value": float(found.value[block]),
+         "low": float(found.low[block]), "high": float(found.high[block]), "n": n, "objective": objective}
+        for block in range(count)
+    ]  # fmt: skip
+
+
+def _cka_rows(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    sizes = [int(size) for size in first["gram_sizes"]]
+    pairs = [
+        (torch.from_numpy(a[:, :size, :size]), torch.from_numpy(b[:, :size, :size]))
+        for a, b, size in zip(first["gram"], second["gram"], sizes, strict=True)
+    ]
+
+    def statistic(kept: np.ndarray) -> np.ndarray:
+        inside = [torch.from_numpy(kept[(kept >= i * GROUP) & (kept < i * GROUP + s)] - i * GROUP)
+                  for i, s in enumerate(sizes)]  # fmt: skip
+        cut = [(a[:, k][:, :, k], b[:, k][:, :, k]) for (a, b), k in zip(pairs, inside, strict=True)]
+        return form.cka_blocks(cut).numpy()
+
+    found = jackknife_interval(GROUP * (len(sizes) - 1) + sizes[-1], statistic)
+    depth = found.value.shape[0]
+    return [
+        {"metric": "cka", "block": i, "depth": (i + 1) / depth, "x": float(j), "value": float(found.value[i, j]),
+         "low": float(found.low[i, j]), "high": float(found.high[i, j]), "n": sum(sizes),
+         "objective": f"unbiased, groups of {GROUP} images, all patch tokens"}
+        for i, j in np.ndindex(*found.value.shape)
+    ]  # fmt: skip
+
+
+def _labelled_rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int) -> list[dict[str, Any]]:
+    labels = np.unique(arrays["labels"], return_inverse=True)[1]
+    folds = stream(seed, "folds", len(labels)).permutation(len(labels)) % FOLDS
+    rows = []
+    for pooling in ("patch mean", "class token"):
+        for name in (n for n in LABELLED if n in wanted and pooling in arrays):
+            right = _right(name, arrays[pooling], labels, folds)
+            arrays[f"{name} {pooling}"] = right
+            value, low, high = proportion_interval(int(right.sum()), len(right))
+            rows.append({"metric": name, "value": value, "low": low, "high": high, "n": len(right),
+                         "objective": f"{pooling}, {FOLDS} folds"})  # fmt: skip
+    return rows
+
+
+def _right(name: str, x: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether an image's class is named rightly after a fit on the other folds."""
+    right = np.zeros(len(labels), dtype=bool)
+    for fold in range(FOLDS):
+        out, rest = folds == fold, folds != fold
+        if name == "knn":
+            train, test = torch.from_numpy(x[rest]), torch.from_numpy(x[out])
+            found = knn_predict(train, torch.from_numpy(labels[rest]), test, k=20).numpy()
+        elif len(np.unique(labels[rest])) < 2:
+            found = np.full(int(out.sum()), labels[rest][0])
+        else:
+            found = logistic_predict(x[rest], labels[rest], x[out])
+        right[out] = found == labels[out]
+    return right
+
+
+# --- what can be asked -----------------------------------------------------------------------------------
+
+
+def _wanted(metrics: Iterable[str] | None) -> set[str]:
+    wanted = set(ALL if metrics is None else metrics)
+    for name in sorted(wanted - set(ALL)):
+        raise FdlabError(
+            f"No feature metric is called '{name}'.{nearest(name, ALL)}", "", f"Known: {', '.join(ALL)}.", USAGE
+        )
+    return wanted
+
+
+def _possible(wanted: set[str], images: Any, labels: Any, asked: bool) -> set[str]:
+    """Without what these images cannot give; an error where it was asked for by name."""
+    reasons: dict[str, str] = {}
+    if labels is None or len(labels) < 2 * FOLDS:
+        why = "The images have no labels." if labels is None else f"At least {2 * FOLDS} images are needed."
+        reasons |= dict.fromkeys(LABELLED, why)
+    if images.shape[-1] != images.shape[-2]:
+        reasons["alignment"] = "Views are drawn for square inputs only."
+    if len(images) < FEWEST:
+        reasons["cka"] = f"At least {FEWEST} images are needed."
+    if len(images) < 3:
+        reasons |= dict.fromkeys(OF_SET, "At least 3 images are needed.")
+    for name in ALL if asked else ():
+        if name in wanted and name in reasons:
+            raise FdlabError(
+                f"'{name}' cannot be measured here.", reasons[name], "Leave it out, or use other data.", USAGE
+            )
+    return wanted - set(reasons)
+
+
+def _manifest(encoder: Encoder, label: str, seed: int, images: int) -> dict[str, Any]:
+    info = encoder.info
+    return {
+        "probe": "features", "version": VERSION, "label": label, "weights": info.sha256, "source": str(info.source),
+        "family": info.family, "depth": info.depth, "grid": list(info.grid), "options": list(info.options),
+        "assumed": list(info.assumed), "images": images, "seed": seed,
+    }  # fmt: skip

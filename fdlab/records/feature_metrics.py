@@ -1,0 +1,98 @@
+"""The feature probe's metrics: fields of ``Metric`` in their order."""
+
+from __future__ import annotations
+
+Fields = tuple[str, str, str, str, float | None, float | None, str, str, str]
+
+_T = "t_i: the N patch tokens of an image at a block's output"
+
+FEATURES: list[Fields] = [
+    (
+        "cka",
+        "linear CKA",
+        "",
+        "HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), K = X X^T over images; unbiased HSIC, averaged over groups of 32",
+        None,
+        None,
+        "How alike two blocks arrange the same images, up to rotation and scale.",
+        "It rests on the few directions of largest variance, and a high value does not mean the same function.",
+        "Kornblith et al. 2019; unbiased minibatch form of Nguyen et al. 2021",
+    ),
+    (
+        "high_frequency",
+        "log amplitude of the highest frequency",
+        "",
+        f"mean over channels of ln(|FFT2| + 1e-6) at (h/2, w/2), minus the same at frequency 0; {_T}",
+        None,
+        None,
+        "How much the tokens change from each patch to the next, against their mean.",
+        "It reads one frequency of the diagonal, and a large mean over the tokens lowers it too.",
+        "after Park & Kim 2022 (how do vision transformers work?), at the true end of the diagonal",
+    ),
+    (
+        "high_frequency_published",
+        "log amplitude, published frequency",
+        "",
+        f"as high_frequency, at index ceil(h/2) - 1 of the diagonal (6/7 pi on 14 x 14); {_T}",
+        None,
+        None,
+        "The value that the published figures show as the high-frequency end.",
+        "On even grids it is one step short of the end: a checkerboard pattern is not seen.",
+        "Park & Kim 2022, their code",
+    ),
+    (
+        "effective_rank",
+        "effective rank",
+        "",
+        "exp of the entropy of s / sum s, s = singular values of the images' centred mean tokens",
+        1.0,
+        None,
+        "Over how many directions the images' features spread.",
+        "It cannot exceed images - 1, so it compares only at equal image counts; random noise has a high one.",
+        "Roy & Vetterli 2007, on singular values (not their squares)",
+    ),
+    (
+        "token_similarity",
+        "cosine between tokens of an image",
+        "",
+        f"mean over pairs i < j of cos(t_i, t_j); {_T}",
+        -1.0,
+        1.0,
+        "How alike the tokens of one image have become.",
+        "A shared offset of all tokens raises it without making them less distinct.",
+        "over-smoothing as in Wang et al. 2022 (anti-oversmoothing)",
+    ),
+    (
+        "token_variance",
+        "variance over the tokens of an image",
+        "",
+        f"variance (N - 1) over the tokens, mean over the channels; {_T}",
+        0.0,
+        None,
+        "How far the tokens of one image lie apart.",
+        "It grows with the scale of the features, which differs between models and blocks.",
+        "Park & Kim 2022, figure 9",
+    ),
+    (
+        "alignment",
+        "alignment of two views",
+        "",
+        "mean of |f(x) - f(x')|^2, f = mean token scaled to length 1, x and x' two random views of an image",
+        0.0,
+        4.0,
+        "How little the features change under crops and changes of light: 0 is no change.",
+        "Features that are the same for all images are perfectly aligned: read uniformity with it.",
+        "Wang & Isola 2020",
+    ),
+    (
+        "uniformity",
+        "uniformity",
+        "",
+        "ln of the mean over image pairs of exp(-2 |f_i - f_j|^2), f = mean token scaled to length 1",
+        -8.0,
+        0.0,
+        "How evenly the images spread over the sphere: lower is more even, 0 is all in one place.",
+        "A shared offset of all features brings it near 0 whatever the rest does.",
+        "Wang & Isola 2020",
+    ),
+]
