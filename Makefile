@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Processes that share the tests, one thread each.
+# Processes that share the fast tests, one thread each (some of the slow ones start several themselves).
 WORKERS ?= 2
 
 .PHONY: help demo test test-slow check format reports clean
@@ -32,7 +32,7 @@ test: check  ## checks and the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
 
 test-slow: $(VENV)/.installed-dev  ## the remaining tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 format: $(VENV)/.installed-dev  ## put the code into shape
 	$(BIN)/ruff check --fix .

@@ -112,7 +112,8 @@ def test_a_stop_request_saves_once_on_all_ranks_and_continues_bitwise(
     _, said = process.communicate(timeout=60)
     assert "the state is saved" in said
     assert not RunFolder(tmp_path / "cut").finished
-    assert finish(words(teacher, tmp_path / "cut", **own))[0] == 0
+    code, _, said = finish(words(teacher, tmp_path / "cut", **own))
+    assert code == 0, said
     whole, again = (load_file(tmp_path / name / "student.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[key], again[key]) for key in whole)
     assert losses(tmp_path / "whole") == losses(tmp_path / "cut")

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return int(asked.getsockname()[1])
 
 
 def start(words: list[str], ranks: int = 2) -> subprocess.Popen[str]:
@@ -23,18 +16,18 @@ def start(words: list[str], ranks: int = 2) -> subprocess.Popen[str]:
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
-        "FDLAB_RANK_TIMEOUT": "60",
+        "FDLAB_RANK_TIMEOUT": "180",
         "GLOO_SOCKET_IFNAME": "lo",
         "TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGUSR1",
     }
-    run = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(free_port())]
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     head = [sys.executable, *(run if ranks > 1 else []), "-m", "fdlab"]
     return subprocess.Popen(
         head + words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
-def finish(words: list[str], ranks: int = 2, seconds: float = 90) -> tuple[int, str, str]:
+def finish(words: list[str], ranks: int = 2, seconds: float = 180) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a run to its end."""
     process = start(words, ranks)
     try:
