@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fdlab.errors import USAGE, FdlabError, nearest
+from fdlab.measures.attention_shuffle import shuffled_column_mean, shuffled_cosine
 
 Patch = int | tuple[int, int]
 
@@ -29,13 +30,14 @@ PER_HEAD = (
     "distance_ratio",
     "entropy",
     "nmi",
+    "nmi_shuffled",
     "prefix_mass",
     "diagonality",
     "column_concentration",
     "r2_relative",
     "r2_absolute",
 )
-PER_IMAGE = ("head_similarity", "head_similarity_centred", "head_divergence")
+PER_IMAGE = ("head_similarity", "head_similarity_shuffled", "head_similarity_centred", "head_divergence")
 ALL = PER_HEAD + PER_IMAGE
 
 # exp(-1e4) is 0 in every dtype, and 0 * -1e4 is 0 where 0 * -inf is not a number
@@ -115,11 +117,11 @@ def metrics_from_logits(
         share = None if renormalise else torch.sigmoid(log_patch_mass - log_prefix_mass)
         found["distance"] = mean_distance(rows.centred, grid, patch_size, share)
         found["distance_ratio"] = found["distance"] / (uniform_distance(grid, patch_size) or math.nan)
-    if wanted & {"entropy", "nmi", "head_divergence"}:
-        found |= _information(rows, with_divergence="head_divergence" in wanted)
+    if wanted & {"entropy", "nmi", "nmi_shuffled", "head_divergence"}:
+        found |= _information(rows, wanted)
     if wanted & {"column_concentration", "r2_relative", "r2_absolute", "diagonality"}:
         found |= _structure(rows.centred, grid, with_offsets="r2_relative" in wanted)
-    if wanted & {"head_similarity", "head_similarity_centred"}:
+    if wanted & {"head_similarity", "head_similarity_shuffled", "head_similarity_centred"}:
         found |= _similarity(rows.centred)
     return {name: found[name] for name in ALL if name in wanted}
 
@@ -176,8 +178,8 @@ def mean_distance(centred: Tensor, grid: tuple[int, int], patch_size: Patch, sha
     return (per_query if share is None else per_query * share).mean(-1)
 
 
-def _information(rows: _Rows, *, with_divergence: bool) -> dict[str, Tensor]:
-    """``entropy``, ``nmi`` and ``head_divergence``.
+def _information(rows: _Rows, wanted: set[str]) -> dict[str, Tensor]:
+    """``entropy``, ``nmi``, ``nmi_shuffled`` and ``head_divergence``.
 
     entropy = -(1/N) sum_ij y_ij ln y_ij / ln N (Shannon; per head as in Xie et al. 2023). With logits at
     hand, H_i = ln Z_i - sum_j y_ij s_ij needs no logarithm of an element.
@@ -189,7 +191,7 @@ def _information(rows: _Rows, *, with_divergence: bool) -> dict[str, Tensor]:
     patches = rows.weight.shape[-1]
     found: dict[str, Tensor] = {}
     log_total = rows.total.log()
-    if with_divergence:
+    if "head_divergence" in wanted:
         cross = _head_products(rows.weight, rows.shifted) / rows.total.transpose(1, 2)[..., None]
         cross = cross - log_total.transpose(1, 2)[:, :, None, :]  # (B, N, a, b): sum_j y^a ln y^b
         per_query = -cross.diagonal(dim1=-2, dim2=-1).transpose(1, 2)
@@ -197,13 +199,20 @@ def _information(rows: _Rows, *, with_divergence: bool) -> dict[str, Tensor]:
     else:
         per_query = log_total - (rows.weight * rows.shifted).sum(-1) / rows.total
     entropy = per_query.mean(-1)
-    p = rows.centred.mean(-2) + 1 / patches
+    found["nmi"] = _nmi(rows.centred.mean(-2) + 1 / patches, entropy)
+    if "nmi_shuffled" in wanted:
+        found["nmi_shuffled"] = _nmi(shuffled_column_mean(rows.centred) + 1 / patches, entropy)
+    found["entropy"] = entropy / math.log(patches) if patches > 1 else torch.full_like(entropy, math.nan)
+    return found
+
+
+def _nmi(p: Tensor, entropy: Tensor) -> Tensor:
+    """From the key marginal (..., N) and the mean entropy of the rows in nats (...)."""
+    patches = p.shape[-1]
     column_entropy = -torch.special.xlogy(p, p).sum(-1)
     nmi = (column_entropy - entropy).clamp(min=0) / (column_entropy.clamp(min=0) * math.log(patches)).sqrt()
     defined = column_entropy > 4 * patches * torch.finfo(p.dtype).eps
-    found["nmi"] = torch.where(defined | column_entropy.isnan(), nmi, 0.0)
-    found["entropy"] = entropy / math.log(patches) if patches > 1 else torch.full_like(entropy, math.nan)
-    return found
+    return torch.where(defined | column_entropy.isnan(), nmi, 0.0)
 
 
 def _divergence(cross: Tensor, rows: _Rows) -> Tensor:
@@ -285,6 +294,9 @@ def _similarity(centred: Tensor) -> dict[str, Tensor]:
     plain = (products + 1 / patches) / (plain_norms[..., first] * plain_norms[..., second])
     return {
         "head_similarity": plain.mean((-2, -1)),
+        "head_similarity_shuffled": shuffled_cosine(plain_norms[..., first], plain_norms[..., second], patches).mean(
+            (-2, -1)
+        ),
         "head_similarity_centred": torch.where(usable, cosines, 0.0).sum((-2, -1)) / usable.sum((-2, -1)),
     }
 

@@ -27,7 +27,7 @@ from fdlab.records.table import frame
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
-VERSION = 2
+VERSION = 3
 # map entries handled at once: a processor's cache is left soon, a graphics card wants long work
 _SLICE = {"cpu": 500_000, "cuda": 64_000_000}
 

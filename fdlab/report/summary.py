@@ -20,8 +20,10 @@ LATE_METRICS = (
     "distance",
     "distance_spread",
     "head_similarity",
+    "head_similarity_shuffled",
     "entropy",
     "nmi",
+    "nmi_shuffled",
     "r2_relative",
     "r2_absolute",
 )

@@ -1,12 +1,14 @@
 """What reading attention costs beside the bare forward pass: ViT-B/16 with random weights, one thread.
 
-``python -m tests.benchmarks.attention [ROUNDS] [BATCH]`` prints one table. The ways take turns, so that a busy
+``python -m tests.benchmarks.attention --rounds 5 --images 32 --batch 8`` (the defaults) prints one table; at 448
+px a quarter of the images and of the batch. The ways take turns, so that a busy
 machine slows all alike; processor seconds, best of the rounds, as ratios to the bare pass of the same run. The
 peak is one process's for each way, above what it held before.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
@@ -19,15 +21,15 @@ PEAK = """
 import sys
 from tests.benchmarks.attention import prepared
 from tests.benchmarks.checkpoints import high_water
-run = prepared(int(sys.argv[2]), int(sys.argv[3]))[sys.argv[1]]
+run = prepared(*map(int, sys.argv[2:]))[sys.argv[1]]
 before = high_water()
 run()
 print(high_water() - before)
 """
 
 
-def prepared(size: int, batch: int) -> dict:
-    """{way: one pass over a batch}."""
+def prepared(size: int, batch: int, count: int) -> dict:
+    """{way: one pass over ``count`` images}."""
     import timm
 
     from fdlab.encoders.encoder import Encoder
@@ -38,19 +40,21 @@ def prepared(size: int, batch: int) -> dict:
     torch.manual_seed(0)
     module = timm.create_model("vit_base_patch16_224", num_classes=0, img_size=size).eval()
     encoder = Encoder.wrap(module)
-    images = torch.rand(batch, 3, size, size)
+    images = torch.rand(count, 3, size, size)
     grid = encoder.info.grid
 
     def bare() -> None:
         with torch.no_grad():
-            encoder.tokens(encoder.normalise(images))
+            for part in images.split(batch):
+                encoder.tokens(encoder.normalise(part))
 
     def notebook() -> None:
-        """All maps kept, then the numbers."""
+        """All maps of a batch kept, then the numbers."""
         with torch.no_grad():
-            maps = encoder.attention(encoder.normalise(images), blocks=range(12))
-            for attention in maps.values():
-                attention_metrics(attention, grid=grid, patch_size=16, prefix_tokens=1, metrics=FEW)
+            for part in images.split(batch):
+                maps = encoder.attention(encoder.normalise(part), blocks=range(12))
+                for attention in maps.values():
+                    attention_metrics(attention, grid=grid, patch_size=16, prefix_tokens=1, metrics=FEW)
 
     def four() -> None:
         measure_attention(encoder, images, label="x", batch=batch, metrics=FEW)
@@ -61,9 +65,9 @@ def prepared(size: int, batch: int) -> dict:
     return {"bare": bare, "four metrics": four, "all metrics": everything, "notebook": notebook}
 
 
-def seconds(size: int, batch: int, rounds: int) -> dict[str, float]:
+def seconds(size: int, batch: int, count: int, rounds: int) -> dict[str, float]:
     """Best processor seconds of every way, taken in turns."""
-    ways = prepared(size, batch)
+    ways = prepared(size, batch, count)
     ways["bare"]()
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(rounds):
@@ -74,20 +78,26 @@ def seconds(size: int, batch: int, rounds: int) -> dict[str, float]:
     return best
 
 
-def peak(way: str, size: int, batch: int) -> int:
+def peak(way: str, size: int, batch: int, count: int) -> int:
     """Bytes that one pass adds to a fresh process's peak."""
-    command = [sys.executable, "-c", PEAK, way, str(size), str(batch)]
+    command = [sys.executable, "-c", PEAK, way, *map(str, (size, batch, count))]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def main() -> None:
     """Prints the table."""
-    rounds, batch = (int(text) for text in (*sys.argv[1:], *("5", "8")[len(sys.argv) - 1 :]))
-    print("size  way            CPU s/image  ratio  peak MiB  ratio")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="passes of each way; the best one counts")
+    parser.add_argument("--images", type=int, default=32, help="images of one pass at 224 px")
+    parser.add_argument("--batch", type=int, default=8, help="images of one forward pass at 224 px")
+    asked = parser.parse_args()
+    print(f"best of {asked.rounds}, one thread, {asked.images} images at 224 px, batch {asked.batch}", flush=True)
+    print("size  way            CPU s/image  ratio  peak MiB  ratio", flush=True)
     for size in SIZES:
-        images = batch if size == 224 else max(1, batch // 4)
-        best = seconds(size, images, rounds)
-        memory = {way: peak(way, size, images) for way in best}
+        share = 1 if size == 224 else 4
+        batch, images = max(1, asked.batch // share), max(1, asked.images // share)
+        best = seconds(size, batch, images, asked.rounds)
+        memory = {way: peak(way, size, batch, images) for way in best}
         for way in best:
             print(
                 f"{size:<5} {way:<14} {best[way] / images:11.3f} {best[way] / best['bare']:6.2f}"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fdlab.measures.attention_cases import cells
+from fdlab.measures.attention_shuffle import shuffled_keys
 
 
 def by_loops(maps: Tensor, grid: tuple[int, int], patch: int, prefix: int) -> dict[str, Tensor]:
@@ -15,6 +16,7 @@ def by_loops(maps: Tensor, grid: tuple[int, int], patch: int, prefix: int) -> di
     maps = maps.double()
     batch, heads = maps.shape[:2]
     places, n = cells(grid), grid[0] * grid[1]
+    order = shuffled_keys(n, torch.device("cpu"))
     found: dict[str, Tensor] = {}
 
     def put(name: str, value: float, *at: int) -> None:
@@ -33,6 +35,9 @@ def by_loops(maps: Tensor, grid: tuple[int, int], patch: int, prefix: int) -> di
             column_entropy = float(-(p * p.log()).sum())
             put("entropy", own / math.log(n), b, h)
             put("nmi", (column_entropy - own) / math.sqrt(math.log(n) * column_entropy), b, h)
+            mixed = torch.stack([row[keys] for row, keys in zip(y, order, strict=True)]).mean(0)
+            mixed_entropy = float(-(mixed * mixed.log()).sum())
+            put("nmi_shuffled", (mixed_entropy - own) / math.sqrt(math.log(n) * mixed_entropy), b, h)
             put("diagonality", sum(float(y[i, i]) for i in range(n)) / n, b, h)
             put("column_concentration", n * float((p * p).sum()), b, h)
             spread = float(((y - 1 / n) ** 2).sum())
@@ -41,6 +46,8 @@ def by_loops(maps: Tensor, grid: tuple[int, int], patch: int, prefix: int) -> di
         pairs = [(a, c) for a in range(heads) for c in range(heads) if a != c]
         for name, value in {
             "head_similarity": [_cosine(ys[a], ys[c]) for a, c in pairs],
+            # against the mean over the shuffled partner, which is flat
+            "head_similarity_shuffled": [_overlap(ys[a], torch.full_like(ys[c], 1 / n), ys[c]) for a, c in pairs],
             "head_similarity_centred": [_cosine(ys[a] - 1 / n, ys[c] - 1 / n) for a, c in pairs],
             "head_divergence": [float((ys[a] * (ys[a] / ys[c]).log()).sum(-1).mean()) for a, c in pairs],
         }.items():
@@ -50,6 +57,11 @@ def by_loops(maps: Tensor, grid: tuple[int, int], patch: int, prefix: int) -> di
 
 def _cosine(a: Tensor, b: Tensor) -> float:
     return float(((a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))).mean())
+
+
+def _overlap(a: Tensor, mean: Tensor, b: Tensor) -> float:
+    """Mean cosine of a with permutations of b, whose mean over permutations is ``mean``."""
+    return float(((a * mean).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))).mean())
 
 
 def _loop_distance(y: Tensor, places: list[tuple[int, int]], patch: int) -> float:
