@@ -24,6 +24,7 @@ from fdlab.encoders.pickles import MAX_BYTES, STORAGES, Machine, Name, PickleErr
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_UNPACKED = 16  # a compressed archive may hold so many times its own size: weights hardly compress
 MAX_DEPTH = 64
+MAX_PARTS = 200_000  # modules, parameters and buffers of a pickled module
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def read_zip(path: Path) -> Archive:
         stores: dict[str, Tensor] = {}
 
         def storage(entry: tuple[Any, ...]) -> Tensor:
-            kind, key, count = entry[0], str(entry[1]), entry[3]
+            kind, key, count = entry[0], _storage_key(entry[1]), entry[3]
             if key not in stores:
                 found = entries.get(f"{root}data/{key}")
                 if found is None:
@@ -96,7 +97,7 @@ def read_legacy(path: Path) -> Archive:
     sizes: dict[str, tuple[torch.dtype, int]] = {}
 
     def learn(entry: tuple[Any, ...]) -> Tensor:
-        kind, key, count = entry[0], str(entry[1]), entry[3]
+        kind, key, count = entry[0], _storage_key(entry[1]), entry[3]
         sizes[key] = (_dtype(kind), _count(count))
         return torch.empty(_count(count), dtype=sizes[key][0], device="meta")
 
@@ -124,7 +125,7 @@ def read_legacy(path: Path) -> Archive:
         place += 8 + count * dtype.itemsize
 
     def storage(entry: tuple[Any, ...]) -> Tensor:
-        whole = stores.get(str(entry[1]))
+        whole = stores.get(_storage_key(entry[1]))
         if whole is None:
             raise PickleError(f"its storage {entry[1]} is missing")
         view = entry[4] if len(entry) > 4 else None  # a storage that is a part of another: (key, offset, size)
@@ -178,8 +179,19 @@ def _dtype(kind: Any) -> torch.dtype:
         return kind
     name = kind.name.rpartition(".")[2] if isinstance(kind, Name) else ""
     if name not in STORAGES:
-        raise PickleError(f"it holds numbers of a kind that fdlab does not read ({kind!r})")
+        raise PickleError(f"it holds numbers of a kind that fdlab does not read ({_said(kind)})")
     return STORAGES[name]
+
+
+def _said(kind: Any) -> str:
+    return kind.name[:80] if isinstance(kind, (Name, Stub)) else type(kind).__name__
+
+
+def _storage_key(key: Any) -> str:
+    """A storage's name; anything but text and numbers could take for ever to print."""
+    if not isinstance(key, (str, int)):
+        raise PickleError("a storage in it has no name")
+    return str(key)
 
 
 def _count(value: Any) -> int:
@@ -228,13 +240,13 @@ def _module_tensors(root: Stub) -> Iterator[tuple[str, Tensor]]:
     visited = 0
     while open_:
         prefix, value, depth = open_.pop()
-        visited += 1
-        if depth > MAX_DEPTH or visited > 100_000:
-            raise PickleError(f"its modules are nested deeper than {MAX_DEPTH}")
+        if depth > MAX_DEPTH or visited > MAX_PARTS:
+            raise PickleError(f"its modules are nested deeper than {MAX_DEPTH}, or more than {MAX_PARTS:,}")
         state: dict[Any, Any] = value.state if isinstance(value, Stub) and isinstance(value.state, dict) else {}
         parts: dict[Any, Any] = {}
         for table in [state[name] for name in ("_parameters", "_buffers", "_modules") if name in state] or [state]:
             parts |= table if isinstance(table, dict) else {}
+        visited += 1 + len(parts)  # a shared module counts at every place where it stands
         yield from ((f"{prefix}{name}", part) for name, part in parts.items() if isinstance(part, Tensor))
         below = [(f"{prefix}{name}.", part, depth + 1) for name, part in parts.items() if isinstance(part, Stub)]
         open_.extend(reversed(below))

@@ -7,7 +7,8 @@ training arguments (``args``, ``arch``, ``config``) and the JSON files of a hub 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,8 +39,7 @@ class Contents:
 
     @classmethod
     def of(cls, content: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]] | None = None) -> Contents:
-        tables = {name: table for name, table in _tables(content) if table}
-        return cls(frozenset(map(str, content)), tables, {**_words(content), **_folder_words(configs or {})})
+        return cls(frozenset(map(str, content)), _tables(content), {**_words(content), **_folder_words(configs or {})})
 
     @property
     def arch(self) -> str | None:
@@ -50,13 +50,34 @@ class Contents:
         return self.said[name][0] if name in self.said else None
 
 
-def _tables(content: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """(name, tensors) of this mapping and of those inside it, outermost first; inner ones by their own name."""
-    yield "", {unwrapped(str(key)): value for key, value in content.items() if isinstance(value, Tensor)}
-    for name, value in content.items():
-        if isinstance(value, Mapping) and name not in _NO_NETWORK and depth < 3:
-            for inner, table in _tables(value, depth + 1):
-                yield inner or str(name), table
+def _tables(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """{name: tensors} of this mapping and of those inside it, outermost first.
+
+    Inner ones go by their own name; where two have the same, all by their full, dotted one, so that none is
+    taken for the other. A mapping that is shared is looked at once.
+    """
+    found: list[tuple[tuple[str, ...], dict[str, Tensor]]] = []
+    visited = {id(content)}
+    level: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [((), content)]
+    for _ in range(4):
+        below: list[tuple[tuple[str, ...], Mapping[str, Any]]] = []
+        for path, mapping in level:
+            found.append((path, _tensors(mapping)))
+            for name, value in mapping.items():
+                if isinstance(value, Mapping) and name not in _NO_NETWORK and id(value) not in visited:
+                    visited.add(id(value))
+                    below.append(((*path, str(name)), value))
+        level = below
+    found = [(path, table) for path, table in found if table]
+    often = Counter(path[-1:] for path, _ in found)
+    return {".".join(path if often[path[-1:]] > 1 else path[-1:]): table for path, table in found}
+
+
+def _tensors(mapping: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors by unwrapped key; keys that would meet stay as they are, and are then reported as unknown."""
+    named = {str(key): value for key, value in mapping.items() if isinstance(value, Tensor)}
+    often = Counter(map(unwrapped, named))
+    return {(unwrapped(key) if often[unwrapped(key)] == 1 else key): value for key, value in named.items()}
 
 
 def unwrapped(key: str) -> str:

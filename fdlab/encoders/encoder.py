@@ -271,13 +271,20 @@ def activation_name(layer: nn.Module | None) -> str:
     return {"gelu": "gelu", "gelutanh": "gelu_tanh", "quickgelu": "quick_gelu", "nonetype": ""}.get(name, name)
 
 
+ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu")
+
+
+def check_activation(name: str) -> None:
+    """Raises an FdlabError (code 2) for a name that is not in ``ACTIVATIONS``."""
+    if name not in ACTIVATIONS:
+        raise FdlabError(f"Unknown activation '{name}'.", "", f"Use one of {', '.join(ACTIVATIONS)}.", USAGE)
+
+
 def set_activation(module: nn.Module, name: str) -> None:
-    """Every block's MLP gets ``gelu``, ``gelu_tanh``, ``quick_gelu``, ``silu`` or ``relu``."""
+    """Every block's MLP gets one of ``ACTIVATIONS``."""
     from timm.layers import get_act_layer
 
-    known = ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu")
-    if name not in known:
-        raise FdlabError(f"Unknown activation '{name}'.", "", f"Use one of {', '.join(known)}.", USAGE)
+    check_activation(name)
     for block in blocks_of(module):
         block.mlp.act = get_act_layer(name)()  # type: ignore[union-attr]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fdlab.encoders.devices import pick_device
-from fdlab.encoders.encoder import Encoder, Size, TimmCall, set_activation
+from fdlab.encoders.encoder import Encoder, Size, TimmCall, check_activation, set_activation
 from fdlab.encoders.recognise import recognise
 from fdlab.encoders.save import OwnFile, own_file
 from fdlab.encoders.student import build, fold_bias_scale, seeded, timm_call
@@ -46,6 +46,8 @@ def open_model(
         FdlabError: code 3 where the source is not understood, 2 where an argument is wrong.
     """
     where = pick_device(device)
+    if activation is not None:
+        check_activation(activation)
     text = str(source)
     is_random = text.startswith("random:")
     path, suffix = _locate(text.removeprefix("random:"))

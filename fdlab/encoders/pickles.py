@@ -131,7 +131,9 @@ class Machine:
     def _to_mark(self) -> list[Any]:
         return self._pop(len(self.stack) - self.marks.pop())
 
-    def _global(self, module: str, name: str) -> None:
+    def _global(self, module: Any, name: Any) -> None:
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise PickleError("it names something by what is no text")
         full = f"{module}.{name}"
         self.seen[full] = None
         self.stack.append(_named(full) if _known(full) else Stub(full, made=False))
@@ -195,7 +197,8 @@ class Machine:
             self._copies(len(args[0]))
             return args[0].encode("latin1", "replace")
         if short == "dtype":
-            return np.dtype(args[0]) if re.fullmatch(r"[<>=|]?[biufc]\d{1,2}", str(args[0])) else Stub(full, args)
+            known = isinstance(args[0], str) and re.fullmatch(r"[<>=|]?[biufc]\d{1,2}", args[0])
+            return np.dtype(args[0]) if known else Stub(full, args)
         if short == "scalar":
             good = isinstance(args[0], np.dtype) and isinstance(args[1], bytes) and len(args[1]) == args[0].itemsize
             return np.frombuffer(args[1], args[0])[0].item() if good else Stub(full, args)
@@ -341,7 +344,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 }
 _RARER: dict[str, Callable[[Machine, Any], Any]] = {
     "GLOBAL": lambda m, arg: m._global(*arg.split(" ", 1)),
-    "STACK_GLOBAL": lambda m, _: m._global(*map(str, m._pop(2))),
+    "STACK_GLOBAL": lambda m, _: m._global(*m._pop(2)),
     "REDUCE": _reduce,
     "NEWOBJ": _reduce,
     "NEWOBJ_EX": _newobj_ex,

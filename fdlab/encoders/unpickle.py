@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fdlab.encoders.archives import Archive, read_legacy, read_zip
-from fdlab.encoders.pickles import PickleError
+from fdlab.encoders.pickles import PickleError, Stub
 from fdlab.errors import NOT_UNDERSTOOD, OUT_OF_SPACE, FdlabError
 
 AGAIN = "Download or copy the file again and compare its size and checksum with the source's."
@@ -81,7 +81,7 @@ def _read_file(path: Path) -> WeightFile:
 
 def _as_file(path: Path, found: Archive) -> WeightFile:
     if not isinstance(found.content, Mapping):
-        held = getattr(found.content, "name", type(found.content).__name__)
+        held = found.content.name if isinstance(found.content, Stub) else type(found.content).__name__
         raise FdlabError(
             f"{path} holds no table of weights.",
             f"It holds a {str(held)[:80]}.",

@@ -59,7 +59,7 @@ def build_beit(ask: Ask, state: dict[str, Tensor]) -> Built:
         "num_classes": int(state["head.weight"].shape[0]) if "head.weight" in state else 0,
         "global_pool": pool,
         "embed_dim": width,
-        "depth": depth_of(state),
+        "depth": depth_of(ask, state),
         "num_heads": heads,
         "mlp_ratio": ratio_of(shape_of(ask, state, "blocks.0.mlp.fc1.weight", 2)[0], width),
     }

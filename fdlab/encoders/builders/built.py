@@ -77,10 +77,16 @@ def patches(ask: Ask, state: Mapping[str, Tensor]) -> tuple[int, int, int]:
     return width, channels, patch
 
 
-def depth_of(state: Mapping[str, Tensor], stem: str = r"blocks\.(\d+)\.") -> int:
-    """1 + the highest number after ``stem``."""
-    found = (re.match(stem, key) for key in state)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+def depth_of(ask: Ask, state: Mapping[str, Tensor], stem: str = r"blocks\.(\d+)\.") -> int:
+    """How many numbers stand after ``stem``: they must be 0, 1, 2 and so on, before anything is made of them."""
+    matches = [match for match in (re.match(stem, key) for key in state) if match]
+    found = {match[1] for match in matches}
+    missing = {str(number) for number in range(len(found))} - found
+    if missing:
+        first = matches[0]
+        before = first[0][: first.start(1) - first.start()]
+        raise key_error(ask.path, ask.family, (), {f"{before}{number}.*" for number in missing})
+    return len(found)
 
 
 def ratio_of(hidden: int, width: int) -> float:
@@ -133,7 +139,7 @@ def grid_of(size: Size, patch: int) -> Grid:
     """The grid of an image size, or an error."""
     height, width = _pair(size)
     if height < patch or width < patch or height % patch or width % patch:
-        why = f"It must be a multiple of the patch, {patch}."
+        why = f"Both sides must be positive multiples of the patch, {patch}."
         raise FdlabError(f"image_size {height}x{width} does not fit.", why, "", USAGE)
     return height // patch, width // patch
 

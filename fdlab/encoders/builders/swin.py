@@ -69,9 +69,9 @@ def build_swin_v2(ask: Ask, state: dict[str, Tensor]) -> Built:
 
 def _stages(ask: Ask, state: Mapping[str, Tensor], *, v2: bool) -> list[_Stage]:
     stages = []
-    for number in range(depth_of(state, r"layers\.(\d+)\.blocks")):
+    for number in range(depth_of(ask, state, r"layers\.(\d+)\.blocks")):
         stem = f"layers.{number}.blocks"
-        depth = depth_of(state, rf"layers\.{number}\.blocks\.(\d+)\.")
+        depth = depth_of(ask, state, rf"layers\.{number}\.blocks\.(\d+)\.")
         if v2:
             heads = shape_of(ask, state, f"{stem}.0.attn.logit_scale", 3)[0]
             coords, index = state.get(f"{stem}.0.attn.{COORDS}"), state.get(f"{stem}.0.attn.{INDEX}")

@@ -40,7 +40,7 @@ def build_vit(ask: Ask, state: dict[str, Tensor]) -> Built:
         "in_chans": channels,
         **pooling(state),
         "embed_dim": width,
-        "depth": depth_of(state),
+        "depth": depth_of(ask, state),
         "num_heads": heads,
         "mlp_ratio": ratio_of(fc1[0], width),
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
