@@ -57,7 +57,6 @@ def test_legacy_compiled_and_wrapped_files_are_the_same_network(tmp_path):
     ("key", "word"),
     [
         ("_fsdp_wrapped_module.blocks.0._flat_param", "teacher_checkpoint.pth"),
-        ("layers.0.blocks.1.enorm.weight", "giant"),
         ("blocks.0.attn1.qkv.weight", "parallel"),
         ("patch_embed.proj.0.weight", "convolutional stem"),
         ("visual.layer1.0.conv1.weight", "ResNet"),

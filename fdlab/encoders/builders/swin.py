@@ -31,6 +31,7 @@ from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 
 SWIN = "timm.models.swin_transformer.SwinTransformer"
 SWIN_V2 = "timm.models.swin_transformer_v2.SwinTransformerV2"
+SWIN_V2_G = "fdlab.encoders.swin_v2_g.SwinTransformerV2G"
 TABLE = "relative_position_bias_table"
 MASK, COORDS, INDEX = "attn_mask", "relative_coords_table", "relative_position_index"
 
@@ -63,8 +64,19 @@ def build_swin_v2(ask: Ask, state: dict[str, Tensor]) -> Built:
     extra: dict[str, Any] = {"pretrained_window_sizes": pretrained}
     if ask.act != "gelu":
         extra["act_layer"] = ask.act
-    built = _finish(ask, state, stages, grid, windows, SWIN_V2, extra, "length of logit_scale", (*said, *more))
+    norms = {"end_norms": _places(state, r"enorm"), "mlp_norms": _places(state, r"mlp\.norm")}
+    path = SWIN_V2_G if any(norms.values()) else SWIN_V2
+    if path == SWIN_V2_G:
+        extra |= norms
+        more = (*more, "the giant model's extra norms (enorm, mlp.norm): a subclass of timm's class")
+    built = _finish(ask, state, stages, grid, windows, path, extra, "length of logit_scale", (*said, *more))
     return replace(built, positions=f"pre-training windows {', '.join(map(str, pretrained))}")
+
+
+def _places(state: Mapping[str, Tensor], norm: str) -> tuple[tuple[int, int], ...]:
+    """(stage, block) of the blocks that have this norm of SwinV2-G."""
+    found = (re.match(rf"layers\.(\d+)\.blocks\.(\d+)\.{norm}\.weight$", key) for key in state)
+    return tuple(sorted((int(match[1]), int(match[2])) for match in found if match))
 
 
 def _stages(ask: Ask, state: Mapping[str, Tensor], *, v2: bool) -> list[_Stage]:

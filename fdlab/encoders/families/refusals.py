@@ -28,12 +28,6 @@ REFUSALS = (
         "DINOv2 writes the whole teacher beside it: eval/training_N/teacher_checkpoint.pth.",
     ),
     Refusal(
-        r"^(encoder\.)?layers\.\d+\.blocks\.\d+\.(enorm|mlp\.norm)\.",
-        "is a Swin V2 with the giant model's extra norms (enorm).",
-        "No timm class has a norm after every N-th block; no such weights are known to be published.",
-        "Use a Swin V2 up to L.",
-    ),
-    Refusal(
         r"blocks\.\d+\.(norm11|attn1|mlp1)\.",
         "is a DeiT III with parallel branches.",
         "Two attentions run side by side in each block; no builder for that is here.",
