@@ -57,7 +57,7 @@ FAMILIES = (
         renames=RENAMES,
         convert=lambda state: timm_order(spread_shared_bias(state)),
         norm_eps=1e-5,
-        notes=_NOTES,
+        notes=(*_NOTES, "position bias 16 sigmoid(...), as in the published configuration: no tensor shows it"),
     ),
     Family(
         name="fd_swin_distilled",
