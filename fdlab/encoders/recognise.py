@@ -232,7 +232,7 @@ def _preprocessing(ask: Ask) -> dict[str, Any]:
 
 
 def _defaults(ask: Ask) -> tuple[str, ...]:
-    """One sentence on what is the family's default because the file does not hold it."""
+    """Sentences on what is the family's default because the file does not hold it."""
     family, known = ask.family, ask.contents.said
     items = []
     if "norm_eps" not in known and family.builder != "timm":
@@ -245,7 +245,9 @@ def _defaults(ask: Ask) -> tuple[str, ...]:
             items.append({"gelu": "exact GELU", "quick_gelu": "QuickGELU"}.get(family.activation, family.activation))
     if "mean" not in known and family.builder != "timm":
         items.append(f"mean {family.mean}, std {family.std}")
-    return (*given, *((f"{', '.join(items)}: not in the file, from the authors' code",) if items else ()))
+    unseen = ask.activation is None and "activation" not in known and family.unknown_activation
+    defaults = (f"{', '.join(items)}: not in the file, from the authors' code",) if items else ()
+    return (*given, *defaults, *((family.unknown_activation,) if unseen else ()))
 
 
 def _stock_name(family: Family, built: Built) -> dict[str, Any]:

@@ -270,12 +270,44 @@ def simmim_swin_v2(s):
     module = spread(SwinTransformerV2(**_swin_kwargs(s), num_classes=0, pretrained_window_sizes=pretrained))
 
     def content(m):
-        state = _merging_at_the_end(renamed(m, ("cpb_mlp", "rpe_mlp"), prefix="encoder."))
-        for name, buffer in m.named_buffers():
-            if name.endswith(("relative_coords_table", "relative_position_index", "attn_mask")):
-                state[f"encoder.{name}"] = buffer.clone()
+        state = _with_buffers(_merging_at_the_end(renamed(m, ("cpb_mlp", "rpe_mlp"), prefix="encoder.")), m)
         beside = {"decoder.0.weight": torch.zeros(4, s.width, 1, 1), "encoder.mask_token": torch.zeros(1, 1, 1)}
         return {"model": {**state, **beside}, "config": {"DATA": {"IMG_SIZE": 1}}}
+
+    return module, content, {}
+
+
+def _with_buffers(state, module):
+    """The tables and shift masks that the authors' files hold and timm's do not, under ``encoder.``."""
+    names = ("relative_coords_table", "relative_position_index", "attn_mask")
+    return state | {f"encoder.{name}": value.clone() for name, value in module.named_buffers() if name.endswith(names)}
+
+
+def fd_swin(s):
+    module = spread(SwinTransformer(**_swin_kwargs(s), num_classes=0))
+
+    def content(m):
+        state = _with_buffers(_merging_at_the_end(renamed(m, prefix="encoder.")), m)
+        teacher = {"feature_model.layers.0.blocks.0.norm1.weight": torch.zeros(4)}
+        return {"model": {**state, "decoder.0.weight": torch.zeros(4, s.width, 1), **teacher}}
+
+    return module, content, {}
+
+
+def fd_swin_v2_shared(s):
+    """One network for the position bias of a whole stage, and its tables beside it."""
+    module = spread(SwinTransformerV2(**_swin_kwargs(s), num_classes=0))
+    for stage in module.layers:
+        for block in stage.blocks:
+            block.attn.cpb_mlp.load_state_dict(stage.blocks[0].attn.cpb_mlp.state_dict())
+
+    def content(m):
+        own = _with_buffers(_merging_at_the_end(renamed(m, ("cpb_mlp", "rpe_mlp"), prefix="encoder.")), m)
+        state = {}
+        for key, value in own.items():
+            match = re.fullmatch(r"(encoder\.layers\.\d+)\.blocks\.\d+\.attn\.(rpe_mlp\..*|relative_.*)", key)
+            state[f"{match[1]}.rel_pos_bias.{match[2]}" if match else key] = value
+        return {"model": {**state, "decoder.0.weight": torch.zeros(4, s.width, 1)}}
 
     return module, content, {}
 
@@ -347,6 +379,13 @@ def eva02_small_finetuned(s):
     return module, lambda m: {"module": {**renamed(m, *rules), **_rope(m)}}, {}
 
 
+def eva02_without_tables(s):
+    """No rope.freqs_*: heads must be given, and the rotary unit is the published 16 x 16."""
+    module = eva(s, ref_feat_shape=(16, 16))
+    rules = ((r"mlp\.fc1", "mlp.w12"), (r"mlp\.fc2", "mlp.w3"))
+    return module, lambda m: {"module": renamed(m, *rules)}, {"heads": s.heads}
+
+
 def mae_small(s):
     module = vit(s, qkv_bias=False, norm_layer=EPS5, no_embed_class=True)
     rules = ((r"^patch_embed\.proj", "patchify"), ("^blocks", "transformer"), (r"^norm\.", "layer_norm."))
@@ -382,11 +421,14 @@ LAYOUTS = {
     "swin": (swin, "swin_v1"),
     "swin_timm_keys": (swin_timm_keys, "swin_v1"),
     "simmim_swin_v2": (simmim_swin_v2, "simmim_swin_v2"),
+    "fd_swin": (fd_swin, "fd_swin_distilled"),
+    "fd_swin_v2_shared": (fd_swin_v2_shared, "fd_swin_v2_distilled"),
     "clip_openai": (clip_openai, "openai_clip"),
     "open_clip": (open_clip, "open_clip"),
     "open_clip_quick": (open_clip_quick, "open_clip"),
     "eva02_base": (eva02_base, "eva02"),
     "eva02_small_finetuned": (eva02_small_finetuned, "eva02"),
+    "eva02_without_tables": (eva02_without_tables, "eva02"),
     "mae_small": (mae_small, "mae_small"),
 }
 SIZES = [Sizes(48, 3, 3, 4, 5, 91), Sizes(160, 5, 1, 6, 3, 200), Sizes(32, 2, 2, 2, 4, 64)]

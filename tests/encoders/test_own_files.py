@@ -70,6 +70,16 @@ def test_known_layouts_that_cannot_be_opened_are_refused_by_name(key, word, tmp_
     assert caught.value.code == 3 and key in caught.value.why and word in str(caught.value.what) + caught.value.fix
 
 
+def test_eva02_without_rope_tables_says_its_rotary_unit_or_asks_for_heads(tmp_path):
+    module, content, given = LAYOUTS["eva02_without_tables"][0](SIZES[2])
+    torch.save(content(module), tmp_path / "x.pth")
+    assumed = open_model(tmp_path / "x.pth", **given).info.assumed
+    assert any("rotary unit 16x16" in sentence for sentence in assumed)
+    with pytest.raises(FdlabError) as caught:
+        open_model(tmp_path / "x.pth")
+    assert caught.value.code == 3 and "heads=" in caught.value.fix
+
+
 def test_timm_folders_open_by_their_architecture(tmp_path):
     import timm
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no folder by itself
 
-from layouts import EPS5, SIZES, beit, renamed, vit
+from layouts import EPS5, LAYOUTS, SIZES, beit, renamed, vit
 
 from fdlab.encoders.open import open_model
 from fdlab.encoders.recognise import FAMILIES
@@ -93,8 +93,21 @@ def hf_clip_5(s):
     return module, state, "clip_vision_model", "hf_clip_vision"
 
 
+def hf_dinov2_registers(s):
+    """The class token's position stands in the table's first row; timm has none, so it goes into the token."""
+    module = vit(s, init_values=1.0, reg_tokens=4, no_embed_class=True)
+    names = tuple(rule for rule in HF if not re.search(r"mlp|norm[12]", rule[0]))
+    scales = ((r"\.ls([12])\.gamma$", r".layer_scale\1.lambda1"), ("^reg_token$", "embeddings.register_tokens"))
+    state = parts(renamed(module, *names, *scales))
+    row = torch.randn(1, 1, s.width, generator=torch.Generator().manual_seed(2))
+    table, token = "embeddings.position_embeddings", "embeddings.cls_token"
+    state |= {table: torch.cat([row, state[table]], 1), token: state[token] - row}
+    state["embeddings.mask_token"] = torch.zeros(1, s.width)
+    return module, prefixed(state, "dinov2_with_registers."), "dinov2_with_registers", "hf_dinov2"
+
+
 @pytest.mark.parametrize("sizes", SIZES[:2], ids=lambda s: f"{s.width}x{s.depth}")
-@pytest.mark.parametrize("make", [hf_vit, hf_mae_5, hf_data2vec, hf_clip_5])
+@pytest.mark.parametrize("make", [hf_vit, hf_mae_5, hf_data2vec, hf_dinov2_registers, hf_clip_5])
 def test_hub_folders_of_other_sizes(make, sizes, tmp_path):
     module, state, kind, family = make(sizes)
     eps = 1e-5 if kind.startswith("clip") else 1e-6
@@ -113,6 +126,25 @@ def test_hub_folders_of_other_sizes(make, sizes, tmp_path):
     assert not any("heads" in sentence for sentence in info.assumed)
     with pytest.raises(FdlabError, match="holds no 'ema'"):
         open_model(f"{tmp_path}@ema")
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_open_clip_configuration_settles_the_activation(quick, tmp_path):
+    """The sentence on QuickGELU stands only where neither the configuration nor the user says it."""
+    module, content, given = LAYOUTS["open_clip"][0](SIZES[2])
+    save_file({key: value.contiguous() for key, value in content(module)["state_dict"].items()}, tmp_path / "x")
+    (tmp_path / "x").rename(tmp_path / "open_clip_model.safetensors")
+
+    def warned(**more):
+        info = open_model(tmp_path, **given, **more).info
+        return any("QuickGELU cannot be seen" in sentence for sentence in info.assumed), info.activation
+
+    assert warned() == (True, "gelu")
+    assert warned(activation="quick_gelu") == (False, "quick_gelu")
+    vision = {"head_width": SIZES[2].width // SIZES[2].heads}
+    config = {"model_cfg": {"quick_gelu": quick, "vision_cfg": vision}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    assert warned() == (False, "quick_gelu" if quick else "gelu")
 
 
 def distilled_without_class_token(grid=3, patch=4, width=24, heads=2):

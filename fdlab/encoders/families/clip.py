@@ -106,9 +106,9 @@ FAMILIES = (
         "open_clip, image tower",
         _matches_open_clip,
         heads={768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16},
-        notes=(
-            _FINAL,
-            "without open_clip_config.json QuickGELU cannot be seen: give activation=quick_gelu where it holds",
+        notes=(_FINAL,),
+        unknown_activation=(
+            "without open_clip_config.json QuickGELU cannot be seen: give activation=quick_gelu where it holds"
         ),
         timm_names={
             (768, 12, 32): "vit_base_patch32_clip_224.laion2b",

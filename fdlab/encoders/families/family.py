@@ -64,6 +64,7 @@ class Family:
         fixed_positions: the table is a formula, not learned, so a random control keeps it.
         timm_names: {(width, depth, patch): stock name} that fit.
         notes: sentences for ``assumed`` that always hold.
+        unknown_activation: a sentence for ``assumed`` where neither file nor user says the activation.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Family:
     fixed_positions: bool = False
     timm_names: Mapping[tuple[int, int, int], str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unknown_activation: str = ""
 
     def networks(self, contents: Contents) -> dict[str, Place]:
         """{name: place} of the networks that this file holds."""
