@@ -7,74 +7,15 @@ from __future__ import annotations
 
 import argparse
 import re
-from functools import partial
 
 import torch
+from random_modules import EPS5, Sizes, beit, eva, renamed, spread, vit
+from swin_layouts import fd_swin, fd_swin_v2_shared, simmim_swin_v2, swin, swin_timm_keys
 from timm.layers import SwiGLUPacked
-from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.eva import Eva
-from timm.models.swin_transformer import SwinTransformer
-from timm.models.swin_transformer_v2 import SwinTransformerV2
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from fdlab.encoders.positions import sincos_table
-
-EPS5 = partial(nn.LayerNorm, eps=1e-5)
-
-
-def spread(module: nn.Module) -> nn.Module:
-    """Every parameter random and large enough that a wrong map shows."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in module.named_parameters():
-            size = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-            value.copy_(size + 0.2 * torch.randn(value.shape, generator=generator))
-    return module.eval()
-
-
-def renamed(module: nn.Module, *rules: tuple[str, str], prefix: str = "") -> dict:
-    state = {}
-    for key, value in module.state_dict().items():
-        for pattern, new in rules:
-            key = re.sub(pattern, new, key)
-        state[prefix + key] = value.clone()
-    return state
-
-
-class Sizes:
-    def __init__(self, width: int, heads: int, depth: int, patch: int, grid: int, hidden: int) -> None:
-        self.width, self.heads, self.depth, self.patch, self.grid, self.hidden = (
-            width,
-            heads,
-            depth,
-            patch,
-            grid,
-            hidden,
-        )
-        self.common = {
-            "img_size": patch * grid,
-            "patch_size": patch,
-            "embed_dim": width,
-            "depth": depth,
-            "num_heads": heads,
-            "mlp_ratio": (hidden + 0.5) / width,
-        }
-
-
-def vit(s: Sizes, **more) -> nn.Module:
-    return spread(VisionTransformer(**{**s.common, "num_classes": 0, "global_pool": "", "fc_norm": False, **more}))
-
-
-def beit(s: Sizes, **more) -> nn.Module:
-    shared = {"use_shared_rel_pos_bias": True, "num_classes": 0, "global_pool": ""}
-    return spread(Beit(**{**s.common, "use_abs_pos_emb": False, "init_values": 0.1, **shared, **more}))
-
-
-def eva(s: Sizes, **more) -> nn.Module:
-    rope = {"use_rot_pos_emb": True, "ref_feat_shape": (s.grid, s.grid), "swiglu_mlp": True}
-    return spread(Eva(**{**s.common, "num_classes": 0, "global_pool": "", "use_fc_norm": False, **rope, **more}))
 
 
 def dino(s):
@@ -231,85 +172,6 @@ def simmim_vit(s):
         return {"model": {**renamed(m, prefix="encoder."), **beside}}
 
     return beit(s), content, {}
-
-
-def _merging_at_the_end(state):
-    moved = {}
-    for key, value in state.items():
-        match = re.match(r"(.*)layers\.(\d+)\.downsample\.(.*)", key)
-        moved[f"{match[1]}layers.{int(match[2]) - 1}.downsample.{match[3]}" if match else key] = value
-    return moved
-
-
-def _swin_kwargs(s):
-    heads = tuple(2**stage for stage in range(3))
-    return {
-        "img_size": 8 * s.patch * s.grid,
-        "patch_size": s.patch,
-        "embed_dim": s.width // s.heads * 1,
-        "depths": (2, s.depth, 1),
-        "num_heads": heads,
-        "window_size": s.grid,
-        "drop_path_rate": 0.0,
-    }
-
-
-def swin(s):
-    module = spread(SwinTransformer(**_swin_kwargs(s), num_classes=5))
-    content = lambda m: {"model": _merging_at_the_end(renamed(m, (r"head\.fc\.", "head.")))}  # noqa: E731
-    return module, content, {"image_size": 8 * s.patch * s.grid}
-
-
-def swin_timm_keys(s):
-    module = spread(SwinTransformer(**_swin_kwargs(s), num_classes=0))
-    return module, lambda m: renamed(m), {"image_size": 8 * s.patch * s.grid}
-
-
-def simmim_swin_v2(s):
-    pretrained = (s.grid + 1, s.grid + 2, s.grid + 1)
-    module = spread(SwinTransformerV2(**_swin_kwargs(s), num_classes=0, pretrained_window_sizes=pretrained))
-
-    def content(m):
-        state = _with_buffers(_merging_at_the_end(renamed(m, ("cpb_mlp", "rpe_mlp"), prefix="encoder.")), m)
-        beside = {"decoder.0.weight": torch.zeros(4, s.width, 1, 1), "encoder.mask_token": torch.zeros(1, 1, 1)}
-        return {"model": {**state, **beside}, "config": {"DATA": {"IMG_SIZE": 1}}}
-
-    return module, content, {}
-
-
-def _with_buffers(state, module):
-    """The tables and shift masks that the authors' files hold and timm's do not, under ``encoder.``."""
-    names = ("relative_coords_table", "relative_position_index", "attn_mask")
-    return state | {f"encoder.{name}": value.clone() for name, value in module.named_buffers() if name.endswith(names)}
-
-
-def fd_swin(s):
-    module = spread(SwinTransformer(**_swin_kwargs(s), num_classes=0))
-
-    def content(m):
-        state = _with_buffers(_merging_at_the_end(renamed(m, prefix="encoder.")), m)
-        teacher = {"feature_model.layers.0.blocks.0.norm1.weight": torch.zeros(4)}
-        return {"model": {**state, "decoder.0.weight": torch.zeros(4, s.width, 1), **teacher}}
-
-    return module, content, {}
-
-
-def fd_swin_v2_shared(s):
-    """One network for the position bias of a whole stage, and its tables beside it."""
-    module = spread(SwinTransformerV2(**_swin_kwargs(s), num_classes=0))
-    for stage in module.layers:
-        for block in stage.blocks:
-            block.attn.cpb_mlp.load_state_dict(stage.blocks[0].attn.cpb_mlp.state_dict())
-
-    def content(m):
-        own = _with_buffers(_merging_at_the_end(renamed(m, ("cpb_mlp", "rpe_mlp"), prefix="encoder.")), m)
-        state = {}
-        for key, value in own.items():
-            match = re.fullmatch(r"(encoder\.layers\.\d+)\.blocks\.\d+\.attn\.(rpe_mlp\..*|relative_.*)", key)
-            state[f"{match[1]}.rel_pos_bias.{match[2]}" if match else key] = value
-        return {"model": {**state, "decoder.0.weight": torch.zeros(4, s.width, 1)}}
-
-    return module, content, {}
 
 
 _CLIP = (
