@@ -7,6 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("fdlab", deadline=None)
+settings.load_profile("fdlab")
 
 ROOT = Path(__file__).resolve().parents[1]
 
