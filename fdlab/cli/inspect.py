@@ -102,11 +102,17 @@ def _stages(values: Any) -> str:
     return "+".join(map(str, values))
 
 
-def explain(name: str = typer.Argument(..., help="A metric, e.g. distance or nmi.")) -> None:
-    """A metric's formula and range, what it says and what it cannot say.
+def explain(name: str = typer.Argument(..., help="A metric (distance, nmi, ...) or a figure's file.")) -> None:
+    """A metric's formula and range, what it says and what it cannot say; or where a figure's file comes from.
 
-    Example: [bold]fdlab explain r2_relative[/bold]
+    Examples: [bold]fdlab explain r2_relative[/bold], [bold]fdlab explain figures/attention_distance.pdf[/bold]
     """
+    if name.lower().endswith((".pdf", ".svg", ".png")):
+        from fdlab.report.provenance import read_note
+
+        for field, value in read_note(name).items():
+            typer.echo(f"{field}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+        return
     from fdlab.records.metrics import metric
 
     found = metric(name)

@@ -19,9 +19,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fdlab.records.atomic import replacing
 from fdlab.report.summary import Facts, families, models
+from fdlab.report.venues import COLUMN, WIDE, width_of
 
-WIDE, COLUMN = 5.5, 3.25  # inches: one-column venues; one column of two
+__all__ = ["COLUMN", "WIDE"]  # the widths that figures are laid out for
 INK, PAPER, FAINT, GRID = "#111111", "#ffffff", "#c2c2c2", "#e4e4e4"
 
 # What stands for each colour on a dark page; page.py turns the left ones into CSS variables.
@@ -35,8 +37,8 @@ DARK = {
     "#8b4513": "#ffd166",
     "#000000": "#fefefe",
     "#332288": "#785ef0",
-    "#117733": "#5fc98b",
-    "#8a8a8a": "#9a9fa6",
+    "#a89018": "#907818",
+    "#5c5c5c": "#b0b0b0",
 }
 
 LONG_DASH = (0, (7, 2))
@@ -68,9 +70,9 @@ FAMILIES = {
     "distilled": Look("#8b4513", "^", "-."),
     "supervised": Look("#000000", "D", ":"),
     "image-text": Look("#332288", "P", LONG_DASH),
-    "random": Look("#8a8a8a", "o", (0, (1, 1.2)), False),
+    "random": Look("#5c5c5c", "o", (0, (1, 1.2)), False),
 }
-OTHER = Look("#117733", "v", (0, (3, 1, 1, 1, 1, 1)))
+OTHER = Look("#a89018", "v", (0, (3, 1, 1, 1, 1, 1)))
 # The second, third, ... model of a family: hollow, then other markers and lines.
 _SPARE = (("", None), ("", "-"), ("h", (0, (5, 1))), ("*", (0, (2, 1))), ("p", ":"), ("X", "--"))
 _SPARE_RANDOM = (("", None), ("s", (0, (4, 2))), ("D", "-."), ("^", "-"), ("v", "--"), ("h", ":"))
@@ -161,8 +163,8 @@ def settings() -> Any:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of exactly this size in inches, without pyplot's global state."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """A figure of exactly this size in inches (``COLUMN`` and ``WIDE``: those of the venue), without pyplot's state."""
+    figure = Figure(figsize=(width_of(width), height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -196,27 +198,33 @@ def number_above(axes: Axes, text: str, x: float, y: float) -> None:
     axes.annotate(text, (x, y), (0, 4.5), textcoords="offset points", ha="center", fontsize=6)
 
 
-def save_figure(figure: Figure, folder: Path | str, name: str) -> list[Path]:
-    """Writes NAME.pdf, NAME.svg and NAME.png (200 dots an inch) in the figure's exact size.
+def save_figure(
+    figure: Figure, folder: Path | str, name: str, kinds: Sequence[str] = ("pdf", "svg", "png"), note: str = ""
+) -> list[Path]:
+    """Writes NAME.KIND for every kind (PNG: 200 dots an inch) in the figure's exact size.
 
-    No date, no creator and fixed ids are written: the same table gives the same bytes.
+    No date, no creator and fixed ids are written: the same table gives the same bytes. ``note`` (ASCII) is kept in
+    each file, where ``fdlab explain FILE`` finds it again.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with settings():
-        for kind in ("pdf", "svg", "png"):
+        for kind in kinds:
             path = folder / f"{name}.{kind}"
-            options: dict[str, Any] = {"metadata": _METADATA[kind]}
+            options: dict[str, Any] = {"metadata": _METADATA[kind] | ({_NOTE[kind]: note} if note else {})}
             if kind == "png":
                 options |= {"dpi": 200, "facecolor": PAPER}
-            figure.savefig(path, format=kind, **options)
+            with replacing(path) as draft:
+                figure.savefig(draft, format=kind, **options)
             written.append(path)
     return written
 
 
-_METADATA: dict[str, dict[str, None]] = {
+_METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
     "png": {"Software": None},
 }
+KINDS = tuple(_METADATA)
+_NOTE = {"pdf": "Keywords", "svg": "Description", "png": "Description"}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -93,16 +94,37 @@ def draw_figure(figure: str, table: pd.DataFrame, facts: Facts) -> Figure:
 
 
 def write_figures(
-    folder: Path | str, table: pd.DataFrame, facts: Facts, figures: list[str] | None = None
+    folder: Path | str,
+    table: pd.DataFrame,
+    facts: Facts,
+    figures: list[str] | None = None,
+    *,
+    venue: str = "page",
+    kinds: Sequence[str] = ("pdf", "svg", "png"),
 ) -> dict[str, list[Path]]:
-    """Writes PDF, SVG, PNG and the caption (.txt) of the figures (default: all that the table has)."""
-    from fdlab.records.atomic import write_text
-    from fdlab.report.style import save_figure
+    """Writes the figures (default: all that the table has) and their captions (.txt).
 
+    Args:
+        venue: whose column widths (``fdlab.report.venues``).
+        kinds: of pdf, svg, png.
+
+    Raises:
+        FdlabError: code 2, no such figure, venue or kind, or the table lacks the figure's rows.
+    """
+    from fdlab.records.atomic import write_text
+    from fdlab.report.provenance import note
+    from fdlab.report.style import KINDS, save_figure
+    from fdlab.report.venues import at_venue, enlarge
+
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise FdlabError(f"{unknown[0]!r} is no format of figures.", f"There are: {', '.join(KINDS)}.", code=USAGE)
     written = {}
     for figure in available(table) if figures is None else figures:
-        paths = save_figure(draw_figure(figure, table, facts), folder, figure)
+        caption = " ".join(figure_module(figure).caption(table, facts))
+        with at_venue(venue):
+            drawn = enlarge(draw_figure(figure, table, facts))
+        paths = save_figure(drawn, folder, figure, kinds, note(figure, table, facts, caption))
         text = Path(folder) / f"{figure}.txt"
-        write_text(text, " ".join(figure_module(figure).caption(table, facts)) + "\n")
+        write_text(text, caption + "\n")
         written[figure] = [*paths, text]
     return written

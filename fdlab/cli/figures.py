@@ -1,0 +1,42 @@
+"""``fdlab figures``: the figures of a report again, from its table alone, at the widths of a venue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def figures(
+    figures: list[str] | None = typer.Argument(None, help="Figure ids; without any, all that the table has."),
+    source: Path = typer.Option(Path("reports/demo"), "--from", help="A report's folder, or a table.csv."),
+    venue: str = typer.Option("page", help="Column widths: page, neurips, icml, cvpr, slides."),
+    format_: str = typer.Option("pdf,svg,png", "--format", help="Any of pdf, svg, png, by commas."),
+    out: Path | None = typer.Option(None, "-o", "--out", help="Folder (default: figures-VENUE in the report)."),
+    list_: bool = typer.Option(False, "--list", help="Only name the figures that the table has."),
+    quiet: bool = typer.Option(False, "--quiet", help="Print the written files only."),
+) -> None:
+    """Figures for a paper or for slides, with their captions; nothing is computed.
+
+    Widths are exact, fonts are embedded as Type 42, the same table gives the same bytes, and every file says where
+    it comes from: fdlab explain FILE.
+
+    Example: [bold]fdlab figures attention_distance --from reports/mine --venue icml --format pdf[/bold]
+    """
+    from fdlab.report.figures import available, figure_module, write_figures
+    from fdlab.report.folder import read_report
+
+    table, facts = read_report(source)
+    if list_:
+        for figure in available(table):
+            typer.echo(f"{figure}: {figure_module(figure).TITLE}")
+        return
+    base = source.parent if source.suffix == ".csv" else source
+    folder = out or base / ("figures" if venue == "page" else f"figures-{venue}")
+    kinds = [kind.strip().lower() for kind in format_.split(",") if kind.strip()]
+    written = write_figures(folder, table, facts, figures or None, venue=venue, kinds=kinds)
+    for paths in written.values():
+        for path in paths:
+            typer.echo(str(path))
+    if not written and not quiet:
+        typer.echo("The table has no rows for any figure.", err=True)

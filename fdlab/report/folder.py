@@ -1,0 +1,43 @@
+"""A report's folder: what was written there is enough to draw and write everything again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fdlab.errors import NOT_UNDERSTOOD, FdlabError
+from fdlab.records.table import read_table
+
+
+def read_report(folder: Path | str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The table and the facts of a report's folder (or of a lone table.csv, whose facts are then empty).
+
+    Raises:
+        FdlabError: code 3, there is no table, or one of the files is damaged.
+    """
+    path = Path(folder)
+    if path.suffix == ".csv":
+        return read_table(path), {}
+    if not (path / "table.csv").is_file():
+        raise FdlabError(
+            f"{path} is no report.",
+            "It has no table.csv.",
+            "Name a folder that `fdlab compare`, `fdlab diagnose` or `fdlab demo` wrote, or a table.csv.",
+            code=NOT_UNDERSTOOD,
+        )
+    table = read_table(path / "table.csv")
+    try:
+        facts = json.loads((path / "facts.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        facts = {}
+    except (OSError, ValueError) as error:
+        raise FdlabError(
+            f"{path / 'facts.json'} cannot be read.",
+            str(error),
+            "Give the command that made the report again; or remove the file, and captions say less.",
+            code=NOT_UNDERSTOOD,
+        ) from None
+    return table, facts
