@@ -19,7 +19,7 @@ from fdlab.measures.knn import knn_predict
 from fdlab.progress import Progress
 from fdlab.records.intervals import proportion_interval
 from fdlab.records.table import frame
-from fdlab.study.training import check_held_out
+from fdlab.study.inputs import check_held_out
 
 METRIC = {"knn": "knn", "linear": "linear_probe"}
 

@@ -14,7 +14,8 @@ from fdlab.data.sources import open_data
 from fdlab.errors import FdlabError
 from fdlab.records.run_folder import RunFolder
 from fdlab.study.evaluate import evaluate
-from fdlab.study.training import labelled_split, plan, run
+from fdlab.study.inputs import labelled_split
+from fdlab.study.training import plan, run
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = {"run.steps": 4, "run.batch": 8, "save.every": 2}

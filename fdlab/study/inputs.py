@@ -1,0 +1,134 @@
+"""What a training is made of: its images, its task on a device, its batches, and how many steps it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fdlab.data.images import ImageSource
+from fdlab.data.loader import Batches
+from fdlab.data.sources import open_data
+from fdlab.data.splits import split_labelled
+from fdlab.engine.distributed import current
+from fdlab.engine.settings import Recipe
+from fdlab.errors import USAGE, FdlabError
+from fdlab.tasks.base import Task
+
+
+def identities(task: Task) -> dict[str, str]:
+    """What a run must find unchanged when it goes on: its images and the models it starts from."""
+    sources = {"data": task.data, "test": task.test, "validation": task.validation}
+    return task.inputs | {name: source.digest for name, source in sources.items() if source is not None}
+
+
+def prepared(recipe: Recipe, kind: type[Task], device: str) -> tuple[Task, Callable[[int], Batches], int]:
+    """The task on its device, ``batches(start)``, and the number of steps.
+
+    Raises:
+        FdlabError: code 2, settings that do not fit each other or the data.
+    """
+    images = _images(recipe)
+    data = images["data"]
+    assert data is not None
+    size = recipe.data.size or (data.native_size[0] if data.native_size else 224)
+    task = kind(recipe.own, size=size, seed=recipe.run.seed, device=device, **images)
+    batch = recipe.run.batch
+    _check_parts(task, recipe)
+    steps = recipe.run.steps
+    if not steps:
+        if data.endless or not recipe.run.epochs:
+            raise FdlabError(
+                "The training has no length.",
+                "run.steps and run.epochs are 0, or the data is endless.",
+                "Give --set run.steps=...",
+                code=USAGE,
+            )
+        steps = recipe.run.epochs * (len(data) // batch)
+    task.steps = steps
+    ranks = current()
+
+    def batches(start: int) -> Batches:
+        return Batches(
+            data,
+            size=size,
+            batch=batch,
+            seed=recipe.run.seed,
+            view=recipe.view,
+            views=kind.views,
+            start=start,
+            stop=steps,
+            workers=recipe.run.workers,
+            part=(ranks.rank, ranks.ranks),
+        )
+
+    return task, batches, steps
+
+
+def _check_parts(task: Task, recipe: Recipe) -> None:
+    ranks, batch = current().ranks, recipe.run.batch
+    parts = recipe.run.accumulate * ranks
+    if parts > 1 and task.couples_images:
+        raise FdlabError(
+            f"A batch of {recipe.task} cannot be computed in {parts} parts.",
+            "Its loss or its batch norm compares the images of a batch with each other.",
+            "Set run.accumulate=1 and use one process." if ranks > 1 else "Set run.accumulate=1.",
+            code=USAGE,
+        )
+    if batch % parts:
+        raise FdlabError(
+            f"A batch of {batch} has no {parts} equal parts.",
+            f"{ranks} ranks x {recipe.run.accumulate} parts." if ranks > 1 else "",
+            f"Change run.batch, e.g. to {max(batch // parts, 1) * parts}, or run.accumulate.",
+            code=USAGE,
+        )
+
+
+def _images(recipe: Recipe) -> dict[str, ImageSource | None]:
+    """Training, test and validation images; disjoint where they come from one source."""
+    data = open_data(recipe.data.source, seed=recipe.run.seed)
+    test = open_data(recipe.data.test, seed=recipe.run.seed) if recipe.data.test else None
+    validation = None
+    if recipe.data.per_class or recipe.data.validation:
+        labelled, held = labelled_split(data, recipe)
+        validation = data.subset(held) if len(held) else None
+        data = data.subset(labelled)
+    if test is not None:
+        check_held_out(data, test)
+        if validation is not None:
+            check_held_out(validation, test)
+    return {"data": data, "test": test, "validation": validation}
+
+
+def check_held_out(data: ImageSource, test: ImageSource) -> None:
+    """Refuses test images that are trained on, and classes that do not match.
+
+    Raises:
+        FdlabError: code 2.
+    """
+    if common := data.shared_with(test):
+        raise FdlabError(
+            f"{common} of the test images {test.spec} are among the images of {data.spec}.",
+            "An accuracy on them would say nothing.",
+            f"Give parts that do not overlap, e.g. {data.spec.split('#')[0]}#train and #test.",
+            code=USAGE,
+        )
+    if data.classes and test.classes and data.classes != test.classes:
+        raise FdlabError(
+            f"{data.spec} and {test.spec} have different classes.",
+            f"{len(data.classes)} ({', '.join(data.classes[:3])}, ...) and {len(test.classes)} "
+            f"({', '.join(test.classes[:3])}, ...).",
+            "Give test images of the same classes.",
+            code=USAGE,
+        )
+
+
+def labelled_split(data: ImageSource, recipe: Recipe) -> tuple[Any, Any]:
+    """(labelled, validation) positions in the training images: disjoint, from ``data.label_seed`` alone."""
+    settings = recipe.data
+    labels = data.labels()
+    labelled, held = split_labelled(
+        labels, per_class=settings.per_class, validation=settings.validation, seed=settings.label_seed
+    )
+    return (labelled if settings.per_class else np.setdiff1d(np.arange(len(labels)), held)), held

@@ -1,0 +1,87 @@
+"""What a training leaves: the encoder, its heads, snapshots on the way, and a record of its own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fdlab.encoders.heads import save_heads
+from fdlab.encoders.save import save_encoder
+from fdlab.engine.settings import Recipe
+from fdlab.records.intervals import proportion_interval
+from fdlab.records.run_folder import RunFolder
+from fdlab.records.store import Record
+from fdlab.records.table import frame
+from fdlab.tasks.base import Task
+
+
+def finish(task: Task, recipe: Recipe, folder: RunFolder, facts: dict[str, Any]) -> None:
+    """Writes the run's files; ``run.json``, which says that it is finished, last."""
+    _export(task, recipe, folder, facts["family"])
+    _record(recipe, facts).save(folder.path / "record")
+    folder.finish(facts)
+
+
+def snapshots(task: Task, recipe: Recipe, folder: RunFolder) -> list[Callable[[int], None]]:
+    """What keeps the encoder every ``save.snapshots`` steps."""
+    every = recipe.save.snapshots
+
+    def keep(step: int) -> None:
+        if step % every == 0:
+            save(task, folder.snapshot(step), task.family, recipe.run.seed)
+
+    return [keep] if every else []
+
+
+def save(task: Task, path: Path, family: str, seed: int) -> None:
+    """Writes the task's encoder as it is now."""
+    save_encoder(
+        path,
+        task.kept_encoder,
+        design=task.design,
+        call=task.call,
+        mean=task.mean,
+        std=task.std,
+        family=family,
+        seed=seed,
+        options=task.options,
+    )
+
+
+def _export(task: Task, recipe: Recipe, folder: RunFolder, family: str) -> None:
+    save(task, folder.path / task.result, family, recipe.run.seed)
+    heads = {name: part for name, part in task.module.items() if name != "encoder"}
+    save_heads(folder.path / "heads.safetensors", heads)
+
+
+def _record(recipe: Recipe, facts: Mapping[str, Any]) -> Record:
+    """The run's own numbers as rows of the one table."""
+    common = {
+        "model": facts["label"],
+        "family": facts["family"],
+        "seed": recipe.run.seed,
+        "probe": "training",
+    }
+    rows: list[dict[str, Any]] = [
+        {**common, "metric": "final_loss", "value": facts["final_loss"], "objective": "train"},
+        {**common, "metric": "learning_rate", "value": recipe.optim.lr},
+    ]
+    if "validation_accuracy" in facts:
+        value = facts["validation_accuracy"]
+        rows.append({**common, "metric": "validation_accuracy", "value": value})
+    if "count" in facts:
+        count = int(facts["count"])
+        value, low, high = proportion_interval(int(facts["correct"]), count)
+        rows.append(
+            {
+                **common,
+                "metric": "accuracy",
+                "value": value,
+                "low": low,
+                "high": high,
+                "n": count,
+                "objective": "test",
+            }
+        )
+    return Record(frame(rows), manifest={"recipe": recipe.model_dump(mode="json"), **facts})
