@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fdlab.data.decode import Unreadable
-from fdlab.data.transforms import fit, to_float
+from fdlab.data.transforms import fit, fitted
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.randomness import stream
 
@@ -241,7 +241,7 @@ class ImageSource:
         taken = np.asarray(positions, dtype=np.int64)
         images: Tensor | list[Tensor]
         if whole is not None:
-            images = to_float(whole)
+            images = whole
         else:
             pairs = [self._next_readable(int(position)) for position in positions]
             taken = np.array([position for position, _ in pairs], dtype=np.int64)
@@ -290,8 +290,9 @@ class ImageSource:
             return images
         # native_size was judged by a few files: an odd one out is brought to it
         h, w = native
-        same = [i if i.shape[1:] == native else fit(i, max(h, w), direct=True)[:, :h, :w] for i in images]
-        return torch.stack([to_float(image) for image in same])
+        return torch.stack(
+            [i if i.shape[1:] == native else fitted(i, max(h, w), direct=True)[:, :h, :w] for i in images]
+        )
 
     def _too_many(self, bad: int, of: int) -> FdlabError:
         reasons = list(self._images.unreadable.values())

@@ -3,12 +3,16 @@
 The order of an epoch is a permutation from (seed, epoch), a view comes from (seed, epoch, index, number of
 the view), an endless source gives step ``s`` the indices from ``s * batch`` on. So a run that continues at
 any step sees what an uninterrupted one would have seen, and no state of the loader is ever saved.
+
+What is done where: a loader's process decodes, crops and mirrors in 8 bits and hands those over; a GPU turns them into
+floats and does the rest (turns, colours), a CPU has it done by the loader's process as well. Resident images
+(``resident.py``) need no process: they are on the device, and so is everything but the draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fdlab.data.images import ImageSource
-from fdlab.data.transforms import NONE, View, apply, draw
+from fdlab.data.resident import Resident
+from fdlab.data.transforms import NONE, Begun, View, begin, draw_views, finish, sent
 from fdlab.errors import USAGE, FdlabError
 from fdlab.randomness import stream
 
@@ -28,7 +33,7 @@ class Batch:
 
     Attributes:
         step: the step, from 0 over the whole run.
-        images: one (B, 3, size, size) float32 in [0, 1] a view; all views show the same images.
+        images: one (B, 3, size, size) float32 in [0, 1] a view, on the device; all views show the same images.
         labels: (B,) int64, -1: none.
         indices: (B,) int64, positions in the source.
         targets: (B, classes) shares of the classes, where images were mixed.
@@ -47,6 +52,21 @@ class Batch:
         return Batch(self.step, images, self.labels[start:stop], self.indices[start:stop], targets)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a loader's process hands over of one step."""
+
+    step: int
+    views: list[Begun]
+    labels: Tensor
+    indices: Tensor
+
+    def pin_memory(self) -> Prepared:
+        """The same in page-locked memory, which a GPU fetches without waiting; torch's loader calls it."""
+        views = [replace(view, images=view.images.pin_memory()) for view in self.views]
+        return replace(self, views=views, labels=self.labels.pin_memory(), indices=self.indices.pin_memory())
+
+
 class Batches:
     """Iterate over the batches of steps ``start`` to ``stop - 1``.
 
@@ -61,6 +81,8 @@ class Batches:
         workers: processes that prepare batches; 0: this one. Never changes what comes out.
         drop_last: leave out the incomplete batch at the end of an epoch.
         part: (rank, ranks): take only this slice of each batch.
+        device: where the batches are wanted.
+        resident: the source's images on that device; then ``workers`` are not needed. Never changes what comes out.
 
     Raises:
         FdlabError: 2 for a batch larger than the data; 3 when more than half of it is unreadable;
@@ -81,6 +103,8 @@ class Batches:
         workers: int = 0,
         drop_last: bool = True,
         part: tuple[int, int] = (0, 1),
+        device: str = "cpu",
+        resident: Resident | None = None,
     ) -> None:
         if batch < 1 or (drop_last and batch > len(source)):
             raise FdlabError(
@@ -98,7 +122,8 @@ class Batches:
             )
         self.source, self.size, self.batch, self.seed = source, size, batch, seed
         self.view, self.views, self.start, self.stop = view or NONE, views, start, stop
-        self.workers, self.drop_last, self.part = workers, drop_last, part
+        self.workers, self.drop_last, self.part = 0 if resident else workers, drop_last, part
+        self.device, self.resident = torch.device(device), resident
         self._order: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -122,18 +147,30 @@ class Batches:
         return epoch, self._order[1][place * self.batch : (place + 1) * self.batch]
 
     def load(self, step: int) -> Batch:
-        """The batch of one step."""
+        """The batch of one step, on the device."""
+        return self.finished(self.prepare(step))
+
+    def prepare(self, step: int) -> Prepared:
+        """The part of one step's batch that a loader's process makes."""
         epoch, positions = self.positions(step)
         rank, ranks = self.part
         share = -(-len(positions) // ranks)
         positions = positions[rank * share : (rank + 1) * share]
-        gathered = self.source.gather(positions)
-        images = []
+        gathered = (self.resident or self.source).gather(positions)
+        views = []
         for number in range(self.views):
-            generators = [stream(self.seed, "view", epoch, int(p), number) for p in positions]
-            draws = draw(self.view, generators, self.size)
-            images.append(apply(gathered.images, self.view, draws, self.size, direct=self.source.direct))
-        return Batch(step, images, gathered.labels, gathered.indices)
+            draws = draw_views(self.view, self.seed, [(epoch, int(p), number) for p in positions], self.size)
+            view = begin(gathered.images, self.view, draws, self.size, direct=self.source.direct)
+            if self.device.type == "cpu" and view.draws is not None:
+                view = Begun(finish(view, self.view, self.size), None)
+            views.append(view)
+        return Prepared(step, views, gathered.labels, gathered.indices)
+
+    def finished(self, made: Prepared) -> Batch:
+        """The batch on the device: what is left to do is done there."""
+        views = [replace(view, images=sent(view.images, self.device)) for view in made.views]
+        images = [finish(view, self.view, self.size) for view in views]
+        return Batch(made.step, images, sent(made.labels, self.device), sent(made.indices, self.device))
 
     def __iter__(self) -> Iterator[Batch]:
         if not self.workers or not len(self):
@@ -146,13 +183,14 @@ class Batches:
             num_workers=min(self.workers, max(1, len(self))),
             collate_fn=_as_it_is,
             generator=torch.Generator(),
+            pin_memory=self.device.type == "cuda",
         )
         try:
             for item, unreadable in loader:
                 if isinstance(item, FdlabError):
                     raise item
                 self.source.learn(unreadable)
-                yield item
+                yield self.finished(item)
         except RuntimeError as error:
             if not any(sign in str(error) for sign in ("exited unexpectedly", "killed by signal")):
                 raise
@@ -172,9 +210,9 @@ class _Steps(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, place: int) -> tuple[Batch | FdlabError, dict[int, str]]:
+    def __getitem__(self, place: int) -> tuple[Prepared | FdlabError, dict[int, str]]:
         try:
-            batch = self.batches.load(self.batches.start + place)
+            batch = self.batches.prepare(self.batches.start + place)
         except FdlabError as error:  # handed over whole: raised here, it would come out as a traceback
             return error, {}
         return batch, self.batches.source.unreadable()

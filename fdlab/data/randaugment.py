@@ -41,17 +41,18 @@ def draw_policy(generator: np.random.Generator, ops: int, magnitude: float, spre
 
 
 def rand_augment(image: Tensor, policy: Policy) -> Tensor:
-    """(3, h, w) float32 in [0, 1] -> the same, by way of 8 bits, as the operations are defined."""
+    """(3, h, w), uint8 or float32 in [0, 1] -> the same, by way of 8 bits, as the operations are defined."""
     if not policy.applied.any():
         return image
-    out = (image * 255).round().clamp(0, 255).to(torch.uint8)
+    whole = image.dtype == torch.uint8
+    out = image if whole else (image * 255).round().clamp(0, 255).to(torch.uint8)
     names = list(OPERATIONS)
     for choice, applied, strength, sign in zip(
         policy.choice, policy.applied, policy.strength, policy.sign, strict=True
     ):
         if applied:
             out = OPERATIONS[names[choice]](out, float(strength), float(sign))
-    return out.float() / 255
+    return out if whole else out.float() / 255
 
 
 def _moved(image: Tensor, shift: tuple[float, float] = (0, 0), shear: tuple[float, float] = (0, 0)) -> Tensor:

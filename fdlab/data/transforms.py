@@ -3,13 +3,15 @@
 A view is drawn (``draw``: one generator a sample, a dozen numbers) and then applied to the whole
 batch (``apply``). Two routes, the same draws: small images of one size go through one batched bilinear
 resampling; large or varied ones are cropped one by one with antialiasing and meet the rest there.
+``apply`` is ``begin`` (one by one, 8 bits where the images have 8 bits) and ``finish`` (the whole batch on any
+device), so that a loader's process can do the one and the training device the other.
 The global random generators of torch and numpy are never touched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +23,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from fdlab.data.randaugment import Policy, draw_policy, rand_augment
+from fdlab.randomness import stream, uniforms
 
 UNIFORMS = 12  # one a setting, always all drawn: switching one setting off leaves the others' draws alone
 
@@ -47,6 +50,11 @@ class View(BaseModel):
     magnitude: float = Field(default=9.0, ge=0, le=10, description="of RandAugment")
     magnitude_sd: float = Field(default=0.5, ge=0, description="of RandAugment")
     interpolation: Literal["bilinear", "bicubic"] = Field(default="bilinear", description="of crops from larger images")
+
+    @property
+    def recolours(self) -> bool:
+        """Whether colours change, other than by RandAugment."""
+        return bool(self.brightness or self.contrast or self.saturation or self.grey or self.noise)
 
     @field_validator("crop", "ratio")
     @classmethod
@@ -78,6 +86,21 @@ class Draws:
     policies: tuple[Policy, ...] = ()
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Views of which a part is done.
+
+    Attributes:
+        images: (B, 3, h, w), uint8 or float32 in [0, 1].
+        draws: of what is left to do; None: nothing is.
+        cropped: the crop is done.
+    """
+
+    images: Tensor
+    draws: Draws | None
+    cropped: bool = False
+
+
 def draw(view: View, generators: Sequence[np.random.Generator], size: int) -> Draws:
     """Draw one view a generator, for outputs of ``size`` pixels."""
     uniforms = np.stack([generator.random(UNIFORMS) for generator in generators])
@@ -93,25 +116,69 @@ def draw(view: View, generators: Sequence[np.random.Generator], size: int) -> Dr
     return Draws(uniforms, noise, policies)
 
 
+def draw_views(view: View, seed: int, counters: Sequence[Sequence[int]], size: int) -> Draws:
+    """``draw`` from ``stream(seed, "view", *counters)`` of each sample, all at once where uniforms are enough."""
+    if view.noise or view.randaugment:
+        return draw(view, [stream(seed, "view", *each) for each in counters], size)
+    return Draws(uniforms(seed, "view", counters, UNIFORMS), None)
+
+
 def apply(images: Tensor | Sequence[Tensor], view: View, draws: Draws, size: int, *, direct: bool) -> Tensor:
     """The views: (B, 3, size, size) float32 in [0, 1].
 
     Args:
-        images: (B, 3, h, w) float32, or a list of (3, h, w), uint8 or float32 in [0, 1].
+        images: (B, 3, h, w) or a list of (3, h, w), uint8 or float32 in [0, 1].
         direct: how images without a crop are brought to ``size``, see ``fit``.
     """
-    u = draws.uniforms
+    return finish(begin(images, view, draws, size, direct=direct), view, size)
+
+
+def begin(images: Tensor | Sequence[Tensor], view: View, draws: Draws, size: int, *, direct: bool) -> Begun:
+    """What is done image by image; small images of one size are left to ``finish``. uint8 stays uint8.
+
+    Where nothing but a crop, a flip and RandAugment was asked for, nothing is left.
+    """
     # resampling without antialiasing is right only where nothing is made smaller
     if isinstance(images, Tensor) and max(images.shape[-2:]) <= size:
-        boxes = crop_boxes(view, u, np.array([images.shape[-2:]] * len(images), dtype=np.float64))
-        out = _resample(images, view, u, boxes, size)
-    else:
-        cropped = torch.stack([_one(image, view, u[i : i + 1], size, direct) for i, image in enumerate(images)])
-        whole = np.tile([0.0, 0.0, size, size], (len(cropped), 1))
-        out = _resample(cropped, view, u, whole, size)
-    if draws.policies:
-        out = torch.stack([rand_augment(*pair) for pair in zip(out, draws.policies, strict=True)])
-    return _recolour(out, view, draws)
+        return Begun(images, draws)
+    done = [_one(image, view, draws.uniforms[i : i + 1], size, direct) for i, image in enumerate(images)]
+    same = len({image.dtype for image in done}) == 1
+    out = torch.stack(done if same else [to_float(image) for image in done])
+    if view.rotate or view.shift:
+        return Begun(out, draws, cropped=True)
+    mirrored = draws.uniforms[:, 4] < view.flip
+    if mirrored.any():
+        out = torch.where(torch.from_numpy(mirrored)[:, None, None, None], out.flip(-1), out)
+    out = _augmented(out, draws)
+    return Begun(out, replace(draws, policies=()), cropped=True) if view.recolours else Begun(out, None)
+
+
+def finish(begun: Begun, view: View, size: int) -> Tensor:
+    """(B, 3, size, size) float32 in [0, 1], on the device of ``begun.images``."""
+    images, draws = to_float(begun.images), begun.draws
+    if draws is None:
+        return images
+    if not begun.cropped or view.rotate or view.shift:
+        count = len(images)
+        sizes = np.array([images.shape[-2:]] * count, dtype=np.float64)
+        whole = np.tile([0.0, 0.0, size, size], (count, 1))
+        boxes = whole if begun.cropped else crop_boxes(view, draws.uniforms, sizes)
+        images = _augmented(_resample(images, view, draws.uniforms, boxes, size), draws)
+    return _recolour(images, view, draws)
+
+
+def _augmented(images: Tensor, draws: Draws) -> Tensor:
+    if not draws.policies:
+        return images
+    return torch.stack([rand_augment(*pair) for pair in zip(images, draws.policies, strict=True)])
+
+
+def sent(tensor: Tensor, device: str | torch.device) -> Tensor:
+    """The tensor on the device, without waiting for it: a GPU fetches it from page-locked memory."""
+    target = torch.device(device)
+    if target.type != "cuda" or tensor.is_cuda:
+        return tensor.to(target)
+    return tensor.pin_memory().to(target, non_blocking=True)
 
 
 def crop_boxes(view: View, uniforms: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -139,6 +206,11 @@ def fit(images: Tensor, size: int, *, direct: bool) -> Tensor:
     ``direct`` (square images of one size): resized straight to ``size``. Otherwise the short side goes to
     ``size * 256 / 224`` and the centre is cut out. Bilinear with antialias; small images are enlarged.
     """
+    return to_float(fitted(images, size, direct=direct))
+
+
+def fitted(images: Tensor, size: int, *, direct: bool) -> Tensor:
+    """``fit`` that leaves 8 bits 8 bits."""
     h, w = images.shape[-2:]
     straight = direct and h == w
     short = size if direct else round(size * 256 / 224)
@@ -146,7 +218,7 @@ def fit(images: Tensor, size: int, *, direct: bool) -> Tensor:
     if target != [h, w]:
         images = tv.resize(images, target, antialias=True)
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
-    return to_float(images[..., top : top + size, left : left + size])
+    return images[..., top : top + size, left : left + size]
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -155,16 +227,16 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def _one(image: Tensor, view: View, uniforms: np.ndarray, size: int, direct: bool) -> Tensor:
-    """One image of any size, cropped (or fitted, when the view has no crop) to ``size``."""
+    """One image of any size, cropped (or fitted, when the view has no crop) to ``size``; uint8 stays uint8."""
     if view.crop is None:
-        return fit(image, size, direct=direct)
+        return fitted(image, size, direct=direct)
     h, w = image.shape[-2:]
     box = crop_boxes(view, uniforms, np.array([[h, w]], dtype=np.float64))[0]
     height, width = max(1, round(box[2])), max(1, round(box[3]))
     top, left = min(round(box[0]), h - height), min(round(box[1]), w - width)
     how = InterpolationMode(view.interpolation)
     resized = tv.resized_crop(image, top, left, height, width, [size, size], how, antialias=True)
-    return to_float(resized).clamp(0, 1) if how == InterpolationMode.BICUBIC else to_float(resized)
+    return resized if resized.dtype == torch.uint8 else resized.clamp(0, 1)
 
 
 def _resample(images: Tensor, view: View, u: np.ndarray, boxes: np.ndarray, size: int) -> Tensor:
@@ -173,7 +245,8 @@ def _resample(images: Tensor, view: View, u: np.ndarray, boxes: np.ndarray, size
     mirrored = u[:, 4] < view.flip
     if not (view.rotate or view.shift) and (h, w) == (size, size) and (boxes == [0, 0, h, w]).all():
         if mirrored.any():
-            images = torch.where(torch.from_numpy(mirrored)[:, None, None, None], images.flip(-1), images)
+            chosen = sent(torch.from_numpy(mirrored), images.device)[:, None, None, None]
+            images = torch.where(chosen, images.flip(-1), images)
         return images
     angle = np.deg2rad(view.rotate) * (2 * u[:, 5] - 1)
     top, left, height, width = boxes.T
@@ -183,13 +256,15 @@ def _resample(images: Tensor, view: View, u: np.ndarray, boxes: np.ndarray, size
     cos, sin, sign = np.cos(angle), np.sin(angle), np.where(mirrored, -1.0, 1.0)
     a, b, c, d = sx * cos * sign, -sx * sin, sy * sin * sign, sy * cos  # box * turn * mirror
     theta = np.stack([a, b, cx - a * dx - b * dy, c, d, cy - c * dx - d * dy], axis=1)
-    matrix = torch.from_numpy(theta.astype(np.float32)).reshape(-1, 2, 3)
+    matrix = sent(torch.from_numpy(theta.astype(np.float32)).reshape(-1, 2, 3), images.device)
     grid = F.affine_grid(matrix, [len(images), 3, size, size], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def _recolour(images: Tensor, view: View, draws: Draws) -> Tensor:
-    u = torch.from_numpy(draws.uniforms.astype(np.float32))[:, :, None, None, None]
+    if not view.recolours:
+        return images.clamp(0, 1)
+    u = sent(torch.from_numpy(draws.uniforms.astype(np.float32)), images.device)[:, :, None, None, None]
     if view.brightness:
         images = images * (1 + view.brightness * (2 * u[:, 8] - 1))
     if view.contrast:
@@ -201,11 +276,11 @@ def _recolour(images: Tensor, view: View, draws: Draws) -> Tensor:
         grey = _grey(images)
         images = grey + (images - grey) * kept
     if draws.noise is not None:
-        images = images + view.noise * draws.noise
+        images = images + view.noise * sent(draws.noise, images.device)
     return images.clamp(0, 1)
 
 
 def _grey(images: Tensor) -> Tensor:
     """Luma of ITU-R BT.601: (B, 1, h, w)."""
-    weights = images.new_tensor([0.299, 0.587, 0.114])[:, None, None]
+    weights = sent(torch.tensor([0.299, 0.587, 0.114], dtype=images.dtype), images.device)[:, None, None]
     return (images * weights).sum(dim=1, keepdim=True)

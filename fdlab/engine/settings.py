@@ -24,6 +24,9 @@ class DataSettings(Settings):
     size: int = Field(0, ge=0, description="pixels a side; 0: the model's own size")
     per_class: int = Field(0, ge=0, description="labelled images a class; 0: all")
     validation: int = Field(0, ge=0, description="images held out of `source` for choosing settings")
+    resident: Literal["auto", "on", "off"] = Field(
+        "auto", description="small images live on the device; auto: on a GPU where they fit. Changes no number"
+    )
     label_seed: int = Field(0, ge=0, description="which images are labelled and which validate")
 
 

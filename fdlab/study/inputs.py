@@ -9,6 +9,7 @@ import numpy as np
 
 from fdlab.data.images import ImageSource
 from fdlab.data.loader import Batches
+from fdlab.data.resident import resident
 from fdlab.data.sources import open_data
 from fdlab.data.splits import split_labelled
 from fdlab.engine.distributed import current
@@ -49,6 +50,8 @@ def prepared(recipe: Recipe, kind: type[Task], device: str) -> tuple[Task, Calla
     task.steps = steps
     ranks = current()
 
+    kept = resident(recipe.data.resident, data, size=size, view=recipe.view, device=device)
+
     def batches(start: int) -> Batches:
         return Batches(
             data,
@@ -61,6 +64,8 @@ def prepared(recipe: Recipe, kind: type[Task], device: str) -> tuple[Task, Calla
             stop=steps,
             workers=recipe.run.workers,
             part=(ranks.rank, ranks.ranks),
+            device=device,
+            resident=kept,
         )
 
     return task, batches, steps

@@ -74,14 +74,18 @@ def test_kills_at_any_moment_change_nothing(tmp_path: Path, recipe: str, workers
     assert lines[0] == lines[1]
 
 
-def test_a_run_in_this_process_continues_and_records_itself(tmp_path: Path) -> None:
-    planned = plan("digits/masked", options={"run.steps": 6, "run.batch": 16, "save.every": 2, "save.snapshots": 3})
+@pytest.mark.parametrize("resident", ["off", "on"])
+def test_a_run_in_this_process_continues_and_records_itself(tmp_path: Path, resident: str) -> None:
+    """Whether the images live on the device or come from the loader: the same file."""
+    own = {"run.steps": 6, "run.batch": 16, "save.every": 2, "save.snapshots": 3}
+    whole_plan = plan("digits/masked", options=own)
+    planned = plan("digits/masked", options={**own, "data.resident": resident})
 
     def stop(step: int) -> None:
         if step == 5:
             raise KeyboardInterrupt
 
-    run(planned, tmp_path / "whole", quiet=True)
+    run(whole_plan, tmp_path / "whole", quiet=True)
     with pytest.raises(KeyboardInterrupt):
         run(planned, tmp_path / "cut", quiet=True, on_step=[stop])
     assert not RunFolder(tmp_path / "cut").finished
