@@ -229,14 +229,14 @@ def to_float(images: Tensor) -> Tensor:
 def _one(image: Tensor, view: View, uniforms: np.ndarray, size: int, direct: bool) -> Tensor:
     """One image of any size, cropped (or fitted, when the view has no crop) to ``size``; uint8 stays uint8."""
     if view.crop is None:
-        return fitted(image, size, direct=direct)
+        return fitted(image, size, direct=direct).contiguous()
     h, w = image.shape[-2:]
     box = crop_boxes(view, uniforms, np.array([[h, w]], dtype=np.float64))[0]
     height, width = max(1, round(box[2])), max(1, round(box[3]))
     top, left = min(round(box[0]), h - height), min(round(box[1]), w - width)
     how = InterpolationMode(view.interpolation)
     resized = tv.resized_crop(image, top, left, height, width, [size, size], how, antialias=True)
-    return resized if resized.dtype == torch.uint8 else resized.clamp(0, 1)
+    return (resized if resized.dtype == torch.uint8 else resized.clamp(0, 1)).contiguous()
 
 
 def _resample(images: Tensor, view: View, u: np.ndarray, boxes: np.ndarray, size: int) -> Tensor:
