@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from fdlab.cli import demo, diagnose, doctor, evaluate, export, figures, inspect, recipes, train
+from fdlab.cli import demo, diagnose, doctor, evaluate, export, figures, inspect, recipes, report, train
 from fdlab.errors import INTERRUPTED, FdlabError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command(name="recipes", rich_help_panel="Train")(recipes.recipes)
 app.add_typer(diagnose.app, name="diagnose", rich_help_panel="Measure")
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Measure")
 app.command(rich_help_panel="Read")(figures.figures)
+app.command(rich_help_panel="Read")(report.report)
 app.command(rich_help_panel="Measure")(inspect.inspect)
 app.command(rich_help_panel="Measure")(export.export)
 app.command(rich_help_panel="Measure")(inspect.explain)

@@ -38,6 +38,9 @@ COLUMNS = (
     "reference",
 )
 
+# Measures of two models: their ``reference`` is the other model, and the value is no difference.
+OF_TWO = ("cka",)
+
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows (dicts; missing columns are left empty) as a table with exactly ``COLUMNS``."""
@@ -58,6 +61,16 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     for name in set(COLUMNS) - set(TEXT) - set(COUNTS):
         table[name] = table[name].astype("float64")
     return table
+
+
+def values(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are values: all but differences to a ``reference``."""
+    return table[(table["reference"] == "") | table["metric"].isin(OF_TWO)]
+
+
+def differences(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are differences: ``model`` minus ``reference``."""
+    return table[(table["reference"] != "") & ~table["metric"].isin(OF_TWO)]
 
 
 def join(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -1,12 +1,13 @@
 """One self-contained page: answer first, then the numbers, then a section a figure, then how it was made.
 
-No script and no network: the figures are inline SVG whose colours are CSS variables, so that they follow
-light and dark; the template (page.html.j2) escapes every name.
+No network: the figures are inline SVG whose colours are CSS variables, so that they follow light and dark and a model
+can be hidden; a small script only adds keys. The template (page.html.j2) escapes every name.
 """
 
 from __future__ import annotations
 
-import re
+import base64
+import gzip
 from collections.abc import Mapping
 from importlib import resources
 from io import StringIO
@@ -15,15 +16,19 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
 
 from fdlab.records.atomic import write_text
 from fdlab.records.metrics import METRICS
 from fdlab.records.table import write_table
+from fdlab.report.alerts import alerts
 from fdlab.report.captions import ONE_SEED, OTHER_DESIGN, other_design, several_seeds
 from fdlab.report.figures import available, draw_figure, figure_module
-from fdlab.report.style import DARK, looks_of, settings
-from fdlab.report.summary import Facts, models, readable, rows, summary
+from fdlab.report.pairs import MOST, pairwise
+from fdlab.report.provenance import table_digest
+from fdlab.report.style import COLUMN, DARK, looks_of, settings
+from fdlab.report.summary import Facts, families, models, readable, rows, summary
+from fdlab.report.svg import inline_svg, variable
+from fdlab.report.teach import cards, glossary
 
 HEADERS = {
     "accuracy": "accuracy (%)",
@@ -41,9 +46,14 @@ HEADERS = {
 
 
 FAMILY_NAMES = {"mim": "masked image modelling", "random": "untrained control"}
+EMBED = 600_000  # bytes of compressed table that a page carries inside
+CLAIM = {"verdict": "not tested", "statement": "", "effect": "", "not_controlled": ""}
+VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "not tested": "–"}
 
 
-def write_page(path: Path | str, table: pd.DataFrame, facts: Facts, figures: list[str] | None = None) -> Path:
+def write_page(
+    path: Path | str, table: pd.DataFrame, facts: Facts, figures: list[str] | None = None, *, teach: bool = False
+) -> Path:
     """Writes index.html, and table.csv beside it.
 
     Args:
@@ -51,63 +61,94 @@ def write_page(path: Path | str, table: pd.DataFrame, facts: Facts, figures: lis
         table: rows in the form of ``records.table``; sections without rows are left out.
         facts: what is known beside the table (question, notes, budget, options, controls, ...).
         figures: which figures (default: all that the table has).
+        teach: a question before each figure, a glossary, exercises.
 
     Raises:
         FdlabError: code 2, an unknown figure or one that the table has no rows for.
     """
     path = Path(path)
-    write_text(path, page(table, facts, figures))
+    write_text(path, page(table, facts, figures, teach=teach))
     write_table(path.with_name("table.csv"), table)
     return path
 
 
-def page(table: pd.DataFrame, facts: Facts, figures: list[str] | None = None) -> str:
+def page(table: pd.DataFrame, facts: Facts, figures: list[str] | None = None, *, teach: bool = False) -> str:
     """The page as text."""
     source = resources.files("fdlab.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     shown = available(table) if figures is None else figures
+    taught = cards(shown) if teach else {}
     return environment.from_string(source).render(
         title=facts.get("title") or "Attention of vision transformers",
         question=facts.get("question") or "",
+        claims=_claims(facts),
         notes=list(facts.get("notes") or ()),
+        alerts=alerts(table, facts),
+        models=_models(table, facts),
         seeds_joined=several_seeds(table),
         summary=_summary(table, facts),
-        figures=[_section(figure, table, facts) for figure in shown],
+        pairs=_pairs_of_models(table, facts),
+        figures=[_section(figure, table, facts) | {"card": taught.get(figure)} for figure in shown],
+        glossary=glossary() if teach else [],
         method=_method(table, facts),
         seconds=_pairs(facts.get("seconds"), lambda value: f"{float(value):.1f}"),
         versions=_pairs(facts.get("versions"), str),
+        weights=_weights(facts),
         command=facts.get("command") or "",
         limits=_limits(table, facts),
         metrics=[METRICS[name] for name in dict.fromkeys(table["metric"]) if name in METRICS],
         variables=_variables(),
         version=str((facts.get("versions") or {}).get("fdlab", "")),
         rows=len(table),
+        digest=table_digest(table),
+        inside=_embedded(table),
     )
 
 
-def inline_svg(svg: str, figure: str, title: str, description: str) -> Markup:
-    """matplotlib's SVG made fit for a page: own ids, colours as CSS variables, a title and a description.
-
-    Every SVG of matplotlib has the ids ``figure_1``, ``axes_1``, ...: without a prefix they clash.
-    """
-    prefix = f"{figure.replace('_', '-')}-"
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r'(\sid=")', rf"\g<1>{prefix}", body)
-    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", body)
-    body = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", body)
-    body = re.sub(r"#[0-9a-f]{6}\b", lambda found: _variable(found.group()), body)
-    # The figures were measured in DejaVu Sans; Verdana has nearly its widths.
-    body = body.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
-    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)[0]
-    named = f'role="img" aria-labelledby="{prefix}title {prefix}description"'
-    size = f'style="max-width: {float(width) / 72 * 8.6:.1f}rem" viewBox="0 0 {width} {height}"'
-    words = f'<title id="{prefix}title">{escape(title)}</title>'
-    words += f'<desc id="{prefix}description">{escape(description)}</desc>'
-    return Markup(re.sub(r"<svg[^>]*>", lambda _: f"<svg {named} {size}>{words}", body, count=1))
+def _claims(facts: Facts) -> list[dict[str, str]]:
+    """The verdict strip: each claim with its sign, so that colour is never alone."""
+    return [
+        {
+            **CLAIM,
+            **{key: str(value) for key, value in claim.items()},
+            "sign": VERDICTS.get(str(claim.get("verdict")), "–"),
+        }
+        for claim in facts.get("claims") or ()
+    ]
 
 
-def _variable(color: str) -> str:
-    return f"var(--c{color[1:]})" if color in DARK else color
+def _models(table: pd.DataFrame, facts: Facts) -> list[dict[str, Any]]:
+    """The models in the order of their colour variables, each with its family."""
+    family = families(table)
+    return [
+        {
+            "name": name,
+            "family": FAMILY_NAMES.get(family.get(name, ""), family.get(name, "")),
+            "base": variable(look.base or look.color),
+        }
+        for name, look in looks_of(table, facts).items()
+    ]
+
+
+def _pairs_of_models(table: pd.DataFrame, facts: Facts) -> dict[str, Any] | None:
+    found = pairwise(table, facts)
+    if found.empty:
+        return None
+    return {**_cells(found.head(MOST), table, facts), "more": max(0, len(found) - MOST)}
+
+
+def _embedded(table: pd.DataFrame) -> str:
+    """The table as a link that needs no file beside the page; empty where it would be too large."""
+    packed = gzip.compress(table.to_csv(index=False, float_format="%.10g").encode(), mtime=0)
+    return f"data:application/gzip;base64,{base64.b64encode(packed).decode()}" if len(packed) <= EMBED else ""
+
+
+def _weights(facts: Facts) -> list[dict[str, str]]:
+    """What is needed to get the same models again."""
+    return [
+        {"name": str(name), "source": "", "sha256": "", **{key: str(value) for key, value in known.items()}}
+        for name, known in (facts.get("models") or {}).items()
+    ]
 
 
 def _variables() -> dict[str, dict[str, str]]:
@@ -124,17 +165,28 @@ def _section(figure: str, table: pd.DataFrame, facts: Facts) -> dict[str, Any]:
     with settings():
         drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     caption = module.caption(table, facts)
+    looks = list(looks_of(table, facts).values())
     return {
         "id": figure.replace("_", "-"),
+        "file": figure,
         "title": module.TITLE,
-        "svg": inline_svg(text.getvalue(), figure, module.TITLE, caption[0]),
+        "pan": drawn.get_figwidth() > COLUMN,  # wider than a narrow screen: moved sideways there
+        "svg": inline_svg(text.getvalue(), figure, module.TITLE, caption[0], looks),
         "caption": caption,
-        "table": _cells(module.numbers(table, facts)),
+        "table": _cells(module.numbers(table, facts), table, facts),
+        "metrics": [METRICS[name] for name in getattr(module, "METRICS", ()) if name in METRICS],
     }
 
 
-def _cells(numbers: pd.DataFrame) -> dict[str, Any]:
-    return {"head": list(numbers.columns), "rows": numbers.astype(str).to_numpy().tolist()}
+def _cells(numbers: pd.DataFrame, table: pd.DataFrame, facts: Facts) -> dict[str, Any]:
+    """A table of text; each row knows the place of its model, so that it can be hidden with it."""
+    place = {name: number for number, name in enumerate(looks_of(table, facts))}
+    names = numbers["model"] if "model" in numbers.columns else [""] * len(numbers)
+    lines = numbers.astype(str).to_numpy().tolist()
+    return {
+        "head": list(numbers.columns),
+        "rows": [{"model": place.get(name, ""), "cells": line} for name, line in zip(names, lines, strict=True)],
+    }
 
 
 def _summary(table: pd.DataFrame, facts: Facts) -> dict[str, Any] | None:
@@ -142,15 +194,15 @@ def _summary(table: pd.DataFrame, facts: Facts) -> dict[str, Any] | None:
     if not models(table, facts):
         return None
     text = readable(summary(table, facts))
-    look = looks_of(table, facts)
+    place = {name: number for number, name in enumerate(looks_of(table, facts))}
     return {
         "head": [HEADERS[column] for column in text.columns[2:]],
         "late": [column.startswith("late_") for column in text.columns[2:]],
         "rows": [
             {
                 "model": name,
+                "place": place[name],
                 "family": FAMILY_NAMES.get(family, family or "unknown"),
-                "color": _variable(look[name].color),
                 "cells": [cell.partition(" ")[::2] for cell in cells],
             }
             for name, family, *cells in text.itertuples(index=False)

@@ -2,7 +2,8 @@
 
 Colour never stands alone: a family has a colour, a marker and a line style, found by search for the
 largest smallest distance under normal sight and under simulated colour blindness. Untrained controls
-are grey. Further models of one family keep the colour and change the marker and the line.
+are grey. Further models of one family keep the colour and change the marker and the line; their colours differ
+by a step that no eye sees, so that a page can tell whose line is whose (page.py).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Look(NamedTuple):
     marker: str
     line: Any
     fill: bool = True
+    base: str = ""  # the family's colour, where ``color`` is a step beside it
 
     def points(self, size: float = 4.5) -> dict[str, Any]:
         """Keyword arguments for a marker: filled, or hollow with an edge of its colour."""
@@ -93,8 +95,16 @@ def looks(names: Sequence[str], family: Mapping[str, str]) -> dict[str, Look]:
         if count == 1 and kind == "mim":
             line = LONG_DASH
         filled = kind != "random" and count % 2 == 0
-        result[name] = Look(first.color, marker or first.marker, line or first.line, filled)
+        result[name] = Look(
+            _beside(first.color, count), marker or first.marker, line or first.line, filled, first.color
+        )
     return result
+
+
+def _beside(color: str, count: int) -> str:
+    """A colour ``count`` steps of the blue channel away."""
+    blue = int(color[5:], 16)
+    return f"{color[:5]}{blue + (count if blue < 128 else -count):02x}"
 
 
 def looks_of(table: pd.DataFrame, facts: Facts) -> dict[str, Look]:
@@ -191,6 +201,33 @@ def block_ticks(axes: Axes, blocks: int) -> None:
     shown = range(1, blocks + 1) if blocks <= 6 else sorted({1, (blocks + 1) // 2, blocks})
     axes.set_xticks(list(shown))
     axes.set_xlim(0.5, blocks + 0.5)
+
+
+def name_panels(figure: Figure, names: Sequence[str]) -> None:
+    """Marks every axes that shows one model alone, by its title or by that of the axes above it.
+
+    The mark ``panel-MODEL-AXES`` (numbers) becomes the id of the panel's group in an SVG.
+    """
+    titles = {_plain(wrap(name, width, lines)): place for place, name in enumerate(names) for width, lines in _TITLES}
+    above: dict[Any, int] = {}
+    for number, axes in enumerate(figure.axes):
+        spec = axes.get_subplotspec()
+        column = (id(spec.get_gridspec()), spec.colspan.start) if spec is not None else number
+        title = _plain(axes.get_title("left") or axes.get_title())
+        if title:
+            above.pop(column, None)
+        if title in titles:
+            above[column] = titles[title]
+        if column in above:
+            axes.set_gid(f"panel-{above[column]}-{number}")
+
+
+# The widths and numbers of lines in which panels are titled: a cut title is known again by its cut form.
+_TITLES = [(width, lines) for width in range(12, 41) for lines in (1, 2, 3)]
+
+
+def _plain(title: str) -> str:
+    return "".join(title.split())
 
 
 def number_above(axes: Axes, text: str, x: float, y: float) -> None:

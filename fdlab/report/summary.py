@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from fdlab.records.table import values
+
 Facts = Mapping[str, Any]
 
 LATE_METRICS = (
@@ -62,14 +64,14 @@ def separated(first: Estimate, second: Estimate) -> bool | None:
 
 
 def rows(table: pd.DataFrame, probe: str, metric: str | None = None) -> pd.DataFrame:
-    """The rows of a probe, and of one metric where named."""
-    kept = table[table["probe"] == probe]
+    """The values (no differences) of a probe, and of one metric where named."""
+    kept = values(table[table["probe"] == probe])
     return kept if metric is None else kept[kept["metric"] == metric]
 
 
 def models(table: pd.DataFrame, facts: Facts, probe: str | None = None) -> list[str]:
     """The models of a probe in the order of ``facts["order"]``; others follow as they come."""
-    kept = table[~table["probe"].isin(["ruler", "curve"])] if probe is None else rows(table, probe)
+    kept = values(table[~table["probe"].isin(["ruler", "curve"])]) if probe is None else rows(table, probe)
     present = list(dict.fromkeys(kept["model"]))
     order = [label for label in facts.get("order", ()) if label in present]
     return order + [label for label in present if label not in order]
@@ -171,9 +173,9 @@ def summary(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
         else:
             kinds[metric] = {name: of_model(table, probe, metric, name) for name in names}
     result = pd.DataFrame({"model": names, "family": [family.get(name, "") for name in names]})
-    for column, values in kinds.items():
+    for column, found in kinds.items():
         for ending, part in (("", "value"), ("_low", "low"), ("_high", "high")):
-            result[column + ending] = [getattr(values[name], part) for name in names]
+            result[column + ending] = [getattr(found[name], part) for name in names]
     return result
 
 

@@ -177,5 +177,6 @@ def _facts(
         "controls": {label: CONTROL for label in named if CONTROL in manifests},
         "command": f"fdlab diagnose {probe} " + " ".join([*models, "--data", data, "--images", str(images)]),
         "versions": versions(),
+        "models": {label: {"source": m["source"], "sha256": m.get("weights", "")} for label, m in manifests.items()},
         "skipped_images": max(int(m.get("skipped", 0)) for m in manifests.values()),
     }

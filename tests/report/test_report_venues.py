@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fdlab.errors import FdlabError
+from fdlab.records.table import frame
 from fdlab.report.figures import write_figures
 from fdlab.report.folder import read_report
 from fdlab.report.provenance import note, read_note, table_digest
@@ -76,7 +77,7 @@ def test_a_figure_says_where_it_comes_from(kind: str, table: pd.DataFrame, facts
 @settings(max_examples=15, deadline=None)
 @given(command=st.text(st.characters(exclude_categories=["Cs"]), max_size=300))
 def test_any_text_survives(kind: str, command: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    table = pd.DataFrame({"model": ["m"], "probe": ["attention"]})
+    table = frame([{"model": "m", "probe": "attention"}])
     figure = Figure(figsize=(1, 1))
     folder = tmp_path_factory.mktemp("notes")
     (path,) = save_figure(figure, folder, "f", [kind], note("f", table, {"command": command}, "A caption."))

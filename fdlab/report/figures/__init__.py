@@ -79,7 +79,7 @@ def draw_figure(figure: str, table: pd.DataFrame, facts: Facts) -> Figure:
     Raises:
         FdlabError: code 2, no such figure, or the table lacks its rows.
     """
-    from fdlab.report.style import settings
+    from fdlab.report.style import looks_of, name_panels, settings
 
     module = figure_module(figure)
     if not module.present(table):
@@ -90,7 +90,9 @@ def draw_figure(figure: str, table: pd.DataFrame, facts: Facts) -> Figure:
             code=USAGE,
         )
     with settings():
-        return module.draw(table, facts)
+        drawn = module.draw(table, facts)
+    name_panels(drawn, list(looks_of(table, facts)))
+    return drawn
 
 
 def write_figures(
