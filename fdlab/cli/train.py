@@ -15,6 +15,9 @@ SET = typer.Option([], "--set", help="Any setting, e.g. optim.lr=3e-4 (repeatabl
 CONFIG = typer.Option(None, "--config", help="TOML file laid over the recipe.", rich_help_panel="Settings")
 SEED = typer.Option(None, min=0, help="Seed of everything.", rich_help_panel="Settings")
 DEVICE = typer.Option(None, help="cpu, cuda, mps or auto.", rich_help_panel="Settings")
+PROBE = typer.Option(
+    0, "--probe-every", min=0, help="Epochs between attention probes, kept in the run.", rich_help_panel="Output"
+)
 DRY = typer.Option(
     False, "--dry-run", help="Print every setting with its source; train nothing.", rich_help_panel="Output"
 )
@@ -27,6 +30,7 @@ def pretrain(
     data: str = DATA,
     test: str = TEST,
     out: Path = OUT,
+    probe_every: int = PROBE,
     set_: list[str] = SET,
     config: str = CONFIG,
     seed: int = SEED,
@@ -40,6 +44,7 @@ def pretrain(
     Example: [bold]fdlab pretrain digits/masked -o runs/mim[/bold]
     """
     options = {"data.source": data, "data.test": test, "run.seed": seed, "run.device": device}
+    options["watch.probe_every"] = probe_every or None
     _start(recipe, None, options, out, set_, config, dry_run, quiet, json_)
 
 
@@ -49,6 +54,7 @@ def distill(
     data: str = DATA,
     test: str = TEST,
     out: Path = OUT,
+    probe_every: int = PROBE,
     set_: list[str] = SET,
     config: str = CONFIG,
     seed: int = SEED,
@@ -67,6 +73,7 @@ def distill(
         "data.test": test,
         "run.seed": seed,
         "run.device": device,
+        "watch.probe_every": probe_every or None,
     }
     _start(recipe, "distill", options, out, set_, config, dry_run, quiet, json_)
 
@@ -77,6 +84,7 @@ def finetune(
     data: str = DATA,
     test: str = TEST,
     out: Path = OUT,
+    probe_every: int = PROBE,
     set_: list[str] = SET,
     config: str = CONFIG,
     seed: int = SEED,
@@ -95,6 +103,7 @@ def finetune(
         "data.test": test,
         "run.seed": seed,
         "run.device": device,
+        "watch.probe_every": probe_every or None,
     }
     _start(recipe, "classify", options, out, set_, config, dry_run, quiet, json_)
 

@@ -104,6 +104,14 @@ class Ranks:
             raise said[0]
         return result
 
+    def told(self, value: T) -> T:
+        """Rank 0's value, on all ranks."""
+        if self.alone:
+            return value
+        said = [value]
+        dist.broadcast_object_list(said)
+        return said[0]
+
     def together(self, batch: Batch) -> Batch:
         """The global batch from the ranks' slices, for what mixes the images of a batch."""
         if self.alone:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -44,6 +45,13 @@ class Log:
                 return
             self.waited += time.monotonic() - before
             yield batch
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Inside is no training: its time does not count."""
+        before = time.monotonic()
+        yield
+        self.clock += time.monotonic() - before
 
     def add(self, step: int, values: dict[str, Tensor], lr: float, *, last: bool = False) -> None:
         """One step's values; a full window, or the run's last one, is written."""

@@ -201,7 +201,9 @@ def sources(recipe: Recipe, layers: Mapping[str, Mapping[str, Any]]) -> list[tup
 
 
 # Where, how fast and in how many parts a run runs may change between two starts: its numbers do not depend on it.
-FREE = frozenset({"about", "run.device", "run.workers", "run.accumulate", "run.checkpoint_blocks", "save.every"})
+FREE = frozenset(
+    {"about", "data.resident", "run.device", "run.workers", "run.accumulate", "run.checkpoint_blocks", "save.every"}
+)
 
 
 def differences(old_toml: str, new: Recipe) -> list[str]:

@@ -78,6 +78,18 @@ class SaveSettings(Settings):
     export: Literal["last", "best"] = Field("last", description="which state becomes the run's result")
 
 
+class WatchSettings(Settings):
+    """What is measured along the way, beside the task's own evaluation."""
+
+    every: int = Field(
+        0, ge=0, description="epochs between k-NN accuracy, cosine to the target and effective rank; 0: never"
+    )
+    images: int = Field(512, ge=8, description="images that are judged: of validation, else of test, else of training")
+    labelled: int = Field(2000, ge=1, description="training images whose labels the k-NN has")
+    probe_every: int = Field(0, ge=0, description="epochs between attention probes, kept in the run; 0: never")
+    probe_images: int = Field(64, ge=1, description="images of a probe")
+
+
 class Recipe(Settings):
     """The settings every training has. The table of the task's own settings is added by ``resolve``."""
 
@@ -87,6 +99,7 @@ class Recipe(Settings):
     run: RunSettings = RunSettings()
     optim: OptimSettings = OptimSettings()
     save: SaveSettings = SaveSettings()
+    watch: WatchSettings = WatchSettings()
     view: View = View()
 
     @property

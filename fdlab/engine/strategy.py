@@ -133,6 +133,8 @@ def _check(recipe: Recipe) -> None:
     faults = {
         "save.snapshots": recipe.save.snapshots,
         "save.best": recipe.save.best,
+        "watch.every": recipe.watch.every,
+        "watch.probe_every": recipe.watch.probe_every,
         "optim.ema": recipe.optim.ema,
         "optim.kind=lars": recipe.optim.kind == "lars",
     }

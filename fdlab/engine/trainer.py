@@ -12,7 +12,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from fdlab.engine.distributed import current
+from fdlab.engine.judging import Judging
 from fdlab.engine.optim import learning_rate, set_learning_rate
 from fdlab.engine.settings import Recipe
 from fdlab.engine.shares import share_drop_path, sharing
@@ -73,6 +74,8 @@ def train(
     steps: int,
     progress: Progress | None = None,
     on_step: Iterable[Callable[[int], None]] = (),
+    watch: Callable[[], dict[str, float]] | None = None,
+    watch_every: int = 0,
 ) -> dict[str, float]:
     """Runs the task up to ``steps`` and returns the last evaluation with the final loss.
 
@@ -84,6 +87,7 @@ def train(
         steps: total number of optimiser steps.
         progress: told of each step.
         on_step: called with each finished step's number (snapshots, a parent's progress bar).
+        watch, watch_every: further numbers of each evaluation, and steps between evaluations for them (``Judging``).
 
     Raises:
         FdlabError: a loss that is not finite (the last good state stays; the step is named), or an
@@ -95,6 +99,7 @@ def train(
         checkpoint_blocks(task.module)
     strategy = Strategy(task, recipe)
     state = State(task, recipe, folder, sharded=strategy.sharded)
+    judging = Judging(task, recipe, state, strategy, watch, watch_every)
     start = state.load()
     if progress:
         progress.done = start
@@ -107,13 +112,13 @@ def train(
             state.log.add(step, values, lr, last=done == steps)
             if progress:
                 progress.advance(note=state.log.note)
-            every = recipe.run.evaluate_every
-            if every and done % every == 0 and done < steps:
-                judged(task, state, done, strategy)
+            if judging.due(done) and done < steps:
+                judging.judge(done)
             stopping = ranks.any(stop.is_set())
             if done % recipe.save.every == 0 or done == steps or stopping:
                 state.log.check_finite()
-                state.save(done)
+                with state.log.aside():
+                    state.save(done)
             for callback in on_step:
                 callback(done)
             if stopping and done < steps:
@@ -123,11 +128,7 @@ def train(
                     "Give the same command again to continue.",
                     code=INTERRUPTED,
                 )
-    result = judged(task, state, steps, strategy)
-    result = {
-        "final_loss": state.log.tail_loss(steps),
-        **state.leave_result(result, lambda: evaluated(task, strategy)),
-    }
+    result = {"final_loss": state.log.tail_loss(steps), **judging.finish(steps)}
     strategy.unshard()
     return result
 
@@ -163,30 +164,11 @@ def one_step(
     return totals
 
 
-def judged(task: Trainable, state: State, step: int, strategy: Strategy) -> dict[str, float]:
-    """The evaluation of the averaged weights (or of the weights) is logged, the best state kept."""
-    with state.average.inside(task.module) if state.average else nullcontext():
-        result = evaluated(task, strategy)
-        state.keep_best(step, result)
-    state.log.write({"step": step, **result})
-    return result
-
-
 def checkpoint_blocks(module: nn.ModuleDict) -> None:
     """Activations inside a block are computed again in the backward pass, where the class can do so."""
     for part in module.values():
         if hasattr(part, "set_grad_checkpointing"):
             part.set_grad_checkpointing(True)
-
-
-def evaluated(task: Trainable, strategy: Strategy) -> dict[str, float]:
-    """The task's evaluation in eval mode; training mode is restored."""
-    task.train_mode(False)
-    try:
-        with torch.no_grad():
-            return strategy.evaluate()
-    finally:
-        task.train_mode(True)
 
 
 def clip_gradients(module: nn.Module, largest: float) -> Tensor:

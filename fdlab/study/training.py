@@ -23,6 +23,7 @@ from fdlab.progress import Progress
 from fdlab.records.run_folder import RunFolder
 from fdlab.study.inputs import identities, prepared
 from fdlab.study.results import finish, snapshots
+from fdlab.study.watch import Watch, attention_probe, steps_of
 from fdlab.tasks.base import Task, find_task
 
 
@@ -117,12 +118,26 @@ def _train(
     task, batches, steps = prepared(recipe, planned.task, device)
     ranks.first(lambda: folder.same_inputs(identities(task)))
     keep = snapshots(task, recipe, folder) if ranks.leader else []
+    watch = Watch(task, recipe) if recipe.watch.every else None
+    watch_every, probe_every = (steps_of(n, task, recipe) for n in (recipe.watch.every, recipe.watch.probe_every))
+    if probe_every and ranks.leader:
+        keep.append(attention_probe(task, recipe, folder, probe_every))
     result = None
     with (
         contextlib.suppress(torch.OutOfMemoryError),
         Progress(label or folder.path.name, steps, quiet=quiet) as progress,
     ):
-        result = train(task, batches, recipe, folder, steps=steps, progress=progress, on_step=(*on_step, *keep))
+        result = train(
+            task,
+            batches,
+            recipe,
+            folder,
+            steps=steps,
+            progress=progress,
+            on_step=(*on_step, *keep),
+            watch=watch,
+            watch_every=watch_every,
+        )
     if result is None:  # out of the handler, so that what the failed step held is free again
         batch, parts = recipe.run.batch, recipe.run.accumulate * ranks.ranks
         fits = largest_part(task, batches, batch, parts) if ranks.alone else 0

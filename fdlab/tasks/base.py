@@ -191,6 +191,10 @@ class Task:
         """Numbers on held-out images."""
         return {}
 
+    def agreement(self, images: Tensor) -> float | None:
+        """Mean cosine between predictions and targets of raw images; None where there is no such target."""
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes while training, except the optimiser's state."""
         return {"module": self.module.state_dict()}
@@ -213,6 +217,11 @@ class Task:
         """(B, N, C) tokens of another network with the same constants."""
         features = encoder.forward_features(self.normalise(images.to(self.device)))  # type: ignore[operator]
         return as_tokens(features, encoder)
+
+    def kept_features(self, images: Tensor) -> Tensor:
+        """(B, C) mean patch tokens of the network that the run leaves, for raw images."""
+        own = self.kept_encoder is self.encoder
+        return self.pooled(self.tokens(images) if own else self.tokens_of(self.kept_encoder, images))
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """(B, C): mean of the patch tokens."""

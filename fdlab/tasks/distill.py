@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -156,9 +157,7 @@ class Distill(Task):
             with hidden(self.encoder, self.module["mask"].get_parameter("mask_token"), mask):
                 student = self.tokens(images)
         losses = []
-        for number, (target, goal) in enumerate(zip(self.targets, wanted, strict=True)):
-            projector = self.module[f"projector_{number}" if number else "projector"]
-            predicted = projector(target.predictors(student, self.prefix_tokens, goal.shape[1]))
+        for goal, predicted in zip(wanted, self._predictions(student, wanted), strict=True):
             weight = None if mask is None else self._weight(mask, goal.shape[1])
             losses.append(
                 feature_loss(predicted, goal, own.loss, beta=own.beta, temperature=own.temperature, weight=weight)
@@ -167,6 +166,22 @@ class Distill(Task):
             return losses[0]
         shares = [target.own.weight / sum(t.own.weight for t in self.targets) for target in self.targets]
         return sum(share * loss for share, loss in zip(shares, losses, strict=True))  # type: ignore[return-value]
+
+    def _predictions(self, student: Tensor, wanted: list[Tensor]) -> list[Tensor]:
+        """What the student's tokens (B, N, C) say of each teacher's target."""
+        made = []
+        for number, (target, goal) in enumerate(zip(self.targets, wanted, strict=True)):
+            projector = self.module[f"projector_{number}" if number else "projector"]
+            made.append(projector(target.predictors(student, self.prefix_tokens, goal.shape[1])))
+        return made
+
+    def agreement(self, images: Tensor) -> float:
+        """Mean over tokens, and over teachers by weight, of the cosine between prediction and target."""
+        wanted = [target(images) for target in self.targets]
+        found = self._predictions(self.tokens(images), wanted)
+        weights = [target.own.weight for target in self.targets]
+        cosines = [F.cosine_similarity(a.float(), b, dim=-1).mean() for a, b in zip(found, wanted, strict=True)]
+        return sum(w * float(c) for w, c in zip(weights, cosines, strict=True)) / sum(weights)
 
     def _mask(self, batch: int) -> Tensor:
         assert self.design is not None

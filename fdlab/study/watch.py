@@ -1,0 +1,120 @@
+"""What is measured of a model while it is trained: the engine calls these, and knows no measure and no probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from fdlab.data.images import ImageSource
+from fdlab.engine.settings import Recipe
+from fdlab.errors import USAGE, FdlabError
+from fdlab.measures.features import effective_rank
+from fdlab.measures.knn import knn_predict
+from fdlab.probes.measure import measure
+from fdlab.records.run_folder import RunFolder
+from fdlab.records.store import Store
+from fdlab.study.results import save
+from fdlab.tasks.base import Task
+
+BATCH = 128
+
+
+def steps_of(epochs: int, task: Task, recipe: Recipe) -> int:
+    """Epochs of ``watch`` as steps.
+
+    Raises:
+        FdlabError: code 2, the images have no epochs.
+    """
+    if epochs and task.data.endless:
+        raise FdlabError(
+            f"{task.data.spec} is endless: it has no epochs to watch by.",
+            "watch.every and watch.probe_every count epochs.",
+            f"Take a part of it, e.g. {task.data.spec}[:4096], or set run.evaluate_every and save.snapshots (steps).",
+            code=USAGE,
+        )
+    return epochs * (len(task.data) // recipe.run.batch) if epochs else 0
+
+
+class Watch:
+    """k-NN accuracy, effective rank and cosine to the target of the weights as they are.
+
+    ``knn``: share of the judged images whose class 20 neighbours among the labelled training images vote for.
+    ``effective_rank``: of the judged images' centred mean tokens. ``target_cosine``: where the task has a target.
+    All on the same images each time, unaugmented.
+
+    Raises:
+        FdlabError: code 2, the best state is to be kept by a number that test images give.
+    """
+
+    def __init__(self, task: Task, recipe: Recipe) -> None:
+        own, seed = recipe.watch, recipe.run.seed
+        held = task.validation or task.test
+        on_test = task.validation is None and task.test is not None
+        if recipe.save.best in ("knn", "effective_rank", "target_cosine") and on_test:
+            raise FdlabError(
+                f"The best state by {recipe.save.best!r} would be chosen on test images.",
+                "Their accuracy would then say too much.",
+                "Set data.validation=N to hold training images out, or leave data.test empty.",
+                code=USAGE,
+            )
+        self.task, self.judged = task, (held or task.data).sample(own.images, seed)
+        self.bank = task.data.sample(own.labelled, seed) if held and _labelled(task.data, held) else None
+        if held is None:
+            task.notes.append("Watched numbers are of training images: no others were given.")
+
+    def __call__(self) -> dict[str, float]:
+        features, labels = self._features(self.judged)
+        centred = (features - features.mean(0)).double()
+        found = {"effective_rank": float(effective_rank(torch.linalg.svdvals(centred)))}
+        if self.bank is not None:
+            known, answers = self._features(self.bank)
+            predicted = knn_predict(known, answers, features)
+            found["knn"] = float((predicted == labels).double().mean())
+        cosines = [(self.task.agreement(part), len(part)) for part, _ in _pieces(self.judged, self.task.size)]
+        if cosines and cosines[0][0] is not None:
+            found["target_cosine"] = sum(c * n for c, n in cosines if c is not None) / sum(n for _, n in cosines)
+        return found
+
+    def _features(self, images: ImageSource) -> tuple[Tensor, Tensor]:
+        """(n, C) and (n,), on the CPU."""
+        pairs = [
+            (self.task.kept_features(part).float().cpu(), labels) for part, labels in _pieces(images, self.task.size)
+        ]
+        return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
+
+
+def attention_probe(task: Task, recipe: Recipe, folder: RunFolder, every: int) -> Callable[[int], None]:
+    """Called with each finished step: every ``every`` steps the attention probe's record goes to ``probes/``."""
+    data = recipe.data.test or recipe.data.source
+    settings = {"images": recipe.watch.probe_images, "seed": recipe.run.seed, "device": str(task.device)}
+
+    def probe(step: int) -> None:
+        if step % every:
+            return
+        label = f"{folder.path.name} step {step}"
+        task.train_mode(False)
+        with TemporaryDirectory() as name:
+            path = Path(name) / "encoder.safetensors"
+            save(task, path, task.family, recipe.run.seed)
+            table = measure("attention", {label: path}, data=data, store=Store(name), **settings)
+        task.train_mode(True)
+        record = table.attrs["record"][label]
+        record.manifest |= {"run": str(folder.path), "step": step}
+        record.save(folder.path / "probes" / f"attention-{step:07d}")
+
+    return probe
+
+
+def _labelled(*sources: ImageSource) -> bool:
+    return all(len(source) and source.labels().min() >= 0 for source in sources)
+
+
+def _pieces(images: ImageSource, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(images), BATCH):
+        piece = images.stack(range(start, min(start + BATCH, len(images))), size)
+        if len(piece[0]):
+            yield piece
