@@ -7,12 +7,11 @@ every headline number; differences ``\\fdMODELMinusREFERENCEMETRIC``. Letters on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from fdlab.errors import FdlabError
 from fdlab.records.atomic import write_text
 from fdlab.records.metrics import METRICS
 from fdlab.records.table import differences
@@ -39,13 +38,21 @@ def write_latex(folder: Path | str, table: pd.DataFrame, facts: Facts) -> list[P
     folder = Path(folder)
     head = f"% Made by fdlab from a table with sha256 {table_digest(table)}. Do not edit: make it again.\n"
     texts = {
-        "numbers.tex": head + "\n".join(f"\\newcommand{{{name}}}{{{text}}}" for name, text in macros(table, facts)),
+        "numbers.tex": head
+        + _legend(table, facts)
+        + "\n".join(f"\\newcommand{{{name}}}{{{text}}}" for name, text in macros(table, facts)),
         "tables.tex": head + "\n".join(tables(table, facts)),
         "captions.tex": head + "\n".join(captions(table, facts)),
     }
     for name, text in texts.items():
         write_text(folder / name, text + "\n")
     return [folder / name for name in texts]
+
+
+def _legend(table: pd.DataFrame, facts: Facts) -> str:
+    """Which model a macro speaks of, as comments."""
+    words = _words(models(table, facts))
+    return "".join(f"% \\fd{own}...: {' '.join(name.split())}\n" for name, own in words.items())
 
 
 def escape(text: str) -> str:
@@ -60,11 +67,7 @@ def word(text: str) -> str:
 
 
 def macros(table: pd.DataFrame, facts: Facts) -> list[tuple[str, str]]:
-    """Every headline number: name of the macro (with its backslash) and what it prints.
-
-    Raises:
-        FdlabError: two models have the same letters, so that their macros would clash.
-    """
+    """Every headline number: name of the macro (with its backslash) and what it prints."""
     words = _words(models(table, facts))
     found: dict[str, str] = {}
     for name, metric, value in _headlines(table, facts):
@@ -76,15 +79,13 @@ def macros(table: pd.DataFrame, facts: Facts) -> list[tuple[str, str]]:
     return list(found.items())
 
 
-def _words(names: list[str]) -> Mapping[str, str]:
-    words = {name: word(name) or "Model" for name in names}
-    clash = [name for name, own in words.items() if list(words.values()).count(own) > 1]
-    if clash:
-        raise FdlabError(
-            f"The models {' and '.join(map(repr, clash[:2]))} cannot be told apart in LaTeX.",
-            "Macro names have letters only, and these two have the same.",
-            "Give them other labels: label=SOURCE.",
-        )
+def _words(names: list[str]) -> dict[str, str]:
+    """A model's part of a macro name; models with the same letters are numbered in their order."""
+    words: dict[str, str] = {}
+    for name in names:
+        own = word(name) or "Model"
+        count = sum(1 for taken in words.values() if re.fullmatch(f"{own}(No[A-Z][a-z]+)*", taken))
+        words[name] = f"{own}No{word(str(count + 1))}" if count else own
     return words
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdlab import __version__
-from fdlab.records.atomic import write_json
 from fdlab.records.intervals import Interval, paired_difference_interval
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
-from fdlab.records.table import frame, join, write_table
+from fdlab.records.table import frame, join
+from fdlab.study import publish
 from fdlab.study.demo_stages import loss_curve
 
 if TYPE_CHECKING:
@@ -59,8 +59,6 @@ def write_report(
     command: str,
 ) -> dict[str, Any]:
     """Writes ``table.csv``, ``facts.json``, ``figures/`` and ``index.html``; returns what the command prints."""
-    from fdlab.report.figures import available, write_figures
-    from fdlab.report.page import write_page
     from fdlab.report.summary import readable, summary
     from fdlab.study.demo import slug
 
@@ -85,10 +83,7 @@ def write_report(
     }
     facts["notes"] = notes(models, chosen, facts)
     facts["limits"] = list(LIMITS)
-    write_table(folder / "table.csv", table)
-    write_json(folder / "facts.json", facts)
-    write_figures(folder / "figures", table, facts)
-    page = write_page(folder / "index.html", table, facts, available(table))
+    page = publish.write_report(folder, table, facts)
     numbers = summary(table, facts)
     return {
         "page": str(page),

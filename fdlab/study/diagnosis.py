@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 from fdlab.data.sources import open_data
 from fdlab.probes.measure import CONTROL, measure
-from fdlab.records.atomic import writable_folder, write_json
+from fdlab.records.atomic import writable_folder
 from fdlab.records.store import Record
-from fdlab.records.table import join, write_table
+from fdlab.records.table import join
 from fdlab.study.demo_report import versions
+from fdlab.study.publish import write_report
 
 # How a checkpoint's family is shown: by what it was trained on.
 SHOWN = {
@@ -98,8 +99,6 @@ def diagnose(
     Returns:
         ``page``, ``table``, ``summary`` (text) and ``notes``.
     """
-    from fdlab.report.figures import available, write_figures
-    from fdlab.report.page import write_page
     from fdlab.report.summary import readable, summary
 
     folder = writable_folder(out)
@@ -134,12 +133,9 @@ def diagnose(
         if max(m.get("windows", [1])) > 1:
             notes.append(f"{m['label']}: attention inside windows; distances are bounded by the window of each block")
     facts = _facts(probe, models, data, images, seed, manifests) | {"notes": notes}
-    write_table(folder / "table.csv", table)
-    write_json(folder / "facts.json", facts)
     for label, record in records.items():
         record.save(folder / "records" / "".join(c if c.isalnum() else "-" for c in label))
-    write_figures(folder / "figures", table, facts)
-    page = write_page(folder / "index.html", table, facts, available(table))
+    page = write_report(folder, table, facts)
     return {"page": page, "table": table, "summary": readable(summary(table, facts)), "notes": notes}
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from fdlab.records.atomic import writable_folder, write_json, write_text
+from fdlab.records.atomic import writable_folder, write_text
 from fdlab.records.intervals import t_interval
 from fdlab.records.store import Record
-from fdlab.records.table import join, read_table, write_table
+from fdlab.records.table import join, read_table
 from fdlab.study.demo import STARTS, slug
 from fdlab.study.demo_report import CONTRASTS, LOSS_GAP, NAMES, late_per_image, rate_note
+from fdlab.study.publish import write_report
 
 
 def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
@@ -23,8 +24,7 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
     Args:
         demos: the folders that ``demo`` wrote, of equal length (``--minutes``).
     """
-    from fdlab.report.figures import available, write_figures
-    from fdlab.report.page import write_page
+    from fdlab.report.figures import available
     from fdlab.report.summary import readable, summary
 
     folder = writable_folder(out)
@@ -44,11 +44,8 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
         },
         "notes": notes_over_seeds(demos, seeds),
     }
-    write_table(folder / "table.csv", table)
-    write_json(folder / "facts.json", facts)
-    write_figures(folder / "figures", table, facts)
     write_text(folder / "README.md", as_markdown(table, facts, available(table), readable(summary(table, facts))))
-    return write_page(folder / "index.html", table, facts, available(table))
+    return write_report(folder, table, facts)
 
 
 def as_markdown(table: Any, facts: dict[str, Any], figures: Sequence[str], numbers: Any) -> str:

@@ -1,33 +1,44 @@
-"""A report's folder again from its table and facts: page, figures, LaTeX. Nothing is computed, nothing else deleted."""
+"""A report's folder: table, facts, figures, LaTeX and page. The same call for every verb; nothing else is deleted."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fdlab.records.atomic import writable_folder, write_json
+from fdlab.records.table import write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def publish(source: Path | str, out: Path | str, *, teach: bool = False, title: str = "") -> Path:
-    """Writes ``index.html``, ``table.csv``, ``facts.json``, ``figures/`` and ``latex/`` under ``out``.
+def write_report(out: Path | str, table: pd.DataFrame, facts: Mapping[str, Any], *, teach: bool = False) -> Path:
+    """Writes ``table.csv``, ``facts.json``, ``figures/``, ``latex/`` and ``index.html`` under ``out``.
 
     Args:
-        source: a report's folder.
+        table: rows in the form of ``records.table``.
+        facts: what is known beside the table (``fdlab.report.page``).
         teach: a question before each figure, a glossary, exercises.
-        title: another title of the page.
 
     Returns:
         The page's path.
     """
     from fdlab.report.figures import write_figures
-    from fdlab.report.folder import read_report
     from fdlab.report.latex import write_latex
     from fdlab.report.page import write_page
 
-    table, facts = read_report(source)
-    if title:
-        facts["title"] = title
     folder = writable_folder(out)
-    write_json(folder / "facts.json", facts)
+    write_table(folder / "table.csv", table)
+    write_json(folder / "facts.json", dict(facts))
     write_figures(folder / "figures", table, facts)
     write_latex(folder / "latex", table, facts)
     return write_page(folder / "index.html", table, facts, teach=teach)
+
+
+def publish(source: Path | str, out: Path | str, *, teach: bool = False, title: str = "") -> Path:
+    """The report in ``source`` once more, under ``out``, from its table and facts alone; returns the page's path."""
+    from fdlab.report.folder import read_report
+
+    table, facts = read_report(source)
+    return write_report(out, table, facts | ({"title": title} if title else {}), teach=teach)

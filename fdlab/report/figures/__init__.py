@@ -1,4 +1,4 @@
-"""Figures: one subject a file, each with ``TITLE``, ``present``, ``draw``, ``caption`` and ``numbers``.
+"""Figures: one subject a file, each with ``TITLE``, ``METRICS``, ``present``, ``draw``, ``caption`` and ``numbers``.
 
 ``draw_figure(id, table, facts)`` draws any of them; read ``attention_distance.py`` first, the paper's own.
 """
@@ -39,6 +39,7 @@ class FigureModule(Protocol):
     """What every figure file offers."""
 
     TITLE: str
+    METRICS: tuple[str, ...]  # what a reader must know the formula of
 
     def present(self, table: pd.DataFrame) -> bool:
         """Whether the table has the rows of this figure."""

@@ -27,6 +27,7 @@ from fdlab.report.summary import (
 )
 
 TITLE = "Attention distance of every head"
+METRICS = ("distance", "distance_spread")
 ACROSS = 4
 
 

@@ -14,6 +14,7 @@ from fdlab.report.style import COLUMN, INK, WIDE, Look, looks_of, new_figure, wr
 from fdlab.report.summary import Facts, models, rows
 
 TITLE = "Training loss by step"
+METRICS = ()
 
 
 def present(table: pd.DataFrame) -> bool:

@@ -15,6 +15,7 @@ from fdlab.report.style import COLUMN, INK, WIDE, Look, looks_of, new_figure, wr
 from fdlab.report.summary import Estimate, Facts, families, models, rows, show
 
 TITLE = "Sharpness, raw and balanced"
+METRICS = ("eigenvalue_1", "eigenvalue_lowest", "trace")
 SHOWN = {"eigenvalue_1": "largest eigenvalue", "trace": "trace"}
 
 

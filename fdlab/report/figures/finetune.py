@@ -11,6 +11,7 @@ from fdlab.report.style import WIDE, Look, bars, looks_of, new_figure, number_ab
 from fdlab.report.summary import Facts, control_of, families, models, of_model, rows, separated, show
 
 TITLE = "Accuracy after fine-tuning"
+METRICS = ("accuracy", "final_loss")
 
 
 def present(table: pd.DataFrame) -> bool:

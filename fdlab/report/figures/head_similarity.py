@@ -14,6 +14,7 @@ from fdlab.report.style import COLUMN, FAINT, WIDE, Look, bars, looks_of, new_fi
 from fdlab.report.summary import Estimate, Facts, by_block, control_of, families, models, rows, show, trained
 
 TITLE = "How alike the heads of a block are"
+METRICS = ("head_similarity", "entropy", "distance_spread")
 LABELS = {"head_similarity": "similarity", "entropy": "entropy / log N", "distance_spread": "spread (px)"}
 ACROSS = 5
 

@@ -11,6 +11,7 @@ from fdlab.report.style import WIDE, bars, looks_of, new_figure, wrap
 from fdlab.report.summary import Estimate, Facts, models, rows, show
 
 TITLE = "Curvature of each block"
+METRICS = ("eigenvalue_1", "trace")
 SHOWN = {"eigenvalue_1": "largest eigenvalue", "trace": "trace"}
 
 

@@ -14,6 +14,7 @@ from fdlab.report.style import COLUMN, FAINT, WIDE, Look, looks_of, new_figure, 
 from fdlab.report.summary import Estimate, Facts, families, models, rows, show
 
 TITLE = "Spectrum of the Hessian"
+METRICS = ("spectral_mass",)
 ACROSS, RESOLVED, DECADES = 4, 1e-6, 5
 
 

@@ -11,6 +11,7 @@ from fdlab.report.style import COLUMN, looks_of, new_figure, wrap
 from fdlab.report.summary import Facts, families, models, of_model, plain, rows, show
 
 TITLE = "Largest eigenvalues of minibatches"
+METRICS = ("max_eigenvalue",)
 
 
 def present(table: pd.DataFrame) -> bool:

@@ -11,6 +11,7 @@ from fdlab.report.style import INK, WIDE, bars, block_ticks, looks_of, new_figur
 from fdlab.report.summary import Facts, by_block, late_mean, models, plain, rows, show
 
 TITLE = "Relative or absolute: what attention depends on"
+METRICS = ("r2_relative", "r2_absolute", "nmi")
 
 
 def present(table: pd.DataFrame) -> bool:

@@ -10,6 +10,7 @@ from fdlab.report.style import COLUMN, FAINT, INK, bars, new_figure
 from fdlab.report.summary import Facts, estimate, plain, rows, show
 
 TITLE = "A ruler for attention distance"
+METRICS = ("distance", "entropy")
 COLOR = "#4477aa"
 
 

@@ -13,6 +13,7 @@ from fdlab.report.style import INK, WIDE, bars, looks_of, new_figure, number_abo
 from fdlab.report.summary import Facts, control_of, families, models, of_model, rows, show, trained
 
 TITLE = "How much of the teacher a model holds"
+METRICS = ("teacher_r2",)
 
 
 def present(table: pd.DataFrame) -> bool:
