@@ -1,8 +1,11 @@
-"""Which device computes: one function, with an error that says what is missing."""
+"""Which device computes, with an error that says what is missing; constants that are already there."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
+from torch import Tensor
 
 from fdlab.errors import USAGE, FdlabError
 
@@ -27,3 +30,10 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
             why = f"torch finds {found} CUDA device(s); this torch build is {torch.__version__}."
             raise FdlabError(f"No device '{text}' here.", why, "Use --device auto or --device cpu.", USAGE)
     return torch.device(text)
+
+
+@lru_cache(maxsize=64)
+def channels(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(1, C, 1, 1) constants of the channels, sent to the device once: sending them each time would wait for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).view(1, -1, 1, 1)

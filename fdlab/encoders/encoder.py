@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fdlab.encoders.devices import channels
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -127,7 +128,7 @@ class Encoder:
             why = f"Got {tuple(images.shape)} of {images.dtype}."
             raise FdlabError("Images must be float (B, 3, H, W) in [0, 1].", why, "", USAGE)
         images = images.to(self.device)
-        mean, std = (images.new_tensor(values).view(1, -1, 1, 1) for values in (self.info.mean, self.info.std))
+        mean, std = (channels(tuple(v), images.device, images.dtype) for v in (self.info.mean, self.info.std))
         return (images - mean) / std
 
     def tokens(self, images: Tensor, norm: bool = True) -> Tensor:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from fdlab.engine.board import Board
 from fdlab.engine.distributed import current
+from fdlab.engine.hardware import most_memory
 from fdlab.errors import FAILED, FdlabError
 from fdlab.records.run_folder import RunFolder
 
@@ -22,10 +24,24 @@ class Log:
     """Means over a window of steps, kept on the device until the window is full.
 
     The step of the first loss that was not finite is kept too, without waiting for the device each step.
+
+    Args:
+        every: steps a window. batch: images a step, over all ranks. flops: of one training image.
+        peak: FLOP/s of one device at most. tensorboard: events beside the log, where it is installed.
     """
 
-    def __init__(self, folder: RunFolder, every: int, *, batch: int = 0, flops: float = 0.0) -> None:
-        self.folder, self.every, self.batch, self.flops = folder, every, batch, flops
+    def __init__(
+        self,
+        folder: RunFolder,
+        every: int,
+        *,
+        batch: int = 0,
+        flops: float = 0.0,
+        peak: Callable[[], float] | None = None,
+        tensorboard: bool = False,
+    ) -> None:
+        self.folder, self.every, self.batch, self.flops, self.peak = folder, every, batch, flops, peak
+        self.board = Board(folder.path / "tensorboard", tensorboard)
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         self.first_bad: Tensor | None = None
@@ -56,7 +72,8 @@ class Log:
     def add(self, step: int, values: dict[str, Tensor], lr: float, *, last: bool = False) -> None:
         """One step's values; a full window, or the run's last one, is written."""
         for name, value in values.items():
-            value = value.detach().double()
+            value = value.detach()
+            value = value.float() if value.device.type == "mps" else value.double()  # Apple's GPU has no double
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count, self.steps = self.count + 1, self.steps + 1
         good = torch.isfinite(values["loss"]) & torch.isfinite(values["grad_norm"])
@@ -72,9 +89,10 @@ class Log:
             self.steps, self.waited = 0, 0.0
 
     def speed(self, seconds: float) -> dict[str, float]:
-        """images/s and TFLOP/s of all ranks, the share of the time that waited for data, peak memory in GB.
+        """images/s and TFLOP/s of all ranks, MFU, the share of the time that waited for data, peak memory in GB.
 
-        On a GPU the numbers are those of the whole window, whose end waits for the device.
+        MFU: FLOPs by formula over what the devices could do at most (``hardware.peak``). On a GPU the numbers are
+        those of the whole window, whose end waits for the device.
         """
         found = {}
         if self.batch and seconds > 0:
@@ -82,9 +100,9 @@ class Log:
             found = {"images_per_second": round(rate, 1), "data_wait": round(min(self.waited / seconds, 1.0), 4)}
             if self.flops:
                 found["tflops"] = round(rate * self.flops / 1e12, 6)
-        if torch.cuda.is_available():
-            found["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
-        return found
+                if self.peak is not None:
+                    found["mfu"] = round(rate * self.flops / (self.peak() * current().ranks), 5)
+        return {**found, "memory_gb": round(most_memory() / 1e9, 3)}
 
     def check_finite(self) -> None:
         """Raises where a loss or gradient since the last look was not finite."""
@@ -100,6 +118,7 @@ class Log:
     def write(self, line: dict[str, Any]) -> None:
         if current().leader:
             self.folder.append_log(line)
+            self.board.add(line)
 
     def tail_loss(self, steps: int) -> float:
         """Mean logged loss of the last tenth of the run."""

@@ -202,7 +202,8 @@ def sources(recipe: Recipe, layers: Mapping[str, Mapping[str, Any]]) -> list[tup
 
 # Where, how fast and in how many parts a run runs may change between two starts: its numbers do not depend on it.
 FREE = frozenset(
-    {"about", "data.resident", "run.device", "run.workers", "run.accumulate", "run.checkpoint_blocks", "save.every"}
+    {"about", "data.resident", "save.every"}
+    | {f"run.{name}" for name in ("device", "workers", "accumulate", "checkpoint_blocks", "tensorboard")}
 )
 
 

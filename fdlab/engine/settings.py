@@ -41,11 +41,15 @@ class RunSettings(Settings):
     workers: int = Field(0, ge=0, description="loader processes")
     accumulate: int = Field(1, ge=1, description="parts that a batch is computed in; the numbers stay the same")
     precision: Literal["float32", "bf16"] = Field(
-        "float32", description="bf16: matrix products in bfloat16; weights, norms and losses stay float32"
+        "float32",
+        description="bf16: matrix products in bfloat16; trained weights, norms and losses stay float32, a frozen "
+        "teacher is held in bfloat16",
     )
     compile: bool = Field(False, description="torch.compile of each block: faster on a GPU, slower to start")
+    deterministic: bool = Field(False, description="the same bits each time on a GPU too: slower; a CPU needs it not")
     strategy: Literal["ddp", "fsdp"] = Field("ddp", description="under torchrun: whole weights a rank, or shared ones")
     checkpoint_blocks: bool = Field(False, description="recompute each block in the backward pass: less memory")
+    tensorboard: bool = Field(True, description="events beside metrics.jsonl, where tensorboard is installed")
     log_every: int = Field(25, ge=1, description="steps a log line")
     evaluate_every: int = Field(0, ge=0, description="steps between evaluations; 0: at the end only")
 

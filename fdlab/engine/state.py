@@ -12,6 +12,7 @@ from torch import nn
 from fdlab.engine import sharded
 from fdlab.engine.average import Average
 from fdlab.engine.distributed import current
+from fdlab.engine.hardware import peak
 from fdlab.engine.log import Log
 from fdlab.engine.optim import make_optimizer
 from fdlab.engine.settings import Recipe
@@ -42,7 +43,15 @@ class State:
         self.ranks = current()
         self.optimizer = make_optimizer(task.module, recipe.optim)
         self.average = Average(task.module, recipe.optim.ema) if recipe.optim.ema else None
-        self.log = Log(folder, recipe.run.log_every, batch=recipe.run.batch, flops=getattr(task, "flops", 0.0))
+        device = str(next(task.module.parameters()).device)
+        self.log = Log(
+            folder,
+            recipe.run.log_every,
+            batch=recipe.run.batch,
+            flops=getattr(task, "flops", 0.0),
+            peak=lambda: peak(device, recipe.run.precision == "bf16"),
+            tensorboard=recipe.run.tensorboard,
+        )
         self.best: dict[str, Any] = {}
 
     def save(self, step: int) -> None:

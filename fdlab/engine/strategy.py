@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fdlab.encoders.aligned_bias import align_bias
 from fdlab.encoders.encoder import blocks_of
 from fdlab.engine.distributed import current
 from fdlab.engine.settings import Recipe
@@ -57,9 +58,12 @@ class Strategy:
         self.root: nn.Module = Step(task)
         self.device = next(task.module.parameters()).device.type
         self.low = recipe.run.precision == "bf16"
+        if self.device == "cuda":
+            align_bias(task.module)
         if recipe.run.compile:
-            for block in blocks_of(task.module["encoder"]):
-                block.compile()  # in place: the names of the weights stay
+            for network in (task.module["encoder"], *getattr(task, "frozen", ())):
+                for block in blocks_of(network):
+                    block.compile()  # in place: the names of the weights stay
         if self.sharded:
             _check(recipe)
             # The unsharded twin that receives the trained weights at the end.

@@ -130,6 +130,7 @@ def train(
                 )
     result = {"final_loss": state.log.tail_loss(steps), **judging.finish(steps)}
     strategy.unshard()
+    state.log.board.close()
     return result
 
 

@@ -34,7 +34,8 @@ def prepared(recipe: Recipe, kind: type[Task], device: str) -> tuple[Task, Calla
     data = images["data"]
     assert data is not None
     size = recipe.data.size or (data.native_size[0] if data.native_size else 224)
-    task = kind(recipe.own, size=size, seed=recipe.run.seed, device=device, **images)
+    low = recipe.run.precision == "bf16"
+    task = kind(recipe.own, size=size, seed=recipe.run.seed, device=device, low=low, **images)
     batch = recipe.run.batch
     _check_parts(task, recipe)
     steps = recipe.run.steps

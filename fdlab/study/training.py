@@ -16,6 +16,7 @@ from fdlab import __version__
 from fdlab.encoders.devices import pick_device
 from fdlab.engine import recipe as recipes
 from fdlab.engine.distributed import current, launched
+from fdlab.engine.hardware import check_device, determinism, peak
 from fdlab.engine.memory import largest_part, out_of_memory
 from fdlab.engine.settings import Recipe
 from fdlab.engine.trainer import train
@@ -92,8 +93,10 @@ def run(
     started = time.monotonic()
     with launched(str(pick_device(recipe.run.device))) as device, contextlib.ExitStack() as held:
         ranks = current()
+        check_device(recipe, device, ranks.ranks)
         ranks.first(lambda: _prepare(recipe, folder))
         if not ranks.any(folder.finished):
+            held.enter_context(determinism(recipe.run.deterministic))
             ranks.first(lambda: held.enter_context(folder.locked()))
             _train(planned, folder, device, started, quiet or not ranks.leader, on_step, label, family)
     return folder.path
@@ -148,6 +151,7 @@ def _train(
         "seed": recipe.run.seed,
         "steps": steps,
         **result,
+        **({"peak_tflops": round(peak(device, task.low) / 1e12, 4)} if task.flops else {}),
         "seconds": round(time.monotonic() - started, 2),
         "notes": [*task.notes, *task.data.notes],
         "skipped_images": sum(s.skipped for s in (task.data, task.test, task.validation) if s is not None),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.data.sources import ImageSource
+from fdlab.encoders.devices import channels
 from fdlab.encoders.encoder import EncoderInfo, TimmCall, as_tokens
 from fdlab.encoders.student import Design
 from fdlab.errors import USAGE, FdlabError, nearest
@@ -101,6 +102,7 @@ class Task:
         data: the training images; their constants are the new model's normalisation.
         size: pixels a side of the views.
         seed: of everything that is drawn while building.
+        low: the step runs in bfloat16; networks that are not trained may then be held in it.
         test: held-out images for ``evaluate``, where the task has one.
         validation: images that are neither trained on nor in ``test``, for choosing settings.
     """
@@ -120,11 +122,12 @@ class Task:
         size: int,
         seed: int,
         device: str = "cpu",
+        low: bool = False,
         test: ImageSource | None = None,
         validation: ImageSource | None = None,
     ) -> None:
         self.settings, self.data, self.test, self.validation = settings, data, test, validation
-        self.size, self.seed, self.device = size, seed, device
+        self.size, self.seed, self.device, self.low = size, seed, device, low
         self.mean, self.std = tuple(data.mean), tuple(data.std)
         self.design: Design | None = None
         self.call: TimmCall | None = None
@@ -145,6 +148,11 @@ class Task:
     def kept_encoder(self) -> nn.Module:
         """The network that the run leaves; the trained one, unless a slow copy of it is the result."""
         return self.encoder
+
+    @property
+    def frozen(self) -> list[nn.Module]:
+        """Networks that a step runs beside the trained one: teachers, slow copies."""
+        return []
 
     @property
     def prefix_tokens(self) -> int:
@@ -205,8 +213,7 @@ class Task:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the trained network expects them."""
-        mean = images.new_tensor(self.mean).view(1, -1, 1, 1)
-        std = images.new_tensor(self.std).view(1, -1, 1, 1)
+        mean, std = (channels(values, images.device, images.dtype) for values in (self.mean, self.std))
         return (images - mean) / std
 
     def tokens(self, images: Tensor) -> Tensor:

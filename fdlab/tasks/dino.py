@@ -125,6 +125,10 @@ class Dino(Task):
         self._seen.clear()
         self.centre.lerp_(mean, 1 - own.centre_momentum)
 
+    @property
+    def frozen(self) -> list[nn.Module]:
+        return [self.slow["encoder"]]
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "slow": self.slow.state_dict(), "centre": self.centre}
 

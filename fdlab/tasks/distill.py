@@ -7,7 +7,7 @@ smooth L1. Both see the same view, each through its own normalisation; only the 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
+from fdlab.data.transforms import sent
 from fdlab.encoders.student import build
 from fdlab.engine.distributed import current
 from fdlab.errors import USAGE, FdlabError
@@ -65,7 +66,8 @@ class Distill(Task):
                 "Give --teacher SOURCE (a checkpoint file, a run folder or timm:NAME).",
                 code=USAGE,
             )
-        made = [Target(each, size=self.size, seed=self.seed, device=self.device) for each in (own, *own.others)]
+        common: dict[str, Any] = {"size": self.size, "seed": self.seed, "device": self.device, "low": self.low}
+        made = [Target(each, **common) for each in (own, *own.others)]
         self.targets: list[Target] = made
         self.teacher = made[0].encoder
         self.design = own.student.design(self.size, self.teacher.info)
@@ -86,6 +88,10 @@ class Distill(Task):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_for(self.seed, "mask token"))
                 self.module["mask"] = new_mask_token(self.design.width)
+
+    @property
+    def frozen(self) -> list[nn.Module]:
+        return [target.encoder.module for target in self.targets]
 
     @property
     def flops(self) -> float:
@@ -186,7 +192,7 @@ class Distill(Task):
     def _mask(self, batch: int) -> Tensor:
         assert self.design is not None
         height, width = self.design.grid
-        return draw_mask(batch, height * width, self.settings.mask).to(self.device)
+        return sent(draw_mask(batch, height * width, self.settings.mask), self.device)
 
     def _weight(self, mask: Tensor, count: int) -> Tensor | None:
         """(B, N) which tokens count; a class token counts with the visible ones."""

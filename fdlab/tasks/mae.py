@@ -9,13 +9,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
+from fdlab.data.transforms import sent
 from fdlab.encoders.positions import sincos_table
 from fdlab.encoders.student import Design, build
 from fdlab.errors import USAGE, FdlabError
 from fdlab.measures.losses import masked_pixel_loss, patchify
 from fdlab.randomness import seed_for
 from fdlab.tasks.base import ModelSettings, OwnSettings, Task
-from fdlab.tasks.masking import draw_mask
+from fdlab.tasks.masking import draw_mask, visible_places
 
 
 class MaeSettings(OwnSettings):
@@ -36,6 +37,7 @@ class Decoder(nn.Module):
         super().__init__()
         from timm.models.vision_transformer import Block
 
+        self.patches = design.grid[0] * design.grid[1]
         self.embed = nn.Linear(design.width, own.width)
         self.mask_token = nn.Parameter(0.02 * torch.randn(own.width))
         self.register_buffer("positions", sincos_table(design.grid, own.width), persistent=False)
@@ -43,11 +45,12 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(own.width, eps=1e-6)
         self.pixels = nn.Linear(own.width, 3 * design.patch_size**2)
 
-    def forward(self, tokens: Tensor, mask: Tensor, prefix: int) -> Tensor:
-        """(B, prefix + visible, C) and (B, N) -> (B, N, 3 p p)."""
+    def forward(self, tokens: Tensor, places: Tensor, prefix: int) -> Tensor:
+        """(B, prefix + visible, C) and the visible patches' places (B, visible) -> (B, N, 3 p p)."""
         visible = self.embed(tokens)
-        patches = self.mask_token.expand(*mask.shape, -1).clone()
-        patches[~mask] = visible[:, prefix:].flatten(0, 1).to(patches.dtype)
+        empty = self.mask_token.expand(len(tokens), self.patches, -1)
+        seen = visible[:, prefix:].to(empty.dtype)
+        patches = empty.scatter(1, places.unsqueeze(-1).expand_as(seen), seen)
         everything = torch.cat([visible[:, :prefix], patches + self.positions], 1)
         return self.pixels(self.norm(self.blocks(everything)))[:, prefix:]
 
@@ -88,16 +91,17 @@ class Mae(Task):
         pixels = patchify(images, self.design.patch_size)
         if self.settings.per_patch:
             pixels = (pixels - pixels.mean(-1, keepdim=True)) / (pixels.var(-1, keepdim=True) + 1e-6).sqrt()
-        mask = draw_mask(len(images), pixels.shape[1], self.settings.ratio).to(images.device)
-        predicted = self.module["decoder"](self.visible_tokens(images, mask), mask, self.prefix_tokens)
+        drawn = draw_mask(len(images), pixels.shape[1], self.settings.ratio)
+        mask, places = sent(drawn, images.device), sent(visible_places(drawn, self.settings.ratio), images.device)
+        predicted = self.module["decoder"](self.visible_tokens(images, places), places, self.prefix_tokens)
         return masked_pixel_loss(predicted, pixels, mask), {}
 
-    def visible_tokens(self, images: Tensor, mask: Tensor) -> Tensor:
-        """(B, prefix + visible, C): tokens of normalised images from which masked patches were taken out."""
+    def visible_tokens(self, images: Tensor, places: Tensor) -> Tensor:
+        """(B, prefix + visible, C): tokens of normalised images of which only patches at ``places`` are seen."""
         prefix = self.prefix_tokens
 
         def leave_out(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-            patches = output[:, prefix:][~mask].unflatten(0, (len(mask), -1))
+            patches = output[:, prefix:].gather(1, places.unsqueeze(-1).expand(-1, -1, output.shape[-1]))
             return torch.cat([output[:, :prefix], patches], 1)
 
         # timm's place for leaving patches out: after the positions are added.

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
+from fdlab.data.transforms import sent
 from fdlab.encoders.student import build
 from fdlab.errors import USAGE, FdlabError
 from fdlab.measures.losses import masked_pixel_loss, patchify
@@ -56,7 +57,7 @@ class Masked(Task):
         pixels = patchify(images, self.design.patch_size)
         if self.settings.per_patch:
             pixels = (pixels - pixels.mean(-1, keepdim=True)) / (pixels.var(-1, keepdim=True) + 1e-6).sqrt()
-        mask = self.draw_mask(len(images), pixels.shape[1]).to(images.device)
+        mask = sent(self.draw_mask(len(images), pixels.shape[1]), images.device)
         tokens = self.tokens_masked(images, mask)
         predicted = self.module["decoder"](tokens[:, self.prefix_tokens :])
         return masked_pixel_loss(predicted, pixels, mask, self.settings.loss), {}

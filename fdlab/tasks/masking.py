@@ -17,6 +17,15 @@ def draw_mask(batch: int, patches: int, ratio: float) -> Tensor:
     return torch.zeros(batch, patches, dtype=torch.bool).scatter_(1, order[:, :count], True)
 
 
+def visible_places(mask: Tensor, ratio: float) -> Tensor:
+    """The mask (B, N) of ``draw_mask`` -> (B, visible) places that are not masked, ascending.
+
+    By sorting: to count what is masked, the host would have to wait for the device.
+    """
+    visible = mask.shape[1] - round(ratio * mask.shape[1])
+    return mask.to(torch.uint8).sort(dim=1, stable=True).indices[:, :visible]
+
+
 class hidden:
     """``with hidden(encoder, token, mask):`` the embeddings of masked patches are ``token``."""
 

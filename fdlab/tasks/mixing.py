@@ -17,6 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fdlab.data.loader import Batch
+from fdlab.data.transforms import sent
+from fdlab.encoders.devices import channels
 from fdlab.randomness import stream
 from fdlab.tasks.base import OwnSettings
 
@@ -43,7 +45,7 @@ def mix(batch: Batch, settings: MixSettings, classes: int, seed: int) -> Batch:
     alpha = settings.cutmix if cutting else settings.mixup
     weight = float(draw.beta(alpha, alpha))
     images, weight = _cut(batch.images[0], weight, centre) if cutting else (_blend(batch.images[0], weight), weight)
-    one_hot = F.one_hot(batch.labels, classes).float()
+    one_hot = images.new_zeros(len(images), classes).scatter_(1, batch.labels.unsqueeze(1), 1.0)
     return replace(batch, images=[images], targets=weight * one_hot + (1 - weight) * one_hot.flip(0))
 
 
@@ -71,10 +73,12 @@ def erase(batch: Batch, probability: float, seed: int, mean: tuple[float, ...], 
     """
     if not probability:
         return batch
-    images = batch.images[0].clone()
+    images = batch.images[0]
     height, width = images.shape[-2:]
-    scale, centre = images.new_tensor(std).view(-1, 1, 1), images.new_tensor(mean).view(-1, 1, 1)
-    for place, image in enumerate(images):
+    erased: list[int] = []
+    boxes: list[Tensor] = []
+    noises: list[Tensor] = []
+    for place in range(len(images)):
         draw = stream(seed, "erase", batch.step, place)
         if draw.random() >= probability:
             continue
@@ -84,10 +88,20 @@ def erase(batch: Batch, probability: float, seed: int, mean: tuple[float, ...], 
             h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < h < height and 0 < w < width:
                 top, left = draw.integers(0, height - h + 1), draw.integers(0, width - w + 1)
-                noise = torch.from_numpy(draw.standard_normal((len(image), h, w), dtype=np.float32))
-                image[:, top : top + h, left : left + w] = centre + scale * noise
+                box, noise = torch.zeros(1, height, width, dtype=torch.bool), torch.zeros(len(mean), height, width)
+                box[:, top : top + h, left : left + w] = True
+                drawn = draw.standard_normal((len(mean), h, w), dtype=np.float32)
+                noise[:, top : top + h, left : left + w] = torch.from_numpy(drawn)
+                erased.append(place)
+                boxes.append(box)
+                noises.append(noise)
                 break
-    return replace(batch, images=[images])
+    if not erased:
+        return batch
+    # All at once: each transfer to a device costs more than what it carries.
+    at, box, noise = (sent(t, images.device) for t in (torch.tensor(erased), torch.stack(boxes), torch.stack(noises)))
+    scale, centre = (channels(tuple(values), images.device, images.dtype) for values in (std, mean))
+    return replace(batch, images=[images.index_copy(0, at, torch.where(box, centre + scale * noise, images[at]))])
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:

@@ -72,6 +72,10 @@ class Moco(Task):
     def after_step(self, step: int) -> None:
         self.slow.follow(self.module, momentum_at(step, self.steps, self.settings.momentum))
 
+    @property
+    def frozen(self) -> list[nn.Module]:
+        return [self.slow["encoder"]]
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "slow": self.slow.state_dict()}
 

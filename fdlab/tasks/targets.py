@@ -46,13 +46,16 @@ class Target:
     Args:
         own: the settings.
         size: pixels of the views. seed, device: of the teacher.
+        low: the teacher's weights are held, and its forward pass made, in bfloat16, without autocast.
     """
 
-    def __init__(self, own: TargetSettings, *, size: int, seed: int, device: str) -> None:
+    def __init__(self, own: TargetSettings, *, size: int, seed: int, device: str, low: bool = False) -> None:
         self.own, self.size = own, size
         # The teacher is no part of the trained module: it is neither trained, put in training mode, nor saved.
         self.encoder = open_model(own.teacher, device=device, seed=seed)
         self.encoder.module.requires_grad_(False)
+        if low:
+            self.encoder.module.to(torch.bfloat16)
         self.info = self.encoder.info
         self.grid: tuple[int, int] = self.info.grid
         self.class_token = False
@@ -122,22 +125,26 @@ class Target:
         self.statistics.fit(parts())
 
     def raw(self, images: Tensor) -> Tensor:
-        """(B, N, C) of raw ``images`` on the student's grid, before whitening; (B, 1, C) where it is no map."""
+        """(B, N, C) float32 of raw ``images`` on the student's grid, before whitening; (B, 1, C) where it is no map."""
+        images = images.to(self.encoder.device)
+        with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
+            made = self._tokens(images).float()
+        return made.clone()  # an ordinary tensor again, which the loss may keep for its gradient
+
+    def _tokens(self, images: Tensor) -> Tensor:
         side = (self.info.image_size,) * 2 if isinstance(self.info.image_size, int) else tuple(self.info.image_size)
-        with torch.no_grad():
-            images = images.to(self.encoder.device)
-            if images.shape[-2:] != torch.Size(side):
-                images = F.interpolate(images, size=side, mode="bilinear", antialias=True)
-            images = self.encoder.normalise(images)
-            if self.own.target == "logits":
-                return self.encoder.logits(images).unsqueeze(1)
-            tokens, grid = self._features(images)
+        if images.shape[-2:] != torch.Size(side):
+            images = F.interpolate(images, size=side, mode="bilinear", antialias=True)
+        images = self.encoder.normalise(images)
+        if self.own.target == "logits":
+            return self.encoder.logits(images).unsqueeze(1)
+        tokens, grid = self._features(images)
         prefix = self.info.prefix_tokens
         if self.own.target == "class":
             return tokens[:, :1]
         if self.own.target == "mean":
-            return tokens[:, prefix:].mean(1, keepdim=True)
-        return aligned(tokens, grid, prefix, self.grid, self.class_token and self.own.target == "tokens")[0]
+            return tokens[:, prefix:].float().mean(1, keepdim=True)
+        return aligned(tokens.float(), grid, prefix, self.grid, self.class_token and self.own.target == "tokens")[0]
 
     def __call__(self, images: Tensor) -> Tensor:
         """The target of raw images, float32, under the norm."""

@@ -14,6 +14,7 @@ from fdlab.data.sources import open_data
 from fdlab.errors import FdlabError
 from fdlab.tasks.base import find_task
 from fdlab.tasks.dino import dino_loss
+from fdlab.tasks.masking import visible_places
 from fdlab.tasks.moco import info_nce
 from fdlab.tasks.momentum import SlowCopy, momentum_at
 
@@ -116,13 +117,16 @@ def test_maes_encoder_never_sees_what_is_masked(class_token: bool) -> None:
     mask = torch.zeros(6, 36, dtype=torch.bool)
     mask[:, torch.randperm(36)[:27]] = True
     pixels = mask.view(6, 6, 6).repeat_interleave(4, 1).repeat_interleave(4, 2).unsqueeze(1).expand_as(images)
-    tokens = task.visible_tokens(images, mask)
+    places = visible_places(mask, 0.75)
+    tokens = task.visible_tokens(images, places)
     assert tokens.shape == (6, 9 + class_token, 32)
-    assert torch.equal(tokens, task.visible_tokens(torch.where(pixels, 7.0, images), mask))
-    assert not torch.allclose(tokens, task.visible_tokens(torch.where(pixels, images, 7.0), mask))
+    assert torch.equal(tokens, task.visible_tokens(torch.where(pixels, 7.0, images), places))
+    assert not torch.allclose(tokens, task.visible_tokens(torch.where(pixels, images, 7.0), places))
     # With nothing masked it is the encoder itself: positions stand where they belong.
     none = torch.zeros_like(mask)
-    assert torch.allclose(task.visible_tokens(images, none), task.encoder.forward_features(images), atol=1e-5)
+    assert torch.allclose(
+        task.visible_tokens(images, visible_places(none, 0.0)), task.encoder.forward_features(images), atol=1e-5
+    )
     assert not task.encoder.patch_drop._forward_hooks
 
 
@@ -135,7 +139,7 @@ def test_maes_decoder_puts_tokens_back_in_their_places() -> None:
     mask[1] = mask[0].flip(0)
     mask[:, :18] = ~mask[:, 18:]
     tokens = torch.randn(2, 18, 32)
-    got = decoder(tokens, mask, 0)
+    got = decoder(tokens, visible_places(mask, 0.5), 0)
     visible = decoder.pixels(decoder.embed(tokens) + decoder.positions.expand(2, -1, -1)[~mask].unflatten(0, (2, 18)))
     assert torch.allclose(got[~mask].unflatten(0, (2, 18)), visible, atol=1e-5)
     hidden = decoder.pixels(decoder.mask_token + decoder.positions)
