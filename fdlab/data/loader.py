@@ -161,7 +161,8 @@ class Batches:
         for number in range(self.views):
             draws = draw_views(self.view, self.seed, [(epoch, int(p), number) for p in positions], self.size)
             view = begin(gathered.images, self.view, draws, self.size, direct=self.source.direct)
-            if self.device.type == "cpu" and view.draws is not None:
+            # RandAugment is one image after another, which is no work for a GPU.
+            if view.draws is not None and (self.device.type == "cpu" or view.draws.policies):
                 view = Begun(finish(view, self.view, self.size), None)
             views.append(view)
         return Prepared(step, views, gathered.labels, gathered.indices)

@@ -31,14 +31,16 @@ class Resident:
     """
 
     def __init__(self, source: ImageSource, device: str) -> None:
-        count = len(source)
-        pieces = [source.gather(np.arange(start, min(start + PIECE, count))) for start in range(0, count, PIECE)]
-        images = [piece.images for piece in pieces]
-        assert all(isinstance(each, Tensor) for each in images)
-        self.device = torch.device(device)
-        self.images = torch.cat([each.to(self.device) for each in images])  # type: ignore[union-attr]
-        self.labels = torch.cat([piece.labels for piece in pieces]).to(self.device)
-        self.indices = torch.cat([piece.indices for piece in pieces]).to(self.device)
+        count, self.device = len(source), torch.device(device)
+        first = source.gather(np.arange(1)).images[0]
+        self.images = torch.empty((count, *first.shape), dtype=first.dtype, device=self.device)
+        self.labels = torch.empty(count, dtype=torch.int64, device=self.device)
+        self.indices = torch.empty_like(self.labels)
+        for start in range(0, count, PIECE):
+            piece = source.gather(np.arange(start, min(start + PIECE, count)))
+            assert isinstance(piece.images, Tensor)
+            place = slice(start, start + len(piece.labels))
+            self.images[place], self.labels[place], self.indices[place] = piece.images, piece.labels, piece.indices
 
     def gather(self, positions: np.ndarray) -> Gathered:
         """What ``ImageSource.gather`` gives, on the device."""

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fdlab.engine.settings import Recipe
 from fdlab.errors import USAGE, FdlabError
 
-SIDES = {"cuda": 8192, "mps": 4096, "cpu": 512}  # of the matrices whose product is timed
+SIDES = {"cuda": 4096, "mps": 2048, "cpu": 512}  # of the matrices whose product is timed
 
 
 def check_device(recipe: Recipe, device: str, ranks: int) -> None:
@@ -61,19 +61,21 @@ def determinism(on: bool) -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def peak(device: str, low: bool) -> float:
-    """FLOP/s of the device's best matrix product in the run's precision: the fastest of five, once a process."""
+    """FLOP/s of the device's best matrix product in the run's precision: the fastest of five looks, once a process."""
     target = torch.device(device)
     side = SIDES[target.type]
     kind = torch.bfloat16 if low else torch.float32
     own = torch.Generator(target).manual_seed(0)  # random numbers: a GPU multiplies constant ones faster
     factor = torch.randn(side, side, device=target, generator=own).to(kind)
+    out, products = torch.empty_like(factor), 1 if target.type == "cpu" else 20
     best = float("inf")
     for _ in range(6):  # the first one warms up
         _wait(target)
         before = time.perf_counter()
-        factor @ factor
+        for _ in range(products):
+            torch.mm(factor, factor, out=out)
         _wait(target)
-        best = min(best, time.perf_counter() - before)
+        best = min(best, (time.perf_counter() - before) / products)
     return 2 * side**3 / best
 
 
@@ -89,6 +91,15 @@ def most_memory() -> int:
         return 0
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return held if sys.platform == "darwin" else 1024 * held
+
+
+def queued_work() -> torch.cuda.Event | None:
+    """What a GPU was given so far: ``query()`` tells, without waiting, whether it is done. None: no GPU is used."""
+    if not torch.cuda.is_initialized():
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
 
 
 def _wait(device: torch.device) -> None:

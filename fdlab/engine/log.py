@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fdlab.engine.board import Board
 from fdlab.engine.distributed import current
-from fdlab.engine.hardware import most_memory
+from fdlab.engine.hardware import most_memory, queued_work
 from fdlab.errors import FAILED, FdlabError
 from fdlab.records.run_folder import RunFolder
 
@@ -51,15 +51,16 @@ class Log:
         self.waited = 0.0
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches; the time spent on getting them is noted."""
+        """The batches. The time of getting one counts as waiting, unless a GPU had work all the while."""
         iterator = iter(batches)
         while True:
-            before = time.monotonic()
+            before, work = time.monotonic(), queued_work()
             try:
                 batch = next(iterator)
             except StopIteration:
                 return
-            self.waited += time.monotonic() - before
+            if work is None or work.query():
+                self.waited += time.monotonic() - before
             yield batch
 
     @contextmanager

@@ -58,9 +58,17 @@ def drawn(count: int, draw: Callable[[int], Tensor]) -> Tensor:
 
 
 class SharedDropPath(DropPath):
-    """timm's stochastic depth with the same draws, made for the whole batch."""
+    """timm's stochastic depth with the same draws, made for the whole batch.
+
+    ``ahead`` (rows, 1): factors of the branch that were drawn before (``draw_ahead``), for compiled blocks: drawn
+    inside, each block's own rate and each part of a batch would be compiled anew.
+    """
+
+    ahead: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.ahead is not None and self.training:
+            return x * self.ahead.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
         if self.drop_prob == 0.0 or not self.training:
             return x
         keep = 1 - self.drop_prob
@@ -77,6 +85,16 @@ def share_drop_path(module: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if type(child) is DropPath:
                 setattr(parent, name, SharedDropPath(child.drop_prob, child.scale_by_keep).train(child.training))
+
+
+def draw_ahead(module: nn.Module, rows: int) -> None:
+    """Every drop path below ``module`` gets its factors for the next pass of ``rows`` rows in training mode."""
+    for part in module.modules():
+        if isinstance(part, SharedDropPath) and part.drop_prob > 0 and part.training:
+            keep = 1 - part.drop_prob
+            empty = next(module.parameters()).detach().new_empty
+            factors = drawn(rows, lambda count, keep=keep, empty=empty: empty((count, 1)).bernoulli_(keep))  # type: ignore[misc]
+            part.ahead = factors / keep if part.scale_by_keep and keep > 0 else factors
 
 
 def equal_shares(total: int, parts: int) -> list[Share | None]:

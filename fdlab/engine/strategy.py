@@ -18,6 +18,7 @@ from fdlab.encoders.aligned_bias import align_bias
 from fdlab.encoders.encoder import blocks_of
 from fdlab.engine.distributed import current
 from fdlab.engine.settings import Recipe
+from fdlab.engine.shares import draw_ahead
 from fdlab.errors import USAGE, FdlabError
 
 
@@ -58,12 +59,13 @@ class Strategy:
         self.root: nn.Module = Step(task)
         self.device = next(task.module.parameters()).device.type
         self.low = recipe.run.precision == "bf16"
+        self.compiled = recipe.run.compile
         if self.device == "cuda":
             align_bias(task.module)
-        if recipe.run.compile:
+        if self.compiled:
             for network in (task.module["encoder"], *getattr(task, "frozen", ())):
                 for block in blocks_of(network):
-                    block.compile()  # in place: the names of the weights stay
+                    block.compile(dynamic=False)  # in place: the names of the weights stay
         if self.sharded:
             _check(recipe)
             # The unsharded twin that receives the trained weights at the end.
@@ -81,6 +83,8 @@ class Strategy:
 
     def step(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The task's step in the run's precision; bfloat16 needs no loss scaler."""
+        if self.compiled:
+            draw_ahead(self.task.module, len(batch.labels) * getattr(self.task, "views", 1))
         with torch.autocast(self.device, torch.bfloat16, enabled=self.low):
             return self.root(batch, step)
 

@@ -12,7 +12,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -93,7 +93,6 @@ def train(
         FdlabError: a loss that is not finite (the last good state stays; the step is named), or an
             interruption (code 130, the state is saved).
     """
-    ranks = current()
     share_drop_path(task.module)
     if recipe.run.checkpoint_blocks:
         checkpoint_blocks(task.module)
@@ -104,7 +103,7 @@ def train(
     if progress:
         progress.done = start
     task.train_mode(True)
-    with stop_requests() as stop:
+    with closing(state.log.board), stop_requests() as stop:
         for step, batch in enumerate(state.log.waiting(batches(start)), start):
             lr = learning_rate(step, steps, recipe.optim)
             values = one_step(task, batch, step, lr, recipe, state, strategy)
@@ -112,15 +111,10 @@ def train(
             state.log.add(step, values, lr, last=done == steps)
             if progress:
                 progress.advance(note=state.log.note)
-            if judging.due(done) and done < steps:
-                judging.judge(done)
-            stopping = ranks.any(stop.is_set())
-            if done % recipe.save.every == 0 or done == steps or stopping:
-                state.log.check_finite()
-                with state.log.aside():
-                    state.save(done)
-            for callback in on_step:
-                callback(done)
+            stopping = _between_steps(done, steps, recipe, state, judging, stop)
+            with state.log.aside():
+                for callback in on_step:
+                    callback(done)
             if stopping and done < steps:
                 raise FdlabError(
                     f"Stopped at step {done} of {steps}; the state is saved.",
@@ -128,10 +122,23 @@ def train(
                     "Give the same command again to continue.",
                     code=INTERRUPTED,
                 )
-    result = {"final_loss": state.log.tail_loss(steps), **judging.finish(steps)}
+        result = {"final_loss": state.log.tail_loss(steps), **judging.finish(steps)}
     strategy.unshard()
-    state.log.board.close()
     return result
+
+
+def _between_steps(
+    done: int, steps: int, recipe: Recipe, state: State, judging: Judging, stop: threading.Event
+) -> bool:
+    """Evaluates and saves where it is time to; returns whether some rank was asked to stop."""
+    if judging.due(done) and done < steps:
+        judging.judge(done)
+    stopping = current().any(stop.is_set())
+    if done % recipe.save.every == 0 or done == steps or stopping:
+        state.log.check_finite()
+        with state.log.aside():
+            state.save(done)
+    return stopping
 
 
 def one_step(

@@ -54,7 +54,8 @@ class Statistics(nn.Module):
         """
         count, total, outer = 0, None, None
         for part in parts:
-            flat = part.flatten(0, -2).double()
+            flat = part.flatten(0, -2)
+            flat = (flat.cpu() if flat.device.type == "mps" else flat).double()  # Apple's GPU has no double
             count += len(flat)
             total = flat.sum(0) if total is None else total + flat.sum(0)
             square = flat.T @ flat if self.pca else flat.square().sum(0)

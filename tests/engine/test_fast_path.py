@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fdlab.encoders.aligned_bias import align_bias, aligned
 from fdlab.encoders.student import Design, build, scale_bias
 from fdlab.engine.distributed import current
 from fdlab.engine.hardware import check_device, determinism, most_memory, peak
+from fdlab.engine.shares import SharedDropPath, draw_ahead, equal_shares, share_drop_path, sharing
 from fdlab.engine.state import State
 from fdlab.engine.strategy import Strategy
 from fdlab.engine.trainer import one_step
@@ -188,6 +190,42 @@ def test_the_audit_sees_what_waits() -> None:
         bool(mask[0])
         torch.ones(3)[torch.tensor([0, 2])]
     assert waits.found == ["index", "_local_scalar_dense", "nonzero", "_local_scalar_dense"]
+
+
+# ---- compiled blocks
+
+
+def test_blocks_of_all_rates_and_parts_are_compiled_once() -> None:
+    """Twelve rates and four parts of a batch: one compilation for blocks with drop path, one for the first without."""
+    model = build(Design(24, 8, 16, 12, 2, drop_path=0.5), seed=0).train()
+    share_drop_path(model)
+    counter = CompileCounter()
+    for block in model.blocks:
+        block.compile(backend=counter)
+    images = torch.randn(2, 3, 24, 24)
+    for share in equal_shares(8, 4):
+        torch.manual_seed(1)
+        with sharing(share):
+            draw_ahead(model, len(images))
+            model.forward_features(images)
+    assert counter.frame_count == 2
+
+
+def test_factors_drawn_ahead_are_the_whole_batchs_slices() -> None:
+    path = SharedDropPath(0.5).train()
+    module = torch.nn.ModuleDict({"a": torch.nn.Linear(1, 1), "b": path, "c": SharedDropPath(0.0)})
+    torch.manual_seed(3)
+    draw_ahead(module, 8)
+    whole = path(torch.ones(8, 5, 2))
+    assert set(whole.unique().tolist()) == {0.0, 2.0}
+    assert whole.amin((1, 2)).tolist() == whole.amax((1, 2)).tolist()  # a sample's branch as a whole
+    for share in equal_shares(8, 2):
+        torch.manual_seed(3)
+        with sharing(share):
+            draw_ahead(module, 4)
+        assert torch.equal(path(torch.ones(4, 5, 2)), whole[share.start : share.stop])
+    path.eval()
+    assert torch.equal(path(torch.ones(4, 5, 2)), torch.ones(4, 5, 2))
 
 
 # ---- the device

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fdlab.engine.log import Log
 from fdlab.engine.settings import OptimSettings, Recipe, RunSettings, SaveSettings
 from fdlab.engine.trainer import stop_requests, train
 from fdlab.errors import FdlabError
@@ -154,23 +152,6 @@ def test_an_ignored_signal_stays_ignored() -> None:
             assert stop.is_set()
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def test_the_log_says_how_fast_it_was(tmp_path: Path) -> None:
-    log = Log(prepared(tmp_path), every=2, batch=50, flops=2e9)
-    values = {"loss": torch.tensor(1.0), "grad_norm": torch.tensor(1.0)}
-
-    def slow() -> Iterator[int]:
-        for step in range(2):
-            time.sleep(0.05)
-            yield step
-
-    for step in log.waiting(slow()):
-        log.add(step, values, 0.1)
-    (line,) = RunFolder(tmp_path).read_log()
-    assert 100 / 0.4 < line["images_per_second"] <= 100 / 0.1
-    assert line["tflops"] == pytest.approx(line["images_per_second"] * 2e-3, rel=1e-3)
-    assert 0.5 < line["data_wait"] <= 1
 
 
 def test_bf16_is_close_and_keeps_float32_weights(tmp_path: Path) -> None:
