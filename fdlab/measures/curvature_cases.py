@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from typing import Any
 
@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fdlab.measures.check import Check
+from fdlab.measures.directions import moving
 from fdlab.measures.lanczos import lanczos
 from fdlab.measures.products import Curvature, GaussNewton, Hessian
+from fdlab.measures.sharpness import crossing, losses_around, noise, noise_curve, worst_case
 from fdlab.measures.spectrum import hessian_spectrum
 from fdlab.measures.trace import density
 
@@ -179,6 +181,33 @@ def _hutchinson(known: dict[str, Any], dtype: torch.dtype) -> Iterator[Check]:
     )
 
 
+def _sharpness(known: dict[str, Any], dtype: torch.dtype) -> Iterator[Check]:
+    """The quadratic at its minimum: worst cases to their tolerance, averages within three standard errors."""
+    matrix = mirrored(torch.tensor([4.0, 2.0, 1.0, 0.5, 0.0], dtype=torch.float64)).to(dtype)
+    start = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0], dtype=dtype)
+    weight = nn.Parameter(start.clone())
+
+    def losses() -> Tensor:
+        return (0.5 * (weight - start) @ matrix @ (weight - start))[None]
+
+    def gradient() -> dict[str, Tensor]:
+        return {"w": matrix @ (weight.detach() - start)}
+
+    with moving({"w": weight}) as place, torch.no_grad():
+        for name, adaptive in (("worst_l2_rho_0p1", False), ("adaptive_worst_l2_rho_0p1", True)):
+            found = worst_case(place, losses, gradient, 0.1, adaptive=adaptive, steps=80)
+            yield from _numbers(name, [float(found.losses.mean())], [known[name]], dtype)
+        for name, adaptive in (("average_sigma_0p1", False), ("adaptive_average_rho_0p1", True)):
+            step = partial(noise, place.start, 0, adaptive=adaptive)
+            rises = losses_around(place, losses, step, 400, 0.1, lambda: None)
+            yield Check(name, float(rises.mean()), known[name], 3 * float(rises.std()) / 20)
+        step = partial(noise, place.start, 0)
+        curve = noise_curve(place, losses, step, 400, level=0.1)
+        level = float(crossing(curve.amounts, curve.rise().mean((0, 1))[None])[0])
+        spread = curve.rise()[:, 0, -1].std() / curve.rise()[:, 0, -1].mean() / 20
+        yield Check("sigma_star_rise_0p1", level, known["sigma_star_rise_0p1"], float(1.5 * spread * level))
+
+
 CASES: dict[str, Callable[[dict[str, Any], torch.dtype], Iterator[Check]]] = {
     "quadratic_outliers": _given("quadratic_outliers"),
     "negative_dominates": _given("negative_dominates"),
@@ -190,6 +219,7 @@ CASES: dict[str, Callable[[dict[str, Any], torch.dtype], Iterator[Check]]] = {
     "two_layer_rescaled": _two_layers("two_layer_rescaled"),
     "micro_batch_weights": _micro_batch_weights,
     "hutchinson_notes": _hutchinson,
+    "sharpness_quadratic": _sharpness,
 }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.records.curvature_metrics import CURVATURE
 from fdlab.records.feature_metrics import FEATURES
+from fdlab.records.sharpness_metrics import SHARPNESS
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,11 @@ _HESSIAN = tuple(Metric(*fields) for fields in CURVATURE)
 
 _FEATURES = tuple(Metric(*fields) for fields in FEATURES)
 
-METRICS: dict[str, Metric] = {entry.name: entry for entry in (*_ATTENTION, *_OTHERS, *_FEATURES, *_HESSIAN)}
+_SHARPNESS = tuple(Metric(*fields) for fields in SHARPNESS)
+
+METRICS: dict[str, Metric] = {
+    entry.name: entry for entry in (*_ATTENTION, *_OTHERS, *_FEATURES, *_HESSIAN, *_SHARPNESS)
+}
 
 
 def metric(name: str) -> Metric:

@@ -209,13 +209,32 @@ def hessian_rows() -> Iterable[dict[str, Any]]:
         yield {**common, "metric": "max_eigenvalue_mean", "value": 1.35 * top, "low": 1.2 * top, "high": 1.5 * top}
 
 
+def sharpness_rows() -> Iterable[dict[str, Any]]:
+    """Sharpness, noise curves and the reparametrisation control of the same models."""
+    for model, top in ((TEACHER, 420.0), (MIM, 95.0), (STUDENT, 140.0), (RANDOM_A, 30.0)):
+        common = {"model": model, "family": TYPICAL[model][0], "seed": 0, "probe": "sharpness", "n": 128}
+        common |= {"objective": "cross-entropy of a linear probe; 128 images, eval mode, no augmentation"}
+        names = ("sharpness_average", "sharpness_worst", "sharpness_adaptive", "sharpness_adaptive_worst")
+        for metric, value in (*zip(names, (0.01 * top, 0.05 * top, 1.2, 2.4), strict=True), ("noise_to_rise", 2 / top)):
+            yield {**common, "metric": metric, "value": value, "low": 0.8 * value, "high": 1.2 * value}
+        for share in (0.5, 0.7, 1.0, 1.4, 2.0):
+            value = 0.1 * share**2
+            place = {"metric": "noise_curve", "x": 2 / top * share}
+            yield {**common, **place, "value": value, "low": 0.7 * value, "high": 1.3 * value}
+        moves = {"eigenvalue_1": 8.0, "eigenvalue_1_balanced": 1.3, "noise_to_rise": 0.3, "function": 1e-7}
+        for number in range(1, 6):
+            for measure in ("eigenvalue_1", "eigenvalue_1_balanced", *names, "noise_to_rise", "function"):
+                ratio = moves.get(measure, 1.5) ** (number / 5) if measure != "function" else 3e-7
+                yield {**common, "metric": f"moved_{measure}", "x": number, "value": ratio}
+
+
 def study_table() -> pd.DataFrame:
     """The whole made-up study."""
     made: list[dict[str, Any]] = []
     for model, (family, typical) in TYPICAL.items():
         made += attention_rows(model, family, typical)
         made += model_rows(model, family, typical)
-    return frame([*made, *ruler_rows(), *curve_rows(), *hessian_rows()])
+    return frame([*made, *ruler_rows(), *curve_rows(), *hessian_rows(), *sharpness_rows()])
 
 
 def study_facts() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fdlab.report.figures.hessian_spectrum import whole
 from fdlab.report.style import COLUMN, INK, WIDE, Look, looks_of, new_figure, wrap
 from fdlab.report.summary import Estimate, Facts, families, models, rows, show
 
-TITLE = "Sharpness, raw and balanced"
+TITLE = "Largest eigenvalue and trace, raw and balanced"
 METRICS = ("eigenvalue_1", "eigenvalue_lowest", "trace")
 SHOWN = {"eigenvalue_1": "largest eigenvalue", "trace": "trace"}
 
