@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fdlab.data.decode import Unreadable
-from fdlab.data.transforms import fit, fitted
+from fdlab.data.transforms import fitted, to_float
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.randomness import stream
 
@@ -202,11 +202,13 @@ class ImageSource:
             return self
         return self.subset(stream(seed, "sample").permutation(len(self))[:count])
 
-    def stack(self, positions: Sequence[int] | np.ndarray, size: int) -> tuple[Tensor, Tensor]:
+    def stack(
+        self, positions: Sequence[int] | np.ndarray, size: int, *, as_stored: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Images for evaluation: (B, 3, size, size) float32 in [0, 1] and labels (B,) int64.
 
-        ``preprocessing`` says what is done; images smaller than ``size`` are enlarged. Unreadable
-        images are left out and counted in ``skipped``.
+        ``preprocessing`` says what is done; images smaller than ``size`` are enlarged. Unreadable images are left
+        out and counted in ``skipped``. ``as_stored`` leaves 8 bits 8 bits.
 
         Raises:
             FdlabError (3): more than half of the source was found unreadable.
@@ -216,19 +218,22 @@ class ImageSource:
             return torch.zeros(0, 3, size, size), torch.zeros(0, dtype=torch.int64)
         labels = torch.from_numpy(self._images.labels(indices))
         whole = self._images.read_many(indices)
+        last = (lambda images: images) if as_stored else to_float
         if whole is not None:
-            return fit(whole, size, direct=self.direct), labels
-        kept, fitted = [], []
+            return last(fitted(whole, size, direct=self.direct)), labels
+        kept, found = [], []
         for place, position in enumerate(positions):
             try:
-                fitted.append(fit(self._read(int(position)), size, direct=self.direct))
+                found.append(fitted(self._read(int(position)), size, direct=self.direct))
                 kept.append(place)
             except Unreadable:
                 continue
         if 2 * self.skipped > len(self):
             raise self._too_many(self.skipped, len(self))
         empty = torch.zeros(0, 3, size, size)
-        return (torch.stack(fitted) if fitted else empty), labels[kept]
+        if len({image.dtype for image in found}) > 1:
+            found = [to_float(image) for image in found]
+        return (last(torch.stack(found).contiguous()) if found else empty), labels[kept]
 
     def gather(self, positions: np.ndarray) -> Gathered:
         """Images for training, as stored. An unreadable one is replaced by the next readable position.

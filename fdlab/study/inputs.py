@@ -35,7 +35,8 @@ def prepared(recipe: Recipe, kind: type[Task], device: str) -> tuple[Task, Calla
     assert data is not None
     size = recipe.data.size or (data.native_size[0] if data.native_size else 224)
     low = recipe.run.precision == "bf16"
-    task = kind(recipe.own, size=size, seed=recipe.run.seed, device=device, low=low, **images)
+    own, run = recipe.own, recipe.run
+    task = kind(own, size=size, seed=run.seed, device=device, low=low, workers=run.workers, **images)
     batch = recipe.run.batch
     _check_parts(task, recipe)
     steps = recipe.run.steps

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from fdlab.data.evaluation import stacked
 from fdlab.data.images import ImageSource
 from fdlab.engine.settings import Recipe
 from fdlab.errors import USAGE, FdlabError
@@ -74,16 +75,19 @@ class Watch:
             known, answers = self._features(self.bank)
             predicted = knn_predict(known, answers, features)
             found["knn"] = float((predicted == labels).double().mean())
-        cosines = [(self.task.agreement(part), len(part)) for part, _ in _pieces(self.judged, self.task.size)]
+        cosines = [(self.task.agreement(part), len(part)) for part, _ in self._pieces(self.judged)]
         if cosines and cosines[0][0] is not None:
             found["target_cosine"] = sum(c * n for c, n in cosines if c is not None) / sum(n for _, n in cosines)
         return found
 
+    def _pieces(self, images: ImageSource) -> Iterator[tuple[Tensor, Tensor]]:
+        turns = (range(at, min(at + BATCH, len(images))) for at in range(0, len(images), BATCH))
+        made = stacked(images, turns, self.task.size, workers=self.task.workers, device=str(self.task.device))
+        return (piece for piece in made if len(piece[0]))
+
     def _features(self, images: ImageSource) -> tuple[Tensor, Tensor]:
         """(n, C) and (n,), on the CPU."""
-        pairs = [
-            (self.task.kept_features(part).float().cpu(), labels) for part, labels in _pieces(images, self.task.size)
-        ]
+        pairs = [(self.task.kept_features(part).float().cpu(), labels) for part, labels in self._pieces(images)]
         return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
 
 
@@ -111,10 +115,3 @@ def attention_probe(task: Task, recipe: Recipe, folder: RunFolder, every: int) -
 
 def _labelled(*sources: ImageSource) -> bool:
     return all(len(source) and source.labels().min() >= 0 for source in sources)
-
-
-def _pieces(images: ImageSource, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(images), BATCH):
-        piece = images.stack(range(start, min(start + BATCH, len(images))), size)
-        if len(piece[0]):
-            yield piece

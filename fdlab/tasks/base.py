@@ -103,6 +103,7 @@ class Task:
         size: pixels a side of the views.
         seed: of everything that is drawn while building.
         low: the step runs in bfloat16; networks that are not trained may then be held in it.
+        workers: processes that decode images for evaluations.
         test: held-out images for ``evaluate``, where the task has one.
         validation: images that are neither trained on nor in ``test``, for choosing settings.
     """
@@ -123,11 +124,12 @@ class Task:
         seed: int,
         device: str = "cpu",
         low: bool = False,
+        workers: int = 0,
         test: ImageSource | None = None,
         validation: ImageSource | None = None,
     ) -> None:
         self.settings, self.data, self.test, self.validation = settings, data, test, validation
-        self.size, self.seed, self.device, self.low = size, seed, device, low
+        self.size, self.seed, self.device, self.low, self.workers = size, seed, device, low, workers
         self.mean, self.std = tuple(data.mean), tuple(data.std)
         self.design: Design | None = None
         self.call: TimmCall | None = None

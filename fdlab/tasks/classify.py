@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from fdlab.data.evaluation import stacked
 from fdlab.data.images import ImageSource
 from fdlab.data.loader import Batch
 from fdlab.encoders.encoder import as_tokens, blocks_of
@@ -188,10 +189,10 @@ class Classify(Task):
     def _count(self, images: ImageSource) -> tuple[int, int]:
         correct = count = 0
         ranks = current()
-        for positions in ranks.turns(len(images), 256):
-            part, labels = images.stack(positions, self.size)
+        turns = ranks.turns(len(images), 256)
+        for part, labels in stacked(images, turns, self.size, workers=self.workers, device=self.device):
             # Shared weights need every rank's forward pass: a rank without images makes one that is not counted.
-            shown = part if len(part) else torch.zeros(1, 3, self.size, self.size)
+            shown = part if len(part) else part.new_zeros(1, 3, self.size, self.size)
             correct += int((self.logits(shown).argmax(-1).cpu()[: len(labels)] == labels).sum())
             count += len(labels)
         correct, count = (int(number) for number in ranks.total(correct, count))
