@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fdlab.data.images import ImageSource
-from fdlab.data.transforms import sent, to_float
+from fdlab.data.sending import sent
+from fdlab.data.transforms import to_float
 from fdlab.errors import FdlabError
 
 Piece = tuple[Tensor, Tensor]

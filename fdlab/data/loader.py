@@ -6,11 +6,12 @@ any step sees what an uninterrupted one would have seen, and no state of the loa
 
 What is done where: a loader's process decodes, crops and mirrors in 8 bits and hands those over; a GPU turns them into
 floats and does the rest (turns, colours), a CPU has it done by the loader's process as well. Resident images
-(``resident.py``) need no process: they are on the device, and so is everything but the draws.
+(``resident.py``) are on the device, and so is everything but the draws.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from fdlab.data.images import ImageSource
 from fdlab.data.resident import Resident
-from fdlab.data.transforms import NONE, Begun, View, begin, draw_views, finish, sent
+from fdlab.data.sending import sent
+from fdlab.data.transforms import NONE, Begun, View, begin, draw_views, finish
 from fdlab.errors import USAGE, FdlabError
 from fdlab.randomness import stream
 
@@ -82,7 +84,7 @@ class Batches:
         drop_last: leave out the incomplete batch at the end of an epoch.
         part: (rank, ranks): take only this slice of each batch.
         device: where the batches are wanted.
-        resident: the source's images on that device; then ``workers`` are not needed. Never changes what comes out.
+        resident: the source's images on that device; ``workers`` then only draw. Never changes what comes out.
 
     Raises:
         FdlabError: 2 for a batch larger than the data; 3 when more than half of it is unreadable;
@@ -122,8 +124,8 @@ class Batches:
             )
         self.source, self.size, self.batch, self.seed = source, size, batch, seed
         self.view, self.views, self.start, self.stop = view or NONE, views, start, stop
-        self.workers, self.drop_last, self.part = 0 if resident else workers, drop_last, part
-        self.device, self.resident = torch.device(device), resident
+        self.workers, self.drop_last, self.part = workers, drop_last, part
+        self.device, self.resident, self.draws_only = torch.device(device), resident, resident is not None
         self._order: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -156,19 +158,27 @@ class Batches:
         rank, ranks = self.part
         share = -(-len(positions) // ranks)
         positions = positions[rank * share : (rank + 1) * share]
-        gathered = (self.resident or self.source).gather(positions)
-        views = []
+        every = []
         for number in range(self.views):
-            draws = draw_views(self.view, self.seed, [(epoch, int(p), number) for p in positions], self.size)
+            counters = [(epoch, int(p), number) for p in positions]
+            every.append(draw_views(self.view, self.seed, counters, self.size))
+        if self.draws_only:
+            places = torch.from_numpy(np.ascontiguousarray(positions, dtype=np.int64))
+            return Prepared(step, [Begun(torch.empty(0), draws) for draws in every], places, places)
+        gathered, views = self.source.gather(positions), []
+        for draws in every:
             view = begin(gathered.images, self.view, draws, self.size, direct=self.source.direct)
-            # RandAugment is one image after another, which is no work for a GPU.
-            if view.draws is not None and (self.device.type == "cpu" or view.draws.policies):
+            if view.draws is not None and self.device.type == "cpu":
                 view = Begun(finish(view, self.view, self.size), None)
             views.append(view)
         return Prepared(step, views, gathered.labels, gathered.indices)
 
     def finished(self, made: Prepared) -> Batch:
         """The batch on the device: what is left to do is done there."""
+        if self.resident is not None:
+            found = self.resident.gather(made.indices)
+            views = [replace(view, images=found.images) for view in made.views]
+            made = Prepared(made.step, views, found.labels, found.indices)
         views = [replace(view, images=sent(view.images, self.device)) for view in made.views]
         images = [finish(view, self.view, self.size) for view in views]
         return Batch(made.step, images, sent(made.labels, self.device), sent(made.indices, self.device))
@@ -178,8 +188,10 @@ class Batches:
             yield from (self.load(step) for step in range(self.start, self.stop))
             return
         # an own generator: the loader would otherwise draw its base seed from torch's global one
+        away = copy.copy(self)
+        away.resident = None  # a process makes the draws; the images stay where they are
         loader: Any = DataLoader(
-            _Steps(self),
+            _Steps(away),
             batch_size=None,
             num_workers=min(self.workers, max(1, len(self))),
             collate_fn=_as_it_is,

@@ -74,7 +74,8 @@ def _solarize_add(image: Tensor, strength: float, sign: float) -> Tensor:
     return torch.where(image < 128, brighter, image)
 
 
-def _factor(strength: float, sign: float) -> float:
+def factor(strength: float, sign: float) -> float:
+    """How much of the image is kept where it is blended with a plainer one; above 1: the contrary."""
     return max(0.1, 1 + sign * 0.9 * strength)
 
 
@@ -86,10 +87,10 @@ OPERATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "posterize": lambda x, m, s: tv.posterize(x, bits=4 - int(m * 4)),
     "solarize": lambda x, m, s: tv.solarize(x, threshold=float(256 - min(256, int(m * 256)))) if m * 256 >= 1 else x,
     "solarize_add": _solarize_add,
-    "color": lambda x, m, s: tv.adjust_saturation(x, _factor(m, s)),
-    "contrast": lambda x, m, s: tv.adjust_contrast(x, _factor(m, s)),
-    "brightness": lambda x, m, s: tv.adjust_brightness(x, _factor(m, s)),
-    "sharpness": lambda x, m, s: tv.adjust_sharpness(x, _factor(m, s)),
+    "color": lambda x, m, s: tv.adjust_saturation(x, factor(m, s)),
+    "contrast": lambda x, m, s: tv.adjust_contrast(x, factor(m, s)),
+    "brightness": lambda x, m, s: tv.adjust_brightness(x, factor(m, s)),
+    "sharpness": lambda x, m, s: tv.adjust_sharpness(x, factor(m, s)),
     "shear_x": lambda x, m, s: _moved(x, shear=(s * m * 0.3, 0)),
     "shear_y": lambda x, m, s: _moved(x, shear=(0, s * m * 0.3)),
     "translate_x": lambda x, m, s: _moved(x, shift=(s * m * 0.45 * x.shape[-1], 0)),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fdlab.data.images import SMALL, Gathered, ImageSource
-from fdlab.data.transforms import View, sent
+from fdlab.data.sending import sent
 from fdlab.errors import USAGE, FdlabError
 
 Choice = Literal["auto", "on", "off"]
@@ -42,13 +42,13 @@ class Resident:
             place = slice(start, start + len(piece.labels))
             self.images[place], self.labels[place], self.indices[place] = piece.images, piece.labels, piece.indices
 
-    def gather(self, positions: np.ndarray) -> Gathered:
-        """What ``ImageSource.gather`` gives, on the device."""
-        place = sent(torch.from_numpy(np.ascontiguousarray(positions, dtype=np.int64)), self.device)
+    def gather(self, positions: Tensor) -> Gathered:
+        """What ``ImageSource.gather`` gives for positions (B,) int64, on the device."""
+        place = sent(positions, self.device)
         return Gathered(self.images[place], self.labels[place], self.indices[place])
 
 
-def resident(choice: Choice, source: ImageSource, *, size: int, view: View, device: str) -> Resident | None:
+def resident(choice: Choice, source: ImageSource, *, size: int, device: str) -> Resident | None:
     """The source on the device, where the setting ``data.resident`` wants it and it can be.
 
     ``auto``: on a GPU whenever it fits, never on a CPU, whose memory the images are read from anyway.
@@ -59,7 +59,7 @@ def resident(choice: Choice, source: ImageSource, *, size: int, view: View, devi
     kind = torch.device(device).type
     if choice == "off" or (choice == "auto" and kind == "cpu"):
         return None
-    reason = obstacle(source, size=size, view=view, device=device)
+    reason = obstacle(source, size=size, device=device)
     if reason and choice == "on":
         raise FdlabError(
             f"The images of {source.spec} cannot live on {device}.", reason, "Set data.resident=auto.", code=USAGE
@@ -67,15 +67,13 @@ def resident(choice: Choice, source: ImageSource, *, size: int, view: View, devi
     return None if reason else Resident(source, device)
 
 
-def obstacle(source: ImageSource, *, size: int, view: View, device: str) -> str:
+def obstacle(source: ImageSource, *, size: int, device: str) -> str:
     """Why these images cannot be resident; empty where they can."""
     native = source.native_size
     if source.endless:
         return "They are endless: each is made when it is asked for."
     if native is None or max(native) > SMALL or max(native) > size:
         return f"They are not all of one size of at most {min(size, SMALL)} px."
-    if view.randaugment and torch.device(device).type != "cpu":
-        return "RandAugment works image by image, which loader processes do faster than a GPU."
     first = source.gather(np.arange(1)).images
     wanted = len(source) * first[0].numel() * first[0].element_size()
     room = LARGEST

@@ -23,6 +23,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from fdlab.data.randaugment import Policy, draw_policy, rand_augment
+from fdlab.data.randaugment_batch import rand_augment_batch
+from fdlab.data.sending import sent
 from fdlab.randomness import stream, uniforms
 
 UNIFORMS = 12  # one a setting, always all drawn: switching one setting off leaves the others' draws alone
@@ -170,15 +172,9 @@ def finish(begun: Begun, view: View, size: int) -> Tensor:
 def _augmented(images: Tensor, draws: Draws) -> Tensor:
     if not draws.policies:
         return images
+    if images.device.type != "cpu":
+        return rand_augment_batch(images, draws.policies)
     return torch.stack([rand_augment(*pair) for pair in zip(images, draws.policies, strict=True)])
-
-
-def sent(tensor: Tensor, device: str | torch.device) -> Tensor:
-    """The tensor on the device, without waiting for it: a GPU fetches it from page-locked memory."""
-    target = torch.device(device)
-    if target.type != "cuda" or tensor.is_cuda:
-        return tensor.to(target)
-    return tensor.pin_memory().to(target, non_blocking=True)
 
 
 def crop_boxes(view: View, uniforms: np.ndarray, sizes: np.ndarray) -> np.ndarray:

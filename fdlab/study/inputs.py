@@ -52,7 +52,7 @@ def prepared(recipe: Recipe, kind: type[Task], device: str) -> tuple[Task, Calla
     task.steps = steps
     ranks = current()
 
-    kept = resident(recipe.data.resident, data, size=size, view=recipe.view, device=device)
+    kept = resident(recipe.data.resident, data, size=size, device=device)
 
     def batches(start: int) -> Batches:
         return Batches(

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
-from fdlab.data.transforms import sent
+from fdlab.data.sending import sent
 from fdlab.encoders.student import build
 from fdlab.engine.distributed import current
 from fdlab.errors import USAGE, FdlabError

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
-from fdlab.data.transforms import sent
+from fdlab.data.sending import sent
 from fdlab.encoders.positions import sincos_table
 from fdlab.encoders.student import Design, build
 from fdlab.errors import USAGE, FdlabError

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fdlab.data.loader import Batch
-from fdlab.data.transforms import sent
+from fdlab.data.sending import sent
 from fdlab.encoders.devices import channels
 from fdlab.randomness import stream
 from fdlab.tasks.base import OwnSettings

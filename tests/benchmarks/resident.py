@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--workers", type=int, default=0, help="of the loader's rows")
+    parser.add_argument("--workers", type=int, default=0, help="with resident images they only draw")
     parser.add_argument("--warm", type=int, default=2)
     parser.add_argument("--steps", type=int, default=5)
     own = parser.parse_args()
