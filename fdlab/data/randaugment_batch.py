@@ -60,6 +60,13 @@ def _sharpness(x: Tensor, m: np.ndarray, s: np.ndarray) -> Tensor:
     return mixed.clamp_(0, 255).to(torch.uint8)
 
 
+def _autocontrast(x: Tensor, m: np.ndarray, s: np.ndarray) -> Tensor:
+    low, high = x.float().amin((2, 3), keepdim=True), x.float().amax((2, 3), keepdim=True)
+    flat = low == high
+    spread = torch.where(flat, 1.0, (high - low) * (1 / 255))
+    return ((x - torch.where(flat, 0.0, low)) / spread).clamp_(0, 255).to(torch.uint8)
+
+
 def _contrast(x: Tensor, m: np.ndarray, s: np.ndarray) -> Tensor:
     grey = tv.adjust_saturation(x, 0.0)[:, :1].float()
     return _blend(x, grey.mean((1, 2, 3), keepdim=True), m, s)
@@ -128,7 +135,7 @@ def _fill(device: torch.device) -> Tensor:
 
 
 GROUPED: dict[str, Callable[[Tensor, np.ndarray, np.ndarray], Tensor]] = {
-    "autocontrast": lambda x, m, s: tv.autocontrast(x),
+    "autocontrast": _autocontrast,
     "equalize": lambda x, m, s: tv.equalize(x),
     "invert": lambda x, m, s: tv.invert(x),
     "rotate": _rotate,
