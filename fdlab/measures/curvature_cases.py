@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fdlab.measures.check import Check
-from fdlab.measures.directions import moving
+from fdlab.measures.directions import moving, normalised
 from fdlab.measures.lanczos import lanczos
 from fdlab.measures.products import Curvature, GaussNewton, Hessian
 from fdlab.measures.sharpness import crossing, losses_around, noise, noise_curve, worst_case
 from fdlab.measures.spectrum import hessian_spectrum
+from fdlab.measures.surface import odd_grid
 from fdlab.measures.trace import density
 
 CAP = 200  # steps: some of these spectra have no gaps
@@ -208,6 +209,26 @@ def _sharpness(known: dict[str, Any], dtype: torch.dtype) -> Iterator[Check]:
         yield Check("sigma_star_rise_0p1", level, known["sigma_star_rise_0p1"], float(1.5 * spread * level))
 
 
+def _filter_norm(known: dict[str, Any], dtype: torch.dtype) -> Iterator[Check]:
+    weight, draw, rows = (torch.tensor(known[name], dtype=torch.float64) for name in ("weight", "d", "rows"))
+    found = normalised(weight.to(dtype), draw.to(dtype))
+    yield from _numbers("row", found.flatten().tolist(), rows.flatten().tolist(), dtype)
+
+
+def _plane_axes(known: dict[str, Any], dtype: torch.dtype) -> Iterator[Check]:
+    """Rows are the second direction, columns the first, the weights in the middle."""
+    weight = nn.Parameter(torch.zeros(2, dtype=dtype))
+    first, second = ({"w": axis} for axis in torch.eye(2, dtype=dtype))
+    grid, losses = odd_grid(1.0, 3), []
+    with moving({"w": weight}) as place, torch.no_grad():
+        for up in grid:
+            for across in grid:
+                place.go((float(across), first), (float(up), second))
+                losses.append(float(weight[0] + 10 * weight[1] + 3))
+    yield from _numbers("cell", losses, [float(value) for line in known["Z"] for value in line], dtype)
+    yield from _numbers("middle", [losses[4]], [float(known["centre"])], dtype)
+
+
 CASES: dict[str, Callable[[dict[str, Any], torch.dtype], Iterator[Check]]] = {
     "quadratic_outliers": _given("quadratic_outliers"),
     "negative_dominates": _given("negative_dominates"),
@@ -220,6 +241,8 @@ CASES: dict[str, Callable[[dict[str, Any], torch.dtype], Iterator[Check]]] = {
     "micro_batch_weights": _micro_batch_weights,
     "hutchinson_notes": _hutchinson,
     "sharpness_quadratic": _sharpness,
+    "filter_norm": _filter_norm,
+    "plane_axes": _plane_axes,
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fdlab.randomness import seed_for
 
@@ -85,9 +85,35 @@ class Place:
                 torch._foreach_add_([self.parameters[n] for n in names], [direction[n] for n in names], alpha=amount)
 
     @torch.no_grad()
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """These very weights, bit by bit."""
+        torch._foreach_copy_([self.parameters[name] for name in weights], list(weights.values()))
+
+    @torch.no_grad()
     def back(self) -> None:
         """To the start, bit by bit."""
         torch._foreach_copy_(list(self.parameters.values()), list(self.start.values()))
+
+
+@contextmanager
+def kept(module: nn.Module) -> Iterator[None]:
+    """Buffers, training modes and gradient flags are afterwards what they were, also after an exception or Ctrl-C.
+
+    The weights are ``moving``'s matter: a second copy of them would cost as much as the model.
+    """
+    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    modes = [(part, part.training) for part in module.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        for part, training in modes:
+            part.training = training
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 @contextmanager
@@ -97,4 +123,8 @@ def moving(parameters: Mapping[str, Tensor]) -> Iterator[Place]:
     try:
         yield place
     finally:
-        place.back()
+        try:
+            place.back()
+        except BaseException:  # a second Ctrl-C meanwhile
+            place.back()
+            raise

@@ -23,10 +23,16 @@ Product = Callable[[Tensor], Tensor]
 
 @contextmanager
 def exact_kernels(device: torch.device | str = "cpu") -> Iterator[None]:
-    """Twice differentiable attention, no autocast, no TF32; the caller's choices are restored on the way out."""
+    """Twice differentiable attention and ``full_precision``; the caller's choices are restored on the way out."""
+    with sdpa_kernel(SDPBackend.MATH), full_precision(device):
+        yield
+
+
+@contextmanager
+def full_precision(device: torch.device | str = "cpu") -> Iterator[None]:
+    """No autocast, no TF32; the caller's choices are restored on the way out."""
     kind = torch.device(device).type
     with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.autocast(kind, enabled=False))
         if kind == "cuda":
             before = torch.get_float32_matmul_precision()

@@ -7,7 +7,7 @@ transformer block) and ``minibatches`` (Park & Kim's spectrum of minibatch maxim
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from fdlab.encoders.reparametrise import balanced
 from fdlab.errors import CHECK_NOT_MET, USAGE, FdlabError, nearest
 from fdlab.measures.products import Curvature, GaussNewton, Hessian
 from fdlab.measures.spectrum import Spectrum, check_repeatable, spectrum
-from fdlab.probes.objectives import Objective, build_objective
+from fdlab.probes.objectives import Objective, build_objective, heads_identity
 from fdlab.progress import Progress
 from fdlab.records.intervals import Interval, mean_interval
 from fdlab.records.store import Record
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 PARTS = ("whole", "balanced", "blocks", "minibatches")
+MODELS = ("teacher",)  # settings that are models: their weights are part of the question
 TOP_OF_BATCH = 5  # Park & Kim's number of eigenvalues a minibatch
 Matrices = Literal["hessian", "ggn"]
 
@@ -45,7 +46,7 @@ def measure_hessian(
     progress: Any = None,
     part: str = "whole",
     objective: str = "linear-probe",
-    teacher: str = "",
+    teacher: Encoder | str = "",
     matrix: Matrices = "hessian",
     parameters: Literal["encoder", "all"] = "encoder",
     k: int = 5,
@@ -110,6 +111,11 @@ def measure_hessian(
     return Record(table, arrays, manifest)
 
 
+def identity(encoder: Encoder, _settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the numbers depend on beside the encoder's weights: the heads that its run folder keeps."""
+    return heads_identity(encoder)
+
+
 def _manifest(encoder: Encoder, made: Objective, label: str, seed: int, part: str) -> dict[str, Any]:
     info = encoder.info
     return {
@@ -143,8 +149,11 @@ class _Look:
             self.progress.total = products
 
     def advance(self, _step: int) -> None:
-        if self.progress is not None:
-            self.progress.advance()
+        if self.progress is None:
+            return
+        if isinstance(self.progress, Progress) and self.progress.done >= self.progress.total:
+            self.progress.total = self.progress.done + 10  # Lanczos goes on until its bounds are met
+        self.progress.advance()
 
     def matrix(self, parameters: Iterable[Tensor], batches: list[Any] | None = None) -> Curvature:
         chosen = self.objective.batches if batches is None else batches

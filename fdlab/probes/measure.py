@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import inspect
 import pkgutil
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -79,7 +80,7 @@ FEW = 16
 CONTROL = "random start"
 _NO_PROBE = ("measure", "objectives", "teacher")  # files of this package that are no probe by name
 # what this function hands to a probe itself: no user settings
-_OWN = ("encoder", "images", "labels", "label", "seed", "batch", "progress")
+_OWN = ("encoder", "images", "labels", "label", "seed", "batch", "progress", "store", "unfinished")
 
 
 class Records(dict[str, Record]):
@@ -125,9 +126,10 @@ def measure(
         settings: the probe's own, e.g. ``metrics=("distance", "nmi")`` for attention.
 
     A probe with a parameter ``labels`` gets the images' labels: in slices like the images (``labels[a:b]``
-    belongs to ``images[a:b]``), or None where some image has none. Its module may name settings that are
-    models (``MODELS``; given as SOURCE or ``Encoder``), and hold ``between(records, *, seed) -> table``, which
-    adds rows on pairs of models from their records.
+    belongs to ``images[a:b]``), or None where some image has none; one with ``store`` gets the store, one with
+    ``unfinished`` a folder for what it has so far. Its module may name settings that are models (``MODELS``; given
+    as SOURCE or ``Encoder``), and hold ``identity(encoder, settings) -> dict``, what its numbers depend on beside
+    the weights, and ``between(records, *, seed) -> table``, which adds rows on pairs of models from their records.
 
     Returns:
         The table (one row a number) of all models; ``.attrs["record"]``: {label: Record}.
@@ -140,7 +142,7 @@ def measure(
     if random_control:
         opened |= _random_control(opened, device, seed)
     for name in getattr(module, "MODELS", ()):  # settings that name a model
-        if isinstance(settings.get(name), (str, Path)):
+        if settings.get(name) and isinstance(settings[name], (str, Path)):
             settings[name] = _open(parse_label(str(settings[name]))[1], device, seed)
     kept_in = default_store() if store is None else store
     records = Records()
@@ -151,9 +153,15 @@ def measure(
         if not records and len(source) < min(FEW, images):
             warnings.warn(f"Only {len(source)} images in {data}: the intervals are wide.", stacklevel=2)
         question = _question(probe, module.VERSION, encoder, source, images, seed, settings)
-        more = dict(settings)
-        if "labels" in inspect.signature(function).parameters:
+        if hasattr(module, "identity"):
+            question["beside"] = module.identity(encoder, settings)
+        more, takes = dict(settings), inspect.signature(function).parameters
+        if "labels" in takes:
             more["labels"], question["labels"] = _labels(source, streamed)
+        offered = {"store": kept_in, "unfinished": kept_in.unfinished(question)}
+        more |= {name: value for name, value in offered.items() if name in takes}
+        if fresh:
+            shutil.rmtree(kept_in.unfinished(question), ignore_errors=True)
         record = None if fresh else kept_in.get(question)
         if record is None:
             record = _answer(function, encoder, streamed, label, seed, batch, quiet, more)

@@ -7,7 +7,7 @@ model with other weights and the same function).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +23,7 @@ from fdlab.measures.directions import filter_direction, moving
 from fdlab.measures.products import Hessian
 from fdlab.measures.sharpness import Steps, crossing, losses_around, noise, noise_curve, worst_case
 from fdlab.measures.spectrum import spectrum
-from fdlab.probes.objectives import Objective, build_objective
+from fdlab.probes.objectives import Objective, build_objective, heads_identity
 from fdlab.progress import Progress
 from fdlab.records.intervals import Interval, mean_interval, two_level_interval
 from fdlab.records.store import Record
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 PARTS = ("average", "worst", "noise", "control")
+MODELS = ("teacher",)  # settings that are models: their weights are part of the question
 RISE = 0.1  # nats
 
 
@@ -48,7 +49,7 @@ def measure_sharpness(
     progress: Any = None,
     part: str = "average",
     objective: str = "linear-probe",
-    teacher: str = "",
+    teacher: Encoder | str = "",
     parameters: Literal["encoder", "all"] = "encoder",
     directions: int = 20,
     steps: int = 20,
@@ -103,8 +104,13 @@ def measure_sharpness(
     return Record(table, arrays, _manifest(encoder, made, look, label, part))
 
 
+def identity(encoder: Encoder, _settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the numbers depend on beside the encoder's weights: the heads that its run folder keeps."""
+    return heads_identity(encoder)
+
+
 def _built(
-    encoder: Encoder, *, pixels: Tensor, answers: Tensor | None, objective: str, teacher: str, batch: int,
+    encoder: Encoder, *, pixels: Tensor, answers: Tensor | None, objective: str, teacher: Any, batch: int,
     parameters: Any, seed: int,
 ) -> Objective:  # fmt: skip
     return build_objective(

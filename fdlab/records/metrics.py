@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.records.curvature_metrics import CURVATURE
 from fdlab.records.feature_metrics import FEATURES
+from fdlab.records.landscape_metrics import LANDSCAPE
 from fdlab.records.sharpness_metrics import SHARPNESS
 
 
@@ -280,10 +281,12 @@ _HESSIAN = tuple(Metric(*fields) for fields in CURVATURE)
 
 _FEATURES = tuple(Metric(*fields) for fields in FEATURES)
 
+_LANDSCAPE = tuple(Metric(*fields) for fields in LANDSCAPE)
+
 _SHARPNESS = tuple(Metric(*fields) for fields in SHARPNESS)
 
 METRICS: dict[str, Metric] = {
-    entry.name: entry for entry in (*_ATTENTION, *_OTHERS, *_FEATURES, *_HESSIAN, *_SHARPNESS)
+    entry.name: entry for entry in (*_ATTENTION, *_OTHERS, *_FEATURES, *_HESSIAN, *_SHARPNESS, *_LANDSCAPE)
 }
 
 

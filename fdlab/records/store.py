@@ -74,6 +74,10 @@ class Store:
         key = question_key(question)
         return self.root / key[:2] / key[2:]
 
+    def unfinished(self, question: dict[str, Any]) -> Path:
+        """A folder for what a measurement has so far, so that a stopped one continues; ``put`` removes it."""
+        return self.root / "unfinished" / question_key(question)
+
     def get(self, question: dict[str, Any]) -> Record | None:
         """The answer, or None where there is none or it is damaged (it is then made again)."""
         folder = self.folder(question)
@@ -95,6 +99,7 @@ class Store:
             draft.replace(folder)
         except OSError:
             shutil.rmtree(draft, ignore_errors=True)  # another process was first, with the same answer
+        shutil.rmtree(self.unfinished(question), ignore_errors=True)
         return folder
 
 

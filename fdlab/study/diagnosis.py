@@ -68,6 +68,9 @@ SUBJECTS = {
         "Attention of", "How far, how broadly and how differently do the heads of these models attend?"
     ),
     "features": Subject("Features of", "What are each block's tokens like, and which blocks and models are alike?"),
+    "landscape": Subject(
+        "Loss around", "How does the loss of these models change along lines and planes through their weights?"
+    ),
     "sharpness": Subject(
         "Sharpness of", "How much does the loss of these models rise around their weights, and what of it is scale?"
     ),

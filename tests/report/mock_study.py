@@ -228,13 +228,60 @@ def sharpness_rows() -> Iterable[dict[str, Any]]:
                 yield {**common, "metric": f"moved_{measure}", "x": number, "value": ratio}
 
 
+def landscape_rows() -> Iterable[dict[str, Any]]:
+    """Lines, a plane, a path and an interpolation of the same models."""
+    for model, top in ((TEACHER, 420.0), (MIM, 95.0), (STUDENT, 140.0), (RANDOM_A, 30.0)):
+        common = {"model": model, "family": TYPICAL[model][0], "seed": 0, "probe": "landscape", "n": 128}
+        common |= {"objective": "cross-entropy of a linear probe; 128 images, eval mode, no augmentation"}
+        for x in np.linspace(-1, 1, 9):
+            rise = 0.05 * top * x**2
+            yield {
+                **common,
+                "metric": "loss_line",
+                "x": x,
+                "value": 0.1 + rise,
+                "low": 0.1 + 0.5 * rise,
+                "high": 0.1 + 2 * rise,
+            }
+            accuracy = 1 / (1 + rise)
+            yield {
+                **common,
+                "metric": "accuracy_line",
+                "x": x,
+                "value": accuracy,
+                "low": 0.9 * accuracy,
+                "high": accuracy,
+            }
+        if model == RANDOM_A:
+            continue
+        for form in ("plane", "trajectory") if model == TEACHER else ("plane",):
+            for x in np.linspace(-1, 1, 7):
+                for y in np.linspace(-1, 1, 7):
+                    yield {
+                        **common,
+                        "metric": f"loss_{form}",
+                        "x": x,
+                        "y": y,
+                        "value": 0.1 + 0.05 * top * (x * x + 2 * y * y),
+                    }
+    same = {**common, "model": TEACHER, "family": "contrastive"}
+    for step in range(3):
+        yield {**same, "metric": "trajectory", "x": 0.9 - 0.3 * step, "y": 0.2 * step, "value": 100 * step}
+    for number in (1, 2):
+        yield {**same, "metric": "trajectory_explained", "x": number, "value": 0.8 / number**3}
+        yield {**same, "metric": "trajectory_random_walk", "x": number, "value": 0.6 / number**2}
+    for x in np.linspace(0, 1, 5):
+        yield {**same, "metric": "loss_interpolation", "x": x, "value": 0.1 + 8 * x * (1 - x)}
+        yield {**same, "metric": "accuracy_interpolation", "x": x, "value": 1 - 3 * x * (1 - x)}
+
+
 def study_table() -> pd.DataFrame:
     """The whole made-up study."""
     made: list[dict[str, Any]] = []
     for model, (family, typical) in TYPICAL.items():
         made += attention_rows(model, family, typical)
         made += model_rows(model, family, typical)
-    return frame([*made, *ruler_rows(), *curve_rows(), *hessian_rows(), *sharpness_rows()])
+    return frame([*made, *ruler_rows(), *curve_rows(), *hessian_rows(), *sharpness_rows(), *landscape_rows()])
 
 
 def study_facts() -> dict[str, Any]:

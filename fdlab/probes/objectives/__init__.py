@@ -14,6 +14,7 @@ from torch import Tensor
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.measures.products import check_module
 from fdlab.probes.objectives.classifiers import classifier, linear_probe
+from fdlab.probes.objectives.heads import heads_identity
 from fdlab.probes.objectives.objective import Batch, Objective
 from fdlab.probes.objectives.targets import distill, mim
 from fdlab.records.store import Store
@@ -21,7 +22,7 @@ from fdlab.records.store import Store
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
-__all__ = ["OBJECTIVES", "Batch", "Objective", "build_objective", "check_module"]
+__all__ = ["OBJECTIVES", "Batch", "Objective", "build_objective", "check_module", "heads_identity"]
 
 OBJECTIVES = ("linear-probe", "classifier", "distill", "mim")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,13 @@ def kept_recipe(encoder: Encoder) -> dict[str, Any]:
     folder = _run_folder(encoder)
     path = None if folder is None else folder / "recipe.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+
+
+def heads_identity(encoder: Encoder) -> dict[str, str]:
+    """The sha256 of the kept heads and of their recipe, which an objective may read and the weights' identity lacks."""
+    folder = _run_folder(encoder)
+    files = [folder / "heads.safetensors", folder / "recipe.toml"] if folder is not None else []
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:

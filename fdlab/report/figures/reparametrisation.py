@@ -121,6 +121,8 @@ def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
             for measure in ("function", *SHOWN):
                 own = rows(table, "sharpness", f"moved_{measure}")
                 value = own[(own["model"] == name) & (own["x"] == number)]["value"]
-                line[SHOWN.get(measure, "change of the outputs")] = f"{float(value.iloc[0]):.3g}" if len(value) else "–"
+                line[SHOWN.get(measure, "change of the outputs")] = (
+                    f"{float(value.iloc[0]):.3g}" if len(value) and value.notna().all() else "–"
+                )
             lines.append(line)
     return pd.DataFrame(lines)

@@ -1,0 +1,96 @@
+"""An objective at places around the weights, each evaluated once and kept at once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fdlab.measures.directions import Place
+from fdlab.probes.objectives.objective import Objective
+from fdlab.progress import Progress
+
+
+class Points:
+    """Evaluates places once each; what was evaluated is appended to ``points.jsonl`` at once."""
+
+    def __init__(self, made: Objective, place: Place, folder: Path | None, progress: Any) -> None:
+        self.made, self.place, self.progress = made, place, progress
+        self.known: dict[str, tuple[float, float, list[float]]] = {}
+        self.places: dict[str, tuple[float, float]] = {}
+        self.not_finite = 0
+        self.file = None if folder is None else folder / "points.jsonl"
+        if self.file is not None and self.file.is_file():
+            for line in self.file.read_text(encoding="utf-8").splitlines():
+                try:
+                    key, loss, accuracy, each = json.loads(line)
+                except ValueError:
+                    break  # the last line was being written
+                self.known[key] = (_number(loss), _number(accuracy), [_number(value) for value in each])
+
+    def plan(self, count: int) -> None:
+        """Progress is counted in points."""
+        if isinstance(self.progress, Progress):
+            self.progress.total = count
+
+    def at(
+        self, key: str, where: tuple[float, float], *steps: tuple[float, Mapping[str, Tensor]]
+    ) -> tuple[float, float]:
+        """(mean loss, accuracy) at start + steps; NaN where the loss is not finite."""
+        return self._kept(key, where, lambda: self.place.go(*steps))
+
+    def of(self, key: str, where: tuple[float, float], weights: Mapping[str, Tensor]) -> tuple[float, float]:
+        """The same at given weights."""
+        return self._kept(key, where, lambda: self.place.take(weights))
+
+    def _kept(self, key: str, where: tuple[float, float], go: Any) -> tuple[float, float]:
+        self.places[key] = where
+        if key not in self.known:
+            go()
+            self.known[key] = self._evaluated()
+            self._store(key)
+        loss, accuracy, _ = self.known[key]
+        self.not_finite += not math.isfinite(loss)
+        if self.progress is not None:
+            self.progress.advance()
+        return loss, accuracy
+
+    @torch.no_grad()
+    def _evaluated(self) -> tuple[float, float, list[float]]:
+        found = [self.made.evaluate(batch) for batch in self.made.batches]
+        losses = torch.cat([each for each, _ in found]).double().cpu()
+        right = [answer for _, answer in found if answer is not None]
+        accuracy = float(torch.cat(right).double().mean()) if right else math.nan
+        mean = float(losses.mean())
+        return (mean if math.isfinite(mean) else math.nan), accuracy, losses.tolist()
+
+    def _store(self, key: str) -> None:
+        if self.file is None:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        loss, accuracy, each = self.known[key]
+        line = json.dumps([key, *(_plain(value) for value in (loss, accuracy)), [_plain(value) for value in each]])
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        keys = list(self.places)
+        return {
+            "x": np.array([self.places[key][0] for key in keys]),
+            "y": np.array([self.places[key][1] for key in keys]),
+            "losses": np.array([self.known[key][2] for key in keys], dtype=np.float32),
+        }
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no infinity
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
