@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
@@ -67,7 +68,7 @@ class SharedDropPath(DropPath):
     ahead: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.ahead is not None and self.training:
+        if self.training and self.ahead is not None and len(self.ahead) == len(x):
             return x * self.ahead.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
         if self.drop_prob == 0.0 or not self.training:
             return x
@@ -89,11 +90,11 @@ def share_drop_path(module: nn.Module) -> None:
 
 def draw_ahead(module: nn.Module, rows: int) -> None:
     """Every drop path below ``module`` gets its factors for the next pass of ``rows`` rows in training mode."""
+    device = next(module.parameters()).device
     for part in module.modules():
         if isinstance(part, SharedDropPath) and part.drop_prob > 0 and part.training:
             keep = 1 - part.drop_prob
-            empty = next(module.parameters()).detach().new_empty
-            factors = drawn(rows, lambda count, keep=keep, empty=empty: empty((count, 1)).bernoulli_(keep))  # type: ignore[misc]
+            factors = drawn(rows, lambda count, keep=keep: torch.empty(count, 1, device=device).bernoulli_(keep))  # type: ignore[misc]
             part.ahead = factors / keep if part.scale_by_keep and keep > 0 else factors
 
 

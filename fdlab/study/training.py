@@ -24,7 +24,7 @@ from fdlab.progress import Progress
 from fdlab.records.run_folder import RunFolder
 from fdlab.study.inputs import identities, prepared
 from fdlab.study.results import finish, snapshots
-from fdlab.study.watch import Watch, attention_probe, steps_of
+from fdlab.study.watch import Watch, attention_probe, check_best, steps_of
 from fdlab.tasks.base import Task, find_task
 
 
@@ -121,6 +121,7 @@ def _train(
     task, batches, steps = prepared(recipe, planned.task, device)
     ranks.first(lambda: folder.same_inputs(identities(task)))
     keep = snapshots(task, recipe, folder) if ranks.leader else []
+    check_best(task, recipe)
     watch = Watch(task, recipe) if recipe.watch.every else None
     watch_every, probe_every = (steps_of(n, task, recipe) for n in (recipe.watch.every, recipe.watch.probe_every))
     if probe_every and ranks.leader:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fdlab.data.evaluation import stacked
 from fdlab.data.images import ImageSource
 from fdlab.engine.settings import Recipe
-from fdlab.errors import USAGE, FdlabError
+from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.measures.features import effective_rank
 from fdlab.measures.knn import knn_predict
 from fdlab.probes.measure import measure
@@ -40,6 +40,26 @@ def steps_of(epochs: int, task: Task, recipe: Recipe) -> int:
     return epochs * (len(task.data) // recipe.run.batch) if epochs else 0
 
 
+WATCHED = ("knn", "effective_rank", "target_cosine")
+
+
+def check_best(task: Task, recipe: Recipe) -> None:
+    """Refuses a monitor that no evaluation will give, before the first step rather than at the first evaluation.
+
+    Raises:
+        FdlabError: code 2.
+    """
+    known = [*task.evaluated, *(WATCHED if recipe.watch.every else ())]
+    if recipe.save.best and recipe.save.best not in known:
+        raise FdlabError(
+            f"No evaluation of this run gives {recipe.save.best!r} to keep the best state by."
+            + nearest(recipe.save.best, known),
+            f"There will be: {', '.join(known) or 'nothing'}.",
+            "Correct save.best, or set watch.every, data.test or data.validation for the number it needs.",
+            code=USAGE,
+        )
+
+
 class Watch:
     """k-NN accuracy, effective rank and cosine to the target of the weights as they are.
 
@@ -55,7 +75,7 @@ class Watch:
         own, seed = recipe.watch, recipe.run.seed
         held = task.validation or task.test
         on_test = task.validation is None and task.test is not None
-        if recipe.save.best in ("knn", "effective_rank", "target_cosine") and on_test:
+        if recipe.save.best in WATCHED and on_test:
             raise FdlabError(
                 f"The best state by {recipe.save.best!r} would be chosen on test images.",
                 "Their accuracy would then say too much.",

@@ -201,6 +201,11 @@ class Task:
         """Numbers on held-out images."""
         return {}
 
+    @property
+    def evaluated(self) -> list[str]:
+        """The names of ``evaluate``'s numbers, known before the first step."""
+        return []
+
     def agreement(self, images: Tensor) -> float | None:
         """Mean cosine between predictions and targets of raw images; None where there is no such target."""
         return None

@@ -175,6 +175,11 @@ class Classify(Task):
         loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.smoothing)
         return loss, {"train_accuracy": (logits.argmax(-1) == labels).float().mean()}
 
+    @property
+    def evaluated(self) -> list[str]:
+        held = {"accuracy": self.test, "validation_accuracy": self.validation}
+        return [name for name, images in held.items() if images is not None]
+
     def evaluate(self) -> dict[str, float]:
         """Accuracy on the test and on the validation images, each counted once."""
         result = {}

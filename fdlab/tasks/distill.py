@@ -202,6 +202,10 @@ class Distill(Task):
         before = counted.new_full((len(mask), count - mask.shape[1]), self.settings.mask_loss == "visible")
         return torch.cat([before, counted], 1)
 
+    @property
+    def evaluated(self) -> list[str]:
+        return ["test_loss"] if self.test is not None else []
+
     def evaluate(self) -> dict[str, float]:
         """The loss on held-out images, without augmentation or mask."""
         if self.test is None:

@@ -32,6 +32,12 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(plan("digits/contrastive", options={"run.steps": 2, "run.batch": 16}), folder, quiet=True)
 
 
+WATCHED: dict[str, object] = {
+    "data__source": "digits#train[:160]", "data__resident": "on", "watch__every": 1, "watch__images": 64,
+    "watch__probe_every": 1, "watch__probe_images": 16,
+}  # fmt: skip
+
+
 def words(teacher: Path, out: Path, **more: object) -> list[str]:
     common: dict[str, object] = {
         "run__steps": 20,
@@ -64,7 +70,7 @@ def test_shares_of_ranks_and_parts_tile_the_batch() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "more", [{}, {"run__accumulate": 2}, {"run__strategy": "fsdp"}], ids=["ddp", "ddp in parts", "fsdp"]
+    "more", [{}, {"run__accumulate": 2, **WATCHED}, {"run__strategy": "fsdp"}], ids=["ddp", "ddp in parts", "fsdp"]
 )
 def test_two_ranks_give_the_losses_of_one(tmp_path: Path, teacher: Path, more: dict[str, object]) -> None:
     """Drop path 0.1 and masks on, the same batch of 16: 20 losses equal to 1e-5."""
@@ -81,6 +87,9 @@ def test_two_ranks_give_the_losses_of_one(tmp_path: Path, teacher: Path, more: d
     assert all(torch.allclose(first[key], second[key], atol=1e-4) for key in first)
     facts = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("one", "two")]
     assert facts[0]["test_loss"] == pytest.approx(facts[1]["test_loss"], rel=1e-4)
+    if "watch__every" in more:  # two epochs of ten steps
+        assert facts[0]["target_cosine"] == pytest.approx(facts[1]["target_cosine"], rel=1e-4)
+        assert [len(list((tmp_path / name / "probes").iterdir())) for name in ("one", "two")] == [2, 2]
 
 
 @pytest.mark.slow

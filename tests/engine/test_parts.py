@@ -136,7 +136,7 @@ def test_average_and_best_survive_a_stop_and_are_exported(tmp_path: Path) -> Non
 
 def test_a_best_number_that_is_not_evaluated_is_named(tmp_path: Path) -> None:
     options = {"run.steps": 2, "run.batch": 8, "save.best": "validation_accuracy"}
-    with pytest.raises(FdlabError, match="no 'validation_accuracy'"):
+    with pytest.raises(FdlabError, match="gives 'validation_accuracy'"):
         run(plan("digits/masked", options=options), tmp_path, quiet=True)
 
 

@@ -92,6 +92,17 @@ def test_test_images_choose_no_state(tmp_path: Path, teacher: Path) -> None:
         distilled(teacher, tmp_path / "x", **WATCHED, **{"save.best": "knn", "data.test": "digits#test[:40]"})
 
 
+@pytest.mark.parametrize("best", ["knn", "test_los", "accuracy"])
+def test_a_monitor_that_nothing_gives_is_refused_before_the_first_step(
+    tmp_path: Path, teacher: Path, best: str
+) -> None:
+    with pytest.raises(FdlabError, match="No evaluation of this run gives") as caught:
+        distilled(teacher, tmp_path / "x", **{"save.best": best, "data.test": "digits#test[:40]"})
+    assert caught.value.code == 2
+    assert "There will be: test_loss." in str(caught.value.why)
+    assert not RunFolder(tmp_path / "x").last.exists()
+
+
 def test_training_images_alone_give_no_knn_and_say_so(tmp_path: Path) -> None:
     own = {**SMALL, **WATCHED, "run.steps": 4, "masked.model.depth": 2, "data.test": ""}
     folder = RunFolder(run(plan("digits/masked", options=own), tmp_path / "m", quiet=True))
