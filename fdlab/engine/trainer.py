@@ -181,7 +181,8 @@ def checkpoint_blocks(module: nn.ModuleDict) -> None:
 
 def clip_gradients(module: nn.Module, largest: float) -> Tensor:
     """Scales the gradients to a norm of at most ``largest`` (0: leaves them) and returns their norm."""
-    norm = nn.utils.clip_grad_norm_(module.parameters(), largest or math.inf, foreach=True)
+    together = True if next(module.parameters()).device.type in ("cpu", "cuda") else None  # elsewhere torch decides
+    norm = nn.utils.clip_grad_norm_(module.parameters(), largest or math.inf, foreach=together)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
