@@ -42,6 +42,10 @@ DARK = {
     "#5c5c5c": "#b0b0b0",
 }
 
+# A sequence from dark to light for surfaces, the same on light and dark pages.
+SHADES_OF_BLUE = ("#0b2a4a", "#17436c", "#285d8f", "#4379ac", "#6796c3", "#8fb3d5", "#b7cfe4", "#dde8f1")
+DARK |= {shade: shade for shade in SHADES_OF_BLUE}
+
 LONG_DASH = (0, (7, 2))
 
 

@@ -265,14 +265,16 @@ def landscape_rows() -> Iterable[dict[str, Any]]:
                         "value": 0.1 + 0.05 * top * (x * x + 2 * y * y),
                     }
     same = {**common, "model": TEACHER, "family": "contrastive"}
+    other = {**common, "model": STUDENT, "family": "distilled"}
     for step in range(3):
         yield {**same, "metric": "trajectory", "x": 0.9 - 0.3 * step, "y": 0.2 * step, "value": 100 * step}
     for number in (1, 2):
         yield {**same, "metric": "trajectory_explained", "x": number, "value": 0.8 / number**3}
         yield {**same, "metric": "trajectory_random_walk", "x": number, "value": 0.6 / number**2}
     for x in np.linspace(0, 1, 5):
-        yield {**same, "metric": "loss_interpolation", "x": x, "value": 0.1 + 8 * x * (1 - x)}
-        yield {**same, "metric": "accuracy_interpolation", "x": x, "value": 1 - 3 * x * (1 - x)}
+        for one in (same, other):
+            yield {**one, "metric": "loss_interpolation", "x": x, "value": 0.1 + 8 * x * (1 - x)}
+            yield {**one, "metric": "accuracy_interpolation", "x": x, "value": 1 - 3 * x * (1 - x)}
 
 
 def study_table() -> pd.DataFrame:

@@ -49,7 +49,9 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     """What, how to read, what it shows here, what not to conclude."""
     own = rows(table, "landscape", METRICS[0])
     names = models(own, facts, "landscape")
-    parts = [f"{barrier(table, name):.2g} nats from {name}" for name in names]
+    heights = {name: barrier(table, name) for name in names}
+    known = {name: f"{height:.2g} nats" if height == height else "unknown" for name, height in heights.items()}
+    parts = [f"{height} from {name}" for name, height in known.items()]
     return (
         f"Loss and accuracy on {int(own['n'].max())} images on the straight line between the weights of two models, "
         f"heads included: {own['objective'].iloc[0]}{seeds(facts)}{options(names, facts)}.",
@@ -76,7 +78,7 @@ def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
                 "model": model,
                 "share of the way": f"{x:.3g}",
                 "loss": f"{value:.4g}" if value == value else "not finite",
-                "accuracy": f"{right[model, x]:.3f}" if (model, x) in right else "–",
+                "accuracy": f"{right[model, x]:.3f}" if right.get((model, x), float("nan")) >= 0 else "–",
             }
             for model, x, value in zip(own["model"], own["x"], own["value"], strict=True)
         ]

@@ -12,16 +12,14 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from fdlab.report.captions import Caption, caution, options, seeds
-from fdlab.report.style import COLUMN, INK, PAPER, WIDE, new_figure, wrap
+from fdlab.report.style import COLUMN, INK, PAPER, SHADES_OF_BLUE, WIDE, new_figure, wrap
 from fdlab.report.summary import Facts, models, rows
 
 TITLE = "Loss on a plane through the weights"
 METRICS = ("loss_plane", "loss_trajectory", "loss_eigenvectors", "trajectory")
 FORMS = {"plane": "random", "eigenvectors": "sharpest two", "trajectory": "path of the training"}
 ACROSS = 3
-SHADES = ListedColormap(
-    ["#0b2a4a", "#17436c", "#285d8f", "#4379ac", "#6796c3", "#8fb3d5", "#b7cfe4", "#dde8f1"]
-).with_extremes(over=PAPER)
+SHADES = ListedColormap(list(SHADES_OF_BLUE)).with_extremes(over=PAPER)
 
 
 def present(table: pd.DataFrame) -> bool:
@@ -107,8 +105,8 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     for form, name in panels[:3]:
         _, _, z = surface(table, form, name)
         base = z[z.shape[0] // 2, z.shape[1] // 2]
-        share = float(np.mean(z < base + 1))
-        parts.append(f"{share:.0%} of the plane in {name}{'' if len(forms) == 1 else f' ({FORMS[form]})'}")
+        share = f"{np.mean(z < base + 1):.0%}" if np.isfinite(base) else "an unknown share"
+        parts.append(f"{share} of the plane in {name}{'' if len(forms) == 1 else f' ({FORMS[form]})'}")
     what = {"plane": "two random filter-normalised directions", "eigenvectors": "the two sharpest directions"}
     what["trajectory"] = "the two principal axes of the training's path"
     held = _explained(table, names) if path else ""
@@ -151,8 +149,8 @@ def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
             {
                 "model": name,
                 "plane": FORMS[form],
-                "loss at the model": f"{base:.4g}",
-                "largest": f"{z[np.isfinite(z)].max(initial=base):.3g}",
+                "loss at the model": f"{base:.4g}" if np.isfinite(base) else "not finite",
+                "largest": f"{z[np.isfinite(z)].max():.3g}" if np.isfinite(z).any() else "not finite",
                 "within one nat": f"{np.mean(z < base + 1):.0%}",
                 "reach": f"{x.max():.3g}",
                 "points measured": str(int(own[own["model"] == name]["n"].notna().sum())),
