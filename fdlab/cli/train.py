@@ -147,7 +147,7 @@ def _start(
             typer.echo(f"Note: {note}", err=True)
         if facts.get("skipped_images"):
             typer.echo(f"Note: {facts['skipped_images']} images could not be read and were left out.", err=True)
-        for name in ("final_loss", "test_loss", "accuracy", "validation_accuracy"):
+        for name in ("final_loss", "test_loss", "accuracy", "validation_accuracy", "knn", "target_cosine"):
             if facts.get(name) is not None:
                 typer.echo(f"{name.replace('_', ' ')}: {facts[name]:.4g}")
     typer.echo(str(folder.path))
