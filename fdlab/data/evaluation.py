@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fdlab.data.images import ImageSource
+from fdlab.data.loader import as_it_is
 from fdlab.data.sending import sent
 from fdlab.data.transforms import to_float
 from fdlab.errors import FdlabError
@@ -34,7 +35,7 @@ def stacked(
         _Pieces(source, wanted, size),
         batch_size=None,
         num_workers=min(workers, len(wanted)),
-        collate_fn=lambda item: item,
+        collate_fn=as_it_is,
         generator=torch.Generator(),  # an own one: the loader draws its base seed from it
         pin_memory=bool(workers) and torch.device(device).type == "cuda",
     )

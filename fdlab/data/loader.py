@@ -187,14 +187,14 @@ class Batches:
         if not self.workers or not len(self):
             yield from (self.load(step) for step in range(self.start, self.stop))
             return
-        # an own generator: the loader would otherwise draw its base seed from torch's global one
         away = copy.copy(self)
         away.resident = None  # a process makes the draws; the images stay where they are
+        # an own generator: the loader would otherwise draw its base seed from torch's global one
         loader: Any = DataLoader(
             _Steps(away),
             batch_size=None,
             num_workers=min(self.workers, max(1, len(self))),
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
         )
@@ -231,5 +231,6 @@ class _Steps(Dataset):
         return batch, self.batches.source.unreadable()
 
 
-def _as_it_is(item: Any) -> Any:
+def as_it_is(item: Any) -> Any:
+    """A loader's item is a whole batch already."""
     return item
