@@ -122,8 +122,8 @@ def _train(
     ranks.first(lambda: folder.same_inputs(identities(task)))
     keep = snapshots(task, recipe, folder) if ranks.leader else []
     check_best(task, recipe)
-    watch = Watch(task, recipe) if recipe.watch.every else None
     watch_every, probe_every = (steps_of(n, task, recipe) for n in (recipe.watch.every, recipe.watch.probe_every))
+    watch = Watch(task, recipe) if watch_every else None
     if probe_every and ranks.leader:
         keep.append(attention_probe(task, recipe, folder, probe_every))
     result = None

@@ -112,10 +112,11 @@ def test_training_images_alone_give_no_knn_and_say_so(tmp_path: Path) -> None:
     assert any("training images" in note for note in folder.facts()["notes"])
 
 
-def test_endless_images_have_no_epochs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["watch.every", "watch.probe_every"])
+def test_endless_images_have_no_epochs(tmp_path: Path, setting: str) -> None:
     own = {"data.source": "locality:0.5", "data.size": 32, "data.test": "", "run.batch": 4, "run.steps": 1}
     with pytest.raises(FdlabError, match="no epochs"):
-        run(plan("digits/masked", options={**own, "watch.probe_every": 1}), tmp_path / "e", quiet=True)
+        run(plan("digits/masked", options={**own, setting: 1}), tmp_path / "e", quiet=True)
 
 
 def test_the_attention_probe_along_the_way(tmp_path: Path, teacher: Path) -> None:
