@@ -144,6 +144,12 @@ def by_block(table: pd.DataFrame, metric: str, model: str) -> pd.DataFrame:
     return mean.assign(block=mean["block"].astype(int) + 1)
 
 
+def along(curve: pd.DataFrame, model: str) -> pd.DataFrame:
+    """A model's rows by ``x``, from the lowest: several seeds as their mean, from the lowest to the highest bound."""
+    own = curve[curve["model"] == model]
+    return own.groupby("x", as_index=False).agg({"value": "mean", "low": "min", "high": "max", "n": "max"})
+
+
 def uniform_px(table: pd.DataFrame, facts: Facts, model: str) -> float:
     """The distance of uniform attention on the model's grid, from the facts or from distance / ratio."""
     stated = facts.get("uniform_px", {}).get(model)

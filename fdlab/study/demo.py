@@ -34,13 +34,16 @@ class Start:
     run: str
     random: bool = False
     control: str = ""
+    curvature: bool = False  # whether its loss surface is looked at
 
 
 STARTS = (
-    Start("contrastive teacher", "contrastive", "contrastive", control="random, plain design"),
-    Start("masked modelling", "mim", "masked", control="random, plain design"),
+    Start("contrastive teacher", "contrastive", "contrastive", control="random, plain design", curvature=True),
+    Start("masked modelling", "mim", "masked", control="random, plain design", curvature=True),
     Start("distilled, same design", "distilled", "distilled-same", control="random, plain design"),
-    Start("distilled, paper's student", "distilled", "distilled-student", control="random, student design"),
+    Start(
+        "distilled, paper's student", "distilled", "distilled-student", control="random, student design", curvature=True
+    ),
     Start("random, plain design", "random", "contrastive", random=True),
     Start("random, student design", "random", "distilled-student", random=True),
 )
@@ -150,6 +153,12 @@ def model_jobs(folder: Path, seed: int, minutes: float) -> dict[str, Job]:
             needs,
             stages.PROBE_COST,
         )
+        if start.curvature:
+            keywords = {"source": source, "label": start.label, "family": start.family, "seed": seed}
+            keywords["record"] = str(folder / "records" / f"curvature-{slug(start.label)}")
+            jobs[f"curvature {start.label}"] = Job(
+                stages.measure_curvature, keywords, (start.run,), stages.CURVATURE_COST
+            )
         for rate in RATES:
             name = f"finetune-{slug(start.label)}-{rate:g}"
             options = {

@@ -20,6 +20,8 @@ from fdlab.records.table import frame, join
 from fdlab.study.parallel import report
 
 HELD_OUT, RIDGE_IMAGES, RULER_IMAGES = 256, 400, 128
+CURVED = 32  # labelled digits whose mean loss is looked at
+CURVATURE_COST = 12000
 PROBE_COST = 3000  # in the progress bar's milliseconds
 
 
@@ -166,6 +168,33 @@ def measure_model(source: str, teacher: str, label: str, family: str, seed: int,
     Record(table, measured.arrays | read_out.arrays, manifest).save(record)
     report(PROBE_COST)
     return manifest["seconds"]
+
+
+def measure_curvature(source: str, label: str, family: str, seed: int, record: str) -> float:
+    """The largest Hessian eigenvalue, raw and balanced, and the loss along random lines, on a few labelled digits."""
+    from fdlab.data.sources import open_data
+    from fdlab.encoders.open import open_model
+    from fdlab.probes.hessian import measure_hessian
+    from fdlab.probes.landscape import measure_landscape
+
+    started = time.monotonic()
+    question: dict[str, Any] = {"weights": [_weights(source)], "version": __version__, "stage": "curvature"}
+    question |= {"source": source, "seed": seed, "images": CURVED}
+    if _answered(record, question):
+        return 0.0
+    encoder, test = open_model(source), open_data("digits#test")
+    images, labels = test.stack(range(CURVED), 24)
+    common: dict[str, Any] = {"label": label, "labels": labels, "seed": seed, "batch": CURVED}
+    tables = [
+        measure_hessian(encoder, images, part=part, k=1, probes=0, **common).table for part in ("whole", "balanced")
+    ]
+    # Without probes there is no error of the trace, and no density: these rows are left out.
+    kept = [table[table["metric"].isin(["eigenvalue_1", "eigenvalue_1_balanced"])] for table in tables]
+    line = measure_landscape(encoder, images, what="line", points=11, span=0.4, **common)
+    manifest = {**line.manifest, "stage_question": question, "seconds": time.monotonic() - started}
+    Record(join([*kept, line.table]).assign(family=family), {}, manifest).save(record)
+    report(CURVATURE_COST)
+    return float(manifest["seconds"])
 
 
 def _weights(run: str) -> str:

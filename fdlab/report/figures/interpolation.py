@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from fdlab.report.captions import Caption, caution, options, seeds
 from fdlab.report.style import COLUMN, WIDE, looks_of, new_figure, wrap
-from fdlab.report.summary import Facts, models, rows
+from fdlab.report.summary import Facts, along, models, rows
 
 TITLE = "From one model to another"
 METRICS = ("loss_interpolation", "accuracy_interpolation")
@@ -25,8 +25,7 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
     figure = new_figure(WIDE if len(metrics) > 1 else COLUMN, 2.0 + 0.16 * -(-len(names) // 3))
     for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         for name in names:
-            own = rows(table, "landscape", metric)
-            own = own[own["model"] == name].sort_values("x")
+            own = along(rows(table, "landscape", metric), name)
             style = look[name].points(3.2)
             label = wrap(name, 24, 2) if metric == metrics[0] else None
             axes.plot(own["x"], own["value"], ls=look[name].line, lw=1.0, label=label, **style)
@@ -39,8 +38,7 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
 
 def barrier(table: pd.DataFrame, name: str) -> float:
     """The highest loss on the way above the straight line between the ends' losses (Frankle et al. 2020)."""
-    own = rows(table, "landscape", METRICS[0])
-    own = own[own["model"] == name].sort_values("x")
+    own = along(rows(table, "landscape", METRICS[0]), name)
     first, last = float(own["value"].iloc[0]), float(own["value"].iloc[-1])
     return float((own["value"] - (first + (last - first) * own["x"])).max())
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fdlab.report.captions import Caption, caution, compared, options, pair, seeds
 from fdlab.report.style import COLUMN, FAINT, WIDE, Look, looks_of, new_figure, wrap
-from fdlab.report.summary import Estimate, Facts, families, models, rows, show
+from fdlab.report.summary import Estimate, Facts, along, families, models, rows, show
 
 TITLE = "Loss along random lines through the weights"
 METRICS = ("loss_line", "accuracy_line")
@@ -56,9 +56,9 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
 def _panel(axes: Axes, curve: pd.DataFrame, names: list[str], name: str, look: Look) -> None:
     for other in names:
         if other != name:
-            own = curve[curve["model"] == other].sort_values("x")
+            own = along(curve, other)
             axes.plot(own["x"], own["value"], color=FAINT, lw=0.7, zorder=1)
-    own = curve[curve["model"] == name].sort_values("x")
+    own = along(curve, name)
     axes.plot(own["x"], own["value"], color=look.color, ls="-", lw=1.2)
     axes.fill_between(own["x"], own["low"], own["high"], color=look.color, alpha=0.2, lw=0)
 
@@ -108,7 +108,7 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
 
 
 def _rise(curve: pd.DataFrame, name: str, place: float) -> Estimate:
-    own = curve[curve["model"] == name]
+    own = along(curve, name)
     base, there = own[own["x"] == 0]["value"], own[own["x"] == place]
     if base.empty or there.empty:
         return Estimate(math.nan, math.nan, math.nan)
@@ -121,7 +121,7 @@ def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
     curve = rows(table, "landscape", "loss_line")
     lines = []
     for name in models(curve, facts, "landscape"):
-        for row in curve[curve["model"] == name].sort_values("x").to_dict("records"):
+        for row in along(curve, name).to_dict("records"):
             band = f" ({row['low']:.3g} to {row['high']:.3g})" if row["low"] == row["low"] else ""
             value = f"{row['value']:.3g}{band}" if row["value"] == row["value"] else "not finite"
             lines.append({"model": name, "distance": f"{row['x']:g}", "median loss (10 to 90 %)": value})

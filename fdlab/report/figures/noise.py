@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fdlab.report.captions import Caption, caution, compared, options, pair, seeds
 from fdlab.report.style import COLUMN, INK, looks_of, new_figure, wrap
-from fdlab.report.summary import Facts, families, models, of_model, rows, show
+from fdlab.report.summary import Facts, along, families, models, of_model, rows, show
 
 TITLE = "Rise of the loss under noise"
 METRICS = ("noise_curve", "noise_to_rise")
@@ -27,7 +27,7 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
     figure = new_figure(COLUMN, 2.1 + 0.15 * -(-len(names) // 2))
     axes = figure.subplots()
     for name in names:
-        own = curve[(curve["model"] == name) & (curve["value"] > 0)].sort_values("x")
+        own = along(curve[curve["value"] > 0], name)
         style = look[name].points(3.4)
         axes.plot(own["x"], own["value"], ls=look[name].line, lw=1.0, label=wrap(name, 24, 2), **style)
         known = own[own["low"].notna()]
