@@ -147,7 +147,8 @@ def by_block(table: pd.DataFrame, metric: str, model: str) -> pd.DataFrame:
 def along(curve: pd.DataFrame, model: str) -> pd.DataFrame:
     """A model's rows by ``x``, from the lowest: several seeds as their mean, from the lowest to the highest bound."""
     own = curve[curve["model"] == model]
-    return own.groupby("x", as_index=False).agg({"value": "mean", "low": "min", "high": "max", "n": "max"})
+    kept = own[["x", "value", "low", "high"]].astype(float)
+    return kept.groupby("x", as_index=False).agg({"value": "mean", "low": "min", "high": "max"})
 
 
 def uniform_px(table: pd.DataFrame, facts: Facts, model: str) -> float:
