@@ -1,10 +1,12 @@
 """Curvature beside its peers: one table. Not a test; run by hand after ``pip install -e '.[bench]'``:
 
-    python tests/benchmarks/curvature.py [tiny] [vit [images of the run that counts products]]
+    python tests/benchmarks/curvature.py [tiny] [noise] [landscape] [vit [images of the run that counts products]]
 
 Everything in one process, timings interleaved. Peers get the attention kernel that they need from this script; on
 their own they raise on a stock timm ViT. ``tiny``: 5,018 parameters, errors against the dense float64 Hessian.
-``vit``: ViT-Tiny at 64 px, 5.4 M parameters, 128 images. Both are trained here, on scikit-learn's digits.
+``vit``: ViT-Tiny at 64 px, 5.4 M parameters, 128 images (about half an hour on one core); ``landscape``: what moving
+the weights costs beside the forward passes; ``noise``: half-width of noise_to_rise. All are trained here, on
+scikit-learn's digits.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -23,9 +26,12 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fdlab.measures.directions import filter_direction, moving
 from fdlab.measures.lanczos import Ritz, lanczos
 from fdlab.measures.products import Hessian, exact_kernels
+from fdlab.measures.sharpness import crossing, noise_curve
 from fdlab.measures.trace import density, wasserstein
+from fdlab.records.intervals import two_level_interval
 
 ROWS: list[tuple[str, str, str, str]] = []
 Batch = tuple[Tensor, Tensor]
@@ -287,7 +293,7 @@ def _density(matrix: Hessian, ritz: Ritz, exact: np.ndarray, scale: float, model
 # --- the larger model: cost and memory ------
 
 
-def large(steps: int = 100, spectrum_images: int = 128) -> None:
+def large(steps: int = 250, spectrum_images: int = 128) -> None:
     """``spectrum_images``: of the run that counts products; times and memory are always those of 128 images."""
     data = digits(64, 3)
     model = trained(vit(), data, steps, 32, 5e-4)
@@ -366,6 +372,61 @@ def _interleaved(model: nn.Module, matrix: Hessian, data: Batch) -> tuple[float,
     return middle["ours"], (middle["theirs"], middle["once"]), middle["gradient"]
 
 
+# --- landscapes and noise ------
+
+
+def landscape(points: int = 12) -> None:
+    """Points of a plane on 128 images against as many bare forward passes, interleaved; peers' restore beside."""
+    data = digits(64, 3)
+    model = vit().eval()
+    batches = list(zip(data[0][:128].split(32), data[1][:128].split(32), strict=True))
+    weights = {name: p for name, p in model.named_parameters() if not name.startswith("head")}
+    before = {name: p.detach().clone() for name, p in weights.items()}
+    directions = [filter_direction(weights, 0, number) for number in (0, 1)]
+    times: dict[str, list[float]] = {"plane": [], "forward": []}
+
+    def forward() -> float:
+        with torch.no_grad():
+            return float(torch.cat([F.cross_entropy(model(x), y, reduction="none") for x, y in batches]).mean())
+
+    forward()
+    with moving(weights) as place:
+        for point in range(points):
+            for name in ("plane", "forward"):
+                began = time.process_time()
+                if name == "plane":
+                    place.go((0.01 * (point + 1), directions[0]), (0.02 * (point + 1), directions[1]))
+                forward()
+                times[name].append(time.process_time() - began)
+    ratio = float(np.median(np.array(times["plane"]) / np.array(times["forward"])))
+    same = all(torch.equal(before[name], p) for name, p in weights.items())
+    say("plane: cost over points x images x forward, ViT-Tiny/64, 128 images", "1.05", f"{ratio:.3f}; restored: {same}")
+    began = time.process_time()
+    filter_direction(weights, 0, 2)
+    say(
+        "filter-normalised direction, ViT-Tiny",
+        "0.05 s (normalising alone)",
+        f"{time.process_time() - began:.2f} s, drawing included",
+    )
+
+
+def noise(images: int = 128, directions: int = 20) -> None:
+    """The 95 % half-width of noise_to_rise over directions and images, on the small trained model."""
+    data = digits(8, 1)
+    model = trained(tiny(), data, 800, 64, 3e-3)
+    weights = dict(model.named_parameters())
+    inputs, labels = data[0][:images], data[1][:images]
+
+    def losses() -> Tensor:
+        return F.cross_entropy(model(inputs), labels, reduction="none")
+
+    with moving(weights) as place, torch.no_grad():
+        curve = noise_curve(place, losses, partial(filter_direction, place.start, 0), directions)
+    found = two_level_interval(curve.rise(), partial(crossing, curve.amounts), 0)
+    half = (found.high - found.low) / 2 / found.value
+    say("noise_to_rise: 95 % half-width, 20 directions, 128 images", "20 %", f"{half:.0%} of {found.value:.3f}")
+
+
 def memory() -> None:
     """Peak memory above the loaded model, in a fresh process each."""
     found = {}
@@ -410,9 +471,13 @@ if __name__ == "__main__":
         peak(sys.argv[2])
     else:
         torch.set_num_threads(1)
-        parts = sys.argv[1:] or ["tiny", "vit"]
+        parts = sys.argv[1:] or ["tiny", "noise", "landscape", "vit"]
         print("| figure | bar | here | peers |\n|---|---|---|---|", flush=True)
         if "tiny" in parts:
             small()
+        if "noise" in parts:
+            noise()
+        if "landscape" in parts:
+            landscape()
         if "vit" in parts:
             large(spectrum_images=int(parts[-1]) if parts[-1].isdigit() else 128)
