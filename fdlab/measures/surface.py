@@ -1,4 +1,4 @@
-"""Where a loss surface is looked at: odd grids, a quadtree on the logarithm of the loss, the plane of a trajectory."""
+"""Where a loss surface is looked at: odd grids, a search along contours, the plane of a trajectory."""
 
 from __future__ import annotations
 
@@ -30,53 +30,73 @@ def odd_grid(span: float, points: int) -> np.ndarray:
     return span * np.arange(-half, half + 1) / half
 
 
-def quadtree(points: int, loss: Callable[[Cell], float], *, tolerance: float = 0.1) -> dict[Cell, float]:
+def near_contours(points: int, loss: Callable[[Cell], float], *, share: float = 0.15) -> dict[Cell, float]:
     """Losses at the cells that a coarse-to-fine search visits, so that the contours ``LEVELS`` can be drawn.
 
-    A square is divided while the logarithm of the loss in its middle is off the mean of its corners' by more than
-    ``tolerance`` and a level lies near. Losses that are not finite count as very large.
+    From a coarse grid on, the logarithm of the loss is interpolated, and the cells within one cell of an interpolated
+    contour that are farthest from all known ones come next, a few at a time, until none is left or ``share`` is used.
 
     Args:
         points: of a side; an odd number.
-        loss: of one cell; asked once for each.
+        loss: of one cell; asked once for each. One that is not finite is kept and interpolated around.
+        share: of all cells, at most; the coarse grid comes in any case.
     """
-    known: dict[Cell, float] = {}
-
-    def at(cell: Cell) -> float:
+    half = points // 2
+    coarse = sorted({round(place) for place in np.linspace(0, points - 1, max(half // 5 * 2 + 1, 3))})
+    known = {(half, half): loss((half, half))}
+    for cell in ((column, row) for row in coarse for column in coarse):
         if cell not in known:
             known[cell] = loss(cell)
-        return known[cell]
-
-    centre = at((points // 2, points // 2))
-    levels = np.log([centre + rise for rise in LEVELS])
-    stride = 1
-    while (points - 1) % (2 * stride) == 0 and stride < 8:
-        stride *= 2
-    starts = range(0, points - 1, stride)
-    squares = [(column, row, stride) for row in starts for column in starts]
-    while squares:
-        column, row, size = squares.pop()
-        corners = [
-            _log(at(c))
-            for c in ((column, row), (column + size, row), (column, row + size), (column + size, row + size))
-        ]
-        half = size // 2
-        if not half:
-            continue
-        middle = _log(at((column + half, row + half)))
-        low, high = min(*corners, middle), max(*corners, middle)
-        slack = 0.5 * (high - low) + tolerance
-        near = bool(((levels > low - slack) & (levels < high + slack)).any())
-        if abs(middle - np.mean(corners)) > tolerance and near:
-            squares += [(column + x, row + y, half) for x in (0, half) for y in (0, half)]
+    rises = [value - known[half, half] for value in known.values() if np.isfinite(value)]
+    scale = min(1.0, max(rises, default=0.0) / LEVELS[-1])  # losses of other units than nats
+    if not scale > 0:
+        return known
+    levels = np.log([known[half, half] + scale * rise for rise in LEVELS])
+    while len(known) < int(share * points**2):
+        chosen = _next_cells(known, points, levels, min(_BATCH, int(share * points**2) - len(known)))
+        if not chosen:
+            break
+        known |= {cell: loss(cell) for cell in chosen}
     return known
 
 
+_FEWEST = 9  # finite losses that a spline needs
+_BATCH = 16  # cells between two interpolations
+
+
+def _next_cells(known: Mapping[Cell, float], points: int, levels: np.ndarray, count: int) -> list[Cell]:
+    """Cells near a contour of what is known, each as far from the known and the chosen as there is."""
+    with np.errstate(invalid="ignore"):
+        logs = np.log(np.clip(filled(known, points), 1e-12, 1e12))
+        steepness = np.maximum(np.hypot(*np.gradient(logs)), 1e-9)
+        off = (np.abs(logs - levels[:, None, None]) / steepness).min(0)  # cells to the nearest contour
+    rows, columns = np.mgrid[:points, :points]
+    gap = np.full((points, points), np.inf)
+    for column, row in known:
+        gap = np.minimum(gap, np.hypot(columns - column, rows - row))
+    chosen: list[Cell] = []
+    while len(chosen) < count:
+        score = np.where(off < 1, gap, 0)  # false where the logarithm is not finite
+        if score.max() < 1:
+            break
+        row, column = (int(place) for place in np.unravel_index(score.argmax(), score.shape))
+        chosen.append((column, row))
+        gap = np.minimum(gap, np.hypot(columns - column, rows - row))
+    return chosen
+
+
 def filled(known: Mapping[Cell, float], points: int) -> np.ndarray:
-    """(points, points), row by second direction: known losses as they are, the rest from a thin plate of their log."""
+    """(points, points), row by second direction: known losses as they are, the rest from a cubic spline of their log.
+
+    The rest is NaN where fewer than nine losses are finite.
+    """
     from scipy.interpolate import RBFInterpolator
 
     cells = [cell for cell, value in known.items() if np.isfinite(value)]
+    surface = np.full((points, points), np.nan)
+    if len(cells) < _FEWEST:
+        surface[tuple(np.array([(row, column) for column, row in known]).T)] = list(known.values())
+        return surface
     places = np.array(cells, dtype=float) / (points - 1)
     logs = np.array([_log(known[cell]) for cell in cells])
     plate = RBFInterpolator(places, logs, kernel="cubic", neighbors=min(len(cells), 60))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,7 @@ from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.measures.directions import Place, filter_direction, kept, moving, share_moved
 from fdlab.measures.products import Hessian, full_precision
 from fdlab.measures.spectrum import spectrum
-from fdlab.measures.surface import Cell, filled, odd_grid, quadtree, trajectory
+from fdlab.measures.surface import Cell, filled, near_contours, odd_grid, trajectory
 from fdlab.probes.objectives import Objective, build_objective, heads_identity
 from fdlab.probes.objectives.points import Points
 from fdlab.records.store import Record
@@ -72,7 +73,7 @@ def measure_landscape(
         directions: of ``line``: Gaussian, each filter as long as the model's own, by (seed, parameter name).
         span: how far, in lengths of each filter; of ``trajectory``: in shares of the path's extent.
         points: on a line, or on a side of a plane; odd.
-        adaptive: of planes: coarse to fine on the logarithm of the loss, the rest interpolated (rows without ``n``).
+        adaptive: of planes: a coarse grid, then along the contours; the rest interpolated (rows without ``n``).
         to: of ``interpolation``: the other model, of the same architecture; heads are interpolated too.
 
     Returns:
@@ -94,8 +95,11 @@ def measure_landscape(
     answers = None if labels is None else labels[0 : len(labels)]
     settings: dict[str, Any] = {"teacher": teacher or None, "micro_batch": batch, "seed": seed}
     which = "all" if what == "interpolation" else parameters
-    made = build_objective(objective, encoder, pixels, answers, parameters=which, **settings)  # type: ignore[arg-type]
-    with kept(made.module), moving(made.parameters) as place, full_precision(encoder.device):
+    with ExitStack() as stack:
+        stack.enter_context(kept(encoder.module))  # before the objective, which sets eval mode
+        made = build_objective(objective, encoder, pixels, answers, parameters=which, **settings)  # type: ignore[arg-type]
+        place = stack.enter_context(moving(made.parameters))
+        stack.enter_context(full_precision(encoder.device))
         look = Points(made, place, unfinished, progress)
         if what == "line":
             rows, facts = _line(look, seed, directions, span, points)
@@ -180,7 +184,7 @@ def _plane(
         return found
 
     if adaptive:
-        known = quadtree(points, loss)
+        known = near_contours(points, loss)
         surface = filled(known, points)
     else:
         known = {(column, row): loss((column, row)) for row in range(points) for column in range(points)}

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from typer.testing import CliRunner
 
 import fdlab
+from fdlab.cli.app import app
 from fdlab.encoders.encoder import Encoder
 from fdlab.errors import FdlabError
 from fdlab.measures.directions import filter_direction
@@ -123,10 +125,12 @@ def test_rows_are_known_and_the_model_is_untouched(what: str) -> None:
     model, to = encoder(), encoder(4)
     model.module.train()
     before, flags = state(model), [p.requires_grad for p in model.module.parameters()]
+    modes = [part.training for part in model.module.modules()]
     record = measured(model, what, **({"to": to} if what == "interpolation" else {}))
     assert set(record.table["metric"]) <= set(METRICS)
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
     assert [p.requires_grad for p in model.module.parameters()] == flags
+    assert [part.training for part in model.module.modules()] == modes
     assert record.table["n"].eq(36).all()
     again = measured(encoder(), what, **({"to": to} if what == "interpolation" else {}))
     assert again.table.equals(record.table)
@@ -153,8 +157,11 @@ def test_a_stopped_plane_continues_and_the_model_comes_back(
     assert len((tmp_path / "points.jsonl").read_text().splitlines()) == 10
     with (tmp_path / "points.jsonl").open("a") as file:
         file.write('["0.25 0.5", 1.2')  # the line that was being written
+    evaluated[:] = [1] * 8  # stops again after two more points
+    with pytest.raises(error):
+        measured(model, "plane", unfinished=tmp_path)
     record = measured(model, "plane", unfinished=tmp_path)
-    assert len(evaluated) == 11 + 15
+    assert len(evaluated) == 11 + 13
     assert record.table.equals(measured(encoder(), "plane").table)
 
 
@@ -204,6 +211,17 @@ def test_a_trajectory_starts_at_its_snapshots_and_ends_in_the_middle(run: Path, 
     assert len(middle) == 1
     again = fdlab.measure("landscape", f"run={run}", store=Store(tmp_path), **settings)
     pd.testing.assert_frame_equal(again, table, rtol=1e-9)  # from the store, ten digits
+
+
+def test_the_command_prints_shares_and_losses_of_a_trajectory(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FDLAB_STORE", str(tmp_path / "store"))
+    asked = ["diagnose", "landscape", str(run), "--what", "trajectory", "--points", "3", "--images", "20"]
+    shown = CliRunner().invoke(app, [*asked, "-o", str(tmp_path / "out")])
+    assert shown.exit_code == 0, shown.output
+    assert "trajectory_random_walk of axis 2" in shown.output
+    assert "over 9 points" in shown.output
 
 
 def test_bad_input_is_named(tmp_path: Path) -> None:

@@ -65,7 +65,11 @@ def landscape(
         return
     if not quiet:
         typer.echo(f"Loss: {table['objective'].iloc[0]}")
-        for (model, metric), own in table[table["metric"] != "trajectory"].groupby(["model", "metric"], sort=False):
+        shares = table[table["metric"].str.startswith("trajectory_")]
+        for model, metric, number, value in zip(*(shares[c] for c in ("model", "metric", "x", "value")), strict=True):
+            typer.echo(f"{model}: {metric} of axis {number:.0f}: {value:.1%}")
+        shown = table[table["metric"].str.startswith(("loss_", "accuracy_"))]
+        for (model, metric), own in shown.groupby(["model", "metric"], sort=False):
             middle = own[(own["x"] == 0) & own["y"].fillna(0).eq(0)]["value"]
             lost = int((own["value"].isna() & own["n"].notna()).sum())
             typer.echo(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fdlab.errors import OUT_OF_SPACE, FdlabError
 from fdlab.measures.directions import Place
 from fdlab.probes.objectives.objective import Objective
 from fdlab.progress import Progress
@@ -27,12 +29,17 @@ class Points:
         self.not_finite = 0
         self.file = None if folder is None else folder / "points.jsonl"
         if self.file is not None and self.file.is_file():
-            for line in self.file.read_text(encoding="utf-8").splitlines():
-                try:
-                    key, loss, accuracy, each = json.loads(line)
-                except ValueError:
-                    break  # the last line was being written
-                self.known[key] = (_number(loss), _number(accuracy), [_number(value) for value in each])
+            self._read(self.file)
+
+    def _read(self, file: Path) -> None:
+        """What an earlier start has left; a line that a kill cut short is taken off the file."""
+        text = file.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if len(whole) < len(text):
+            os.truncate(file, len(whole))
+        for line in whole.decode().splitlines():
+            key, loss, accuracy, each = json.loads(line)
+            self.known[key] = (_number(loss), _number(accuracy), [_number(value) for value in each])
 
     def plan(self, count: int) -> None:
         """Progress is counted in points."""
@@ -63,7 +70,15 @@ class Points:
 
     @torch.no_grad()
     def _evaluated(self) -> tuple[float, float, list[float]]:
-        found = [self.made.evaluate(batch) for batch in self.made.batches]
+        try:
+            found = [self.made.evaluate(batch) for batch in self.made.batches]
+        except torch.OutOfMemoryError as error:
+            raise FdlabError(
+                "The device has too little memory for one forward pass.",
+                str(error).splitlines()[0],
+                "Give a smaller --micro-batch; points so far are kept, the same command continues.",
+                OUT_OF_SPACE,
+            ) from None
         losses = torch.cat([each for each, _ in found]).double().cpu()
         right = [answer for _, answer in found if answer is not None]
         accuracy = float(torch.cat(right).double().mean()) if right else math.nan
