@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from fdlab.cli import demo, diagnose, doctor, evaluate, export, figures, inspect, recipes, report, train
+from fdlab.cli import compare, demo, diagnose, doctor, evaluate, export, figures, inspect, recipes, report, train
 from fdlab.errors import INTERRUPTED, FdlabError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command(rich_help_panel="Train")(train.runs)
 app.command(name="recipes", rich_help_panel="Train")(recipes.recipes)
 app.add_typer(diagnose.app, name="diagnose", rich_help_panel="Measure")
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Measure")
+app.command(rich_help_panel="Read")(compare.compare)
 app.command(rich_help_panel="Read")(figures.figures)
 app.command(rich_help_panel="Read")(report.report)
 app.command(rich_help_panel="Measure")(inspect.inspect)

@@ -100,7 +100,8 @@ def _headlines(table: pd.DataFrame, facts: Facts) -> Iterator[tuple[str, str, Es
 def _changes(table: pd.DataFrame) -> Iterator[tuple[str, str, str, Estimate]]:
     for (model, reference, metric), own in differences(table).groupby(["model", "reference", "metric"], sort=False):
         whole = own[own["block"].isna()]
-        kept, start = (whole, "") if len(whole) else (late(own), "late_")
+        blocks = table[(table["metric"] == metric) & (table["reference"] == "") & table["block"].notna()]
+        kept, start = (whole if len(whole) else late(own)), ("late_" if len(blocks) or whole.empty else "")
         yield str(model), str(reference), f"{start}{metric}", estimate(kept)
 
 

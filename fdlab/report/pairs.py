@@ -17,8 +17,8 @@ MOST = 40  # rows a page shows at once; table.csv has them all
 def pairwise(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
     """One row a model, reference and metric: columns model, minus, metric, difference, verdict (text).
 
-    Whole-model differences as they are; differences block by block as the mean over the last half of the blocks (and
-    heads), bounds averaged likewise, which is on the safe side.
+    Whole-model differences as they are (of a measure by block: its mean over the last half of the blocks); where there
+    are none, the mean over the last half, bounds averaged likewise, which is on the safe side.
     """
     found = differences(table)
     if found.empty:
@@ -27,7 +27,8 @@ def pairwise(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
     lines: list[dict[str, Any]] = []
     for (model, reference, metric), own in found.groupby(["model", "reference", "metric"], sort=False):
         whole = own[own["block"].isna()]
-        kept, where = (whole, "") if len(whole) else (late(own), ", late blocks")
+        blocks = table[(table["metric"] == metric) & (table["reference"] == "") & table["block"].notna()]
+        kept, where = (whole if len(whole) else late(own)), (", late blocks" if len(blocks) or whole.empty else "")
         change = estimate(kept)
         if not change.known:
             continue

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fdlab.data.sources import open_data
 from fdlab.probes.measure import CONTROL, measure
@@ -14,6 +14,9 @@ from fdlab.records.store import Record
 from fdlab.records.table import join
 from fdlab.study.demo_report import versions
 from fdlab.study.publish import write_report
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # How a checkpoint's family is shown: by what it was trained on.
 SHOWN = {
@@ -108,29 +111,47 @@ def diagnose(
     from fdlab.report.summary import readable, summary
 
     folder = writable_folder(out)
+    found = gather(
+        probe,
+        list(models),
+        data,
+        parts=parts,
+        images=images,
+        seed=seed,
+        device=device,
+        batch=batch,
+        fresh=fresh,
+        quiet=quiet,
+        random_control=control,
+        **settings,
+    )
+    manifests = {label: record.manifest for label, record in found.records.items()}
+    facts = facts_of(probe, data, seed, manifests) | {"notes": found.notes}
+    facts["command"] = f"fdlab diagnose {probe} " + " ".join([*models, "--data", data, "--images", str(images)])
+    save_records(folder / "records", found.records)
+    page = write_report(folder, found.table, facts)
+    return {"page": page, "table": found.table, "summary": readable(summary(found.table, facts)), "notes": found.notes}
+
+
+class Gathered(NamedTuple):
+    """One probe on several models: the table with display families, label -> record, sentences to be shown."""
+
+    table: pd.DataFrame
+    records: dict[str, Record]
+    notes: list[str]
+
+
+def gather(probe: str, models: Any, data: str, *, parts: Sequence[str] = (), **settings: Any) -> Gathered:
+    """``measure`` for every part, joined; its warnings and what was assumed or left out as sentences."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         tables = [
-            measure(
-                probe,
-                list(models),
-                data=data,
-                images=images,
-                seed=seed,
-                device=device,
-                batch=batch,
-                fresh=fresh,
-                quiet=quiet,
-                random_control=control,
-                **settings,
-                **({"part": part} if part else {}),
-            )
-            for part in parts or ("",)
+            measure(probe, models, data=data, **settings, **({"part": part} if part else {})) for part in parts or ("",)
         ]
-    table = join(tables)
     records = _joined([found.attrs["record"] for found in tables])
     manifests = {label: record.manifest for label, record in records.items()}
     shown = {label: shown_family(label, str(m["family"]), str(m["source"])) for label, m in manifests.items()}
+    table = join(tables)
     table = table.assign(family=[shown[label] for label in table["model"]])
     said = [*open_data(data).notes, *(str(w.message) for w in caught if issubclass(w.category, UserWarning))]
     notes = [*dict.fromkeys(said), *(f"{m['label']}: {s}" for m in manifests.values() for s in m["assumed"])]
@@ -138,11 +159,13 @@ def diagnose(
         notes += [f"{m['label']}: not measured: {text}" for text in m.get("not_measured", [])]
         if max(m.get("windows", [1])) > 1:
             notes.append(f"{m['label']}: attention inside windows; distances are bounded by the window of each block")
-    facts = _facts(probe, models, data, images, seed, manifests) | {"notes": notes}
+    return Gathered(table, records, notes)
+
+
+def save_records(folder: Path, records: Mapping[str, Record]) -> None:
+    """Every record as a folder of its own, so that its per-image values stay with the report."""
     for label, record in records.items():
-        record.save(folder / "records" / "".join(c if c.isalnum() else "-" for c in label))
-    page = write_report(folder, table, facts)
-    return {"page": page, "table": table, "summary": readable(summary(table, facts)), "notes": notes}
+        record.save(folder / "".join(c if c.isalnum() else "-" for c in label))
 
 
 def _joined(parts: list[dict[str, Record]]) -> dict[str, Record]:
@@ -157,9 +180,7 @@ def _joined(parts: list[dict[str, Record]]) -> dict[str, Record]:
     }
 
 
-def _facts(
-    probe: str, models: Sequence[str], data: str, images: int, seed: int, manifests: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
+def facts_of(probe: str, data: str, seed: int, manifests: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """What captions and the page say beside the table."""
     subject = SUBJECTS.get(probe, Subject(f"{probe.capitalize()} of", ""))
     named = [label for label in manifests if label != CONTROL]
@@ -177,7 +198,6 @@ def _facts(
         "seed": seed,
         "order": list(manifests),
         "controls": {label: CONTROL for label in named if CONTROL in manifests},
-        "command": f"fdlab diagnose {probe} " + " ".join([*models, "--data", data, "--images", str(images)]),
         "versions": versions(),
         "models": {label: {"source": m["source"], "sha256": m.get("weights", "")} for label, m in manifests.items()},
         "skipped_images": max(int(m.get("skipped", 0)) for m in manifests.values()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def write_report(out: Path | str, table: pd.DataFrame, facts: Mapping[str, Any], *, teach: bool = False) -> Path:
+def write_report(
+    out: Path | str, table: pd.DataFrame, facts: Mapping[str, Any], *, teach: bool = False, again: bool = False
+) -> Path:
     """Writes ``table.csv``, ``facts.json``, ``figures/``, ``latex/`` and ``index.html`` under ``out``.
 
     Args:
         table: rows in the form of ``records.table``.
         facts: what is known beside the table (``fdlab.report.page``).
         teach: a question before each figure, a glossary, exercises.
+        again: draw also what is there already with the same table and facts.
 
     Returns:
         The page's path.
@@ -29,6 +33,8 @@ def write_report(out: Path | str, table: pd.DataFrame, facts: Mapping[str, Any],
     from fdlab.report.page import write_page
 
     folder = writable_folder(out)
+    if not again and _written(folder, table, facts):
+        return folder / "index.html"
     write_table(folder / "table.csv", table)
     write_json(folder / "facts.json", dict(facts))
     write_figures(folder / "figures", table, facts)
@@ -36,9 +42,23 @@ def write_report(out: Path | str, table: pd.DataFrame, facts: Mapping[str, Any],
     return write_page(folder / "index.html", table, facts, teach=teach)
 
 
+def _written(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this very report: the same facts, the page of this table, every figure."""
+    from fdlab.report.figures import available
+    from fdlab.report.provenance import table_digest
+
+    try:
+        same = json.loads((folder / "facts.json").read_text(encoding="utf-8")) == json.loads(json.dumps(dict(facts)))
+        page = (folder / "index.html").read_text(encoding="utf-8")
+    except (OSError, ValueError, TypeError):
+        return False
+    whole = all((folder / "figures" / f"{figure}.pdf").is_file() for figure in available(table))
+    return same and whole and f"sha256 {table_digest(table)}" in page and "Predict first" not in page
+
+
 def publish(source: Path | str, out: Path | str, *, teach: bool = False, title: str = "") -> Path:
     """The report in ``source`` once more, under ``out``, from its table and facts alone; returns the page's path."""
     from fdlab.report.folder import read_report
 
     table, facts = read_report(source)
-    return write_report(out, table, facts | ({"title": title} if title else {}), teach=teach)
+    return write_report(out, table, facts | ({"title": title} if title else {}), teach=teach, again=True)

@@ -1,0 +1,148 @@
+"""``fdlab compare``: several probes on several models, the same images, and every difference with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fdlab.compare.cohort import Cohort, cohort_of
+from fdlab.compare.paired import paired_rows
+from fdlab.encoders.open import parse_label
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
+from fdlab.probes.measure import CONTROL, probe_names
+from fdlab.records.atomic import writable_folder
+from fdlab.records.table import frame, join
+from fdlab.study.diagnosis import Gathered, facts_of, gather, save_records
+from fdlab.study.publish import write_report
+
+# Which parts of a probe a comparison takes, and on how many images at most: curvature costs many passes.
+PARTS = {"hessian": ("whole", "balanced"), "sharpness": ("average", "worst", "noise")}
+AT_MOST = {"hessian": 128, "sharpness": 128, "landscape": 128}
+
+
+def compare(
+    models: Sequence[str] | Cohort,
+    data: str,
+    out: str | Path,
+    *,
+    probes: Sequence[str] = ("attention", "features"),
+    baseline: str = "",
+    images: int = 256,
+    seed: int = 0,
+    device: str = "cpu",
+    batch: int = 32,
+    fresh: bool = False,
+    control: bool = True,
+    quiet: bool = False,
+    command: str = "fdlab compare",
+) -> dict[str, Any]:
+    """Measures what the store does not hold, takes the differences and writes the report.
+
+    Args:
+        models: SOURCE or label=SOURCE each, or a cohort.
+        probes: by name; curvature probes see 128 images at most.
+        baseline: the label that the others are compared with; the first model by default.
+        control: add the first model's untrained start, unless the cohort names controls.
+
+    Returns:
+        ``page``, ``table``, ``summary`` (text), ``pairs`` (text) and ``notes``.
+
+    Raises:
+        FdlabError: code 2, an unknown probe or baseline; and what opening and measuring raise.
+    """
+    from fdlab.report.pairs import pairwise
+    from fdlab.report.summary import readable, summary
+
+    folder = writable_folder(out)
+    cohort = models if isinstance(models, Cohort) else cohort_of([parse_label(str(m)) for m in models], baseline)
+    for probe in probes:
+        if probe not in probe_names():
+            raise FdlabError(
+                f"No probe is called '{probe}'.{nearest(probe, probe_names())}",
+                "",
+                f"Known: {', '.join(probe_names())}.",
+                code=USAGE,
+            )
+    pairs = cohort.pairs()
+    added = control and not any(member.control for member in cohort.model)
+    if added:
+        pairs += [(label, CONTROL) for label in cohort.labels()]
+    sources = {member.label: member.source for member in cohort.model}
+    found: dict[str, Gathered] = {}
+    said: list[str] = []
+    rows: list[dict[str, Any]] = []
+    for probe in probes:
+        found[probe] = gather(
+            probe,
+            sources,
+            data,
+            parts=PARTS.get(probe, ()),
+            images=min(images, AT_MOST.get(probe, images)),
+            seed=seed,
+            device=device,
+            batch=batch,
+            fresh=fresh,
+            quiet=quiet,
+            random_control=added,
+        )
+        records = found[probe].records
+        own = [pair for pair in pairs if pair[1] != CONTROL or CONTROL in records]
+        changes, sentences = paired_rows(records, own, seed=seed)
+        rows += changes
+        said += [f"{probe}: {sentence}" for sentence in sentences]
+        save_records(folder / "records" / probe, records)
+    table = join([*(one.table for one in found.values()), frame(rows)])
+    families = {member.label: member.family for member in cohort.model if member.family}
+    shown = dict(zip(table["model"], table["family"], strict=True)) | families
+    table = table.assign(family=[shown.get(label, "") for label in table["model"]])
+    notes = list(dict.fromkeys(note for one in found.values() for note in one.notes)) + said
+    facts = _facts(cohort, found, data, seed, added) | {"notes": notes, "command": command}
+    page = write_report(folder, table, facts)
+    return {
+        "page": page,
+        "table": table,
+        "summary": readable(summary(table, facts)),
+        "pairs": pairwise(table, facts),
+        "notes": notes,
+    }
+
+
+def _facts(cohort: Cohort, found: Mapping[str, Gathered], data: str, seed: int, added: bool) -> dict[str, Any]:
+    """The facts of all probes as one: what is said by model is joined, the rest is the first probe's."""
+    facts: dict[str, Any] = {}
+    for probe, one in found.items():
+        own = facts_of(probe, data, seed, {label: record.manifest for label, record in one.records.items()})
+        for key, value in own.items():
+            facts[key] = {**value, **facts.get(key, {})} if isinstance(value, dict) else facts.get(key, value)
+    labels = cohort.labels()
+    facts["title"] = f"{len(labels)} models compared: {', '.join(labels)}"
+    facts["question"] = "How do these models differ, on the same images, beyond what the images' scatter explains?"
+    facts["order"] = [*labels, *([CONTROL] if added else [])]
+    named = {member.label: member.control for member in cohort.model if member.control}
+    if named:
+        facts["controls"] = named
+    chosen = [member.label for member in cohort.model if member.pair_of]
+    if chosen:
+        first = next(member for member in cohort.model if member.label == chosen[0])
+        facts["compare"] = [first.pair_of, first.label]
+    elif cohort.baseline and len(labels) > 1:
+        facts["compare"] = [cohort.baseline, next(label for label in labels if label != cohort.baseline)]
+    return facts
+
+
+def snapshots_of(run: str | Path) -> list[str]:
+    """A run's snapshots and its end as models (``step N=FILE``), so that probes can be drawn against steps.
+
+    Raises:
+        FdlabError: code 3, the run kept none.
+    """
+    files = sorted((Path(run) / "snapshots").glob("step-*.safetensors"))
+    if not files:
+        raise FdlabError(
+            f"{run} kept no snapshots.",
+            "A comparison over a run needs the encoder along the way.",
+            "Train with --set save.snapshots=N (steps between them).",
+            code=NOT_UNDERSTOOD,
+        )
+    return [f"step {int(path.stem.removeprefix('step-'))}={path}" for path in files]

@@ -1,0 +1,102 @@
+"""Paired differences: what both models share cancels, depths are aligned, other images are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fdlab.compare.paired import paired_rows
+from fdlab.randomness import stream
+from fdlab.records.store import Record
+from fdlab.records.table import differences, frame, values
+
+IMAGES = 64
+
+
+def record(arrays: dict[str, np.ndarray], **manifest: Any) -> Record:
+    base = {"probe": "attention", "images": IMAGES, "data_digest": "d", "seed": 0}
+    return Record(frame([]), arrays, base | manifest)
+
+
+def rows_of(first: Record, second: Record) -> pd.DataFrame:
+    return frame(paired_rows({"a": first, "b": second}, [("a", "b")])[0])
+
+
+def test_what_both_share_cancels() -> None:
+    draw = stream(0, "paired")
+    shared = draw.normal(0, 1, (IMAGES, 1, 1))
+    noise = [draw.normal(0, 0.01, (IMAGES, 4, 3)) for _ in range(2)]
+    table = rows_of(record({"entropy": 0.5 + shared + noise[0]}), record({"entropy": 0.4 + shared + noise[1]}))
+    late = table[table["block"].isna()].iloc[0]
+    assert late["value"] == pytest.approx(0.1, abs=0.005)
+    assert late["high"] - late["low"] < 0.01  # unpaired, it would be about 0.7
+    assert late["low"] < 0.1 < late["high"]
+    assert late["n"] == IMAGES
+    assert list(table[table["block"].notna()]["block"]) == [0, 1, 2, 3]
+    assert differences(table).equals(table)
+    assert values(table).empty
+
+
+def test_the_late_mean_is_over_the_last_half_and_all_heads() -> None:
+    first, second = np.zeros((IMAGES, 4, 2)), np.zeros((IMAGES, 4, 2))
+    first[:, 2], first[:, 3, 0] = 1.0, 3.0
+    table = rows_of(record({"nmi": first}), record({"nmi": second}))
+    assert table[table["block"].isna()]["value"].iloc[0] == pytest.approx((1 + 1 + 3 + 0) / 4)
+    assert table[table["block"] == 3]["value"].iloc[0] == pytest.approx(1.5)
+
+
+def test_models_of_different_depth_are_aligned_and_it_is_said() -> None:
+    deep, shallow = np.full((IMAGES, 12, 3), 0.7), np.full((IMAGES, 4, 6), 0.2)
+    found, said = paired_rows({"a": record({"entropy": deep}), "b": record({"entropy": shallow})}, [("a", "b")])
+    assert [row["value"] for row in found] == pytest.approx([0.5])
+    assert any("different depths" in sentence for sentence in said)
+
+
+def test_spread_over_heads_is_of_the_averaged_distances() -> None:
+    draw = stream(1, "spread")
+    own = np.stack([np.full((IMAGES, 2), 10.0), np.full((IMAGES, 2), 4.0)], -1) + draw.normal(0, 2, (IMAGES, 2, 2))
+    other = np.full((IMAGES, 2, 2), 7.0) + draw.normal(0, 2, (IMAGES, 2, 2))
+    table = rows_of(record({"distance": own}), record({"distance": other}))
+    spread = table[table["metric"] == "distance_spread"].iloc[0]
+    ends = own.mean(0), other.mean(0)
+    expected = np.ptp(ends[0], axis=-1)[1] - np.ptp(ends[1], axis=-1)[1]
+    assert spread["value"] == pytest.approx(expected)
+    assert spread["low"] < spread["value"] < spread["high"]
+    assert spread["low"] > 4
+
+
+def test_undefined_values_are_left_out() -> None:
+    first = np.full((IMAGES, 2, 2), 0.5)
+    first[:10] = np.nan
+    table = rows_of(record({"nmi": first}), record({"nmi": np.full((IMAGES, 2, 2), 0.25)}))
+    assert table[table["block"].isna()]["value"].iloc[0] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("change", [{"data_digest": "e"}, {"images": 32}, {"seed": 1}])
+def test_other_images_are_refused(change: dict[str, Any]) -> None:
+    arrays = {"entropy": np.ones((change.get("images", IMAGES), 2, 2))}
+    other = record(arrays, **change)
+    found, said = paired_rows({"a": record({"entropy": np.ones((IMAGES, 2, 2))}), "b": other}, [("a", "b")])
+    assert found == []
+    assert "not on the same images" in said[0]
+
+
+def test_a_missing_model_is_said() -> None:
+    found, said = paired_rows({"a": record({})}, [("a", "b")])
+    assert found == []
+    assert "b was not measured" in said[0]
+
+
+def test_intervals_of_differences_cover() -> None:
+    """95 % intervals of a paired difference of log-normal values hold the truth in about 95 of 100 draws."""
+    covered = 0
+    for trial in range(200):
+        draw = stream(trial, "coverage")
+        shared, own = draw.lognormal(0, 0.5, IMAGES), draw.normal(0.1, 0.3, IMAGES)
+        table = rows_of(record({"entropy": (shared + own)[:, None]}), record({"entropy": shared[:, None]}))
+        late = table[table["block"].isna()].iloc[0]
+        covered += bool(late["low"] <= 0.1 <= late["high"])
+    assert 0.90 <= covered / 200 <= 0.99

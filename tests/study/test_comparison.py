@@ -1,0 +1,93 @@
+"""``fdlab compare`` on real files: one table, no second forward pass, nothing else deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fdlab
+from fdlab.compare.cohort import Cohort, Member
+from fdlab.encoders.encoder import Encoder
+from fdlab.errors import FdlabError
+from fdlab.records.table import differences, read_table
+from fdlab.study.comparison import compare, snapshots_of
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    overrides = {"run.steps": 6, "run.batch": 8, "save.snapshots": 2}
+    return Path(fdlab.pretrain("digits/masked", data="digits[:64]", out=folder, overrides=overrides))
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FDLAB_STORE", str(tmp_path / "store"))
+
+
+SETTINGS: dict[str, Any] = {"images": 33, "quiet": True, "probes": ("attention",)}
+
+
+def test_a_comparison_is_one_table_and_a_second_one_passes_no_image(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "report"
+    out.mkdir()
+    (out / "mine.txt").write_text("stays")
+    models = [f"masked={run}", f"start=random:{run}"]
+    first = compare(models, "digits#test", out, **SETTINGS)
+    table = read_table(out / "table.csv")
+    changes = differences(table)
+    assert set(zip(changes["model"], changes["reference"], strict=True)) == {
+        ("start", "masked"),
+        ("masked", "random start"),
+        ("start", "random start"),
+    }
+    same = changes[(changes["model"] == "start") & (changes["reference"] == "random start") & (changes["block"].isna())]
+    assert (same["value"].abs() < 1e-6).all()  # the same untrained model under two names
+    assert "Pair by pair" in (out / "index.html").read_text()
+    assert (out / "latex" / "numbers.tex").read_text().count("Minus") > 10
+    assert (out / "records" / "attention" / "masked" / "arrays.npz").is_file()
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("a forward pass")
+
+    monkeypatch.setattr(Encoder, "tokens", refused)
+    monkeypatch.setattr("fdlab.probes.attention.measure_attention", refused)
+    again = compare(models, "digits#test", out, **SETTINGS)
+    assert again["table"].round(9).equals(first["table"].round(9)) or len(again["table"]) == len(first["table"])
+    assert (out / "mine.txt").read_text() == "stays"
+
+
+def test_a_cohort_names_pairs_families_and_controls(run: Path, tmp_path: Path) -> None:
+    cohort = Cohort(
+        model=[
+            Member(label="run", source=str(run), family="mim", control="start"),
+            Member(label="start", source=f"random:{run}"),
+        ]
+    )
+    result = compare(cohort, "digits#test", tmp_path / "r", **SETTINGS)
+    changes = differences(result["table"])
+    assert set(zip(changes["model"], changes["reference"], strict=True)) == {("run", "start")}
+    assert "random start" not in set(result["table"]["model"])
+    assert set(result["table"][result["table"]["model"] == "run"]["family"]) == {"mim"}
+
+
+def test_a_runs_snapshots_are_a_cohort(run: Path, tmp_path: Path) -> None:
+    models = snapshots_of(run)
+    assert len(models) == 3
+    result = compare(models[:2], "digits#test", tmp_path / "r", control=False, **SETTINGS)
+    assert set(differences(result["table"])["reference"]) == {models[0].split("=")[0]}
+    with pytest.raises(FdlabError, match="kept no snapshots"):
+        snapshots_of(tmp_path)
+
+
+def test_one_model_alone_and_unknown_names(run: Path, tmp_path: Path) -> None:
+    result = compare([f"a={run}"], "digits#test", tmp_path / "r", control=False, **SETTINGS)
+    assert differences(result["table"]).empty
+    with pytest.raises(FdlabError, match="Did you mean 'attention'"):
+        compare([f"a={run}"], "digits#test", tmp_path / "r", **{**SETTINGS, "probes": ("atention",)})
+    with pytest.raises(FdlabError, match="baseline is 'b'"):
+        compare([f"a={run}"], "digits#test", tmp_path / "r", baseline="b", **SETTINGS)
