@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fdlab.compare.cohort import Cohort, cohort_of
 from fdlab.compare.paired import paired_rows
@@ -15,6 +15,9 @@ from fdlab.records.atomic import writable_folder
 from fdlab.records.table import frame, join
 from fdlab.study.diagnosis import Gathered, facts_of, gather, save_records
 from fdlab.study.publish import write_report
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Which parts of a probe a comparison takes, and on how many images at most: curvature costs many passes.
 PARTS = {"hessian": ("whole", "balanced"), "sharpness": ("average", "worst", "noise")}
@@ -56,43 +59,24 @@ def compare(
 
     folder = writable_folder(out)
     cohort = models if isinstance(models, Cohort) else cohort_of([parse_label(str(m)) for m in models], baseline)
-    for probe in probes:
-        if probe not in probe_names():
-            raise FdlabError(
-                f"No probe is called '{probe}'.{nearest(probe, probe_names())}",
-                "",
-                f"Known: {', '.join(probe_names())}.",
-                code=USAGE,
-            )
-    pairs = cohort.pairs()
+    _known(probes)
     added = control and not any(member.control for member in cohort.model)
-    if added:
-        pairs += [(label, CONTROL) for label in cohort.labels()]
-    sources = {member.label: member.source for member in cohort.model}
-    found: dict[str, Gathered] = {}
-    said: list[str] = []
-    rows: list[dict[str, Any]] = []
-    for probe in probes:
-        found[probe] = gather(
+    settings = {"seed": seed, "device": device, "batch": batch, "fresh": fresh, "quiet": quiet, "random_control": added}
+    found = {
+        probe: gather(
             probe,
-            sources,
+            {member.label: member.source for member in cohort.model},
             data,
             parts=PARTS.get(probe, ()),
             images=min(images, AT_MOST.get(probe, images)),
-            seed=seed,
-            device=device,
-            batch=batch,
-            fresh=fresh,
-            quiet=quiet,
-            random_control=added,
+            **settings,
         )
-        records = found[probe].records
-        own = [pair for pair in pairs if pair[1] != CONTROL or CONTROL in records]
-        changes, sentences = paired_rows(records, own, seed=seed)
-        rows += changes
-        said += [f"{probe}: {sentence}" for sentence in sentences]
-        save_records(folder / "records" / probe, records)
-    table = join([*(one.table for one in found.values()), frame(rows)])
+        for probe in probes
+    }
+    changes, said = _changes(cohort, found, seed)
+    for probe, one in found.items():
+        save_records(folder / "records" / probe, one.records)
+    table = join([*(one.table for one in found.values()), changes])
     families = {member.label: member.family for member in cohort.model if member.family}
     shown = dict(zip(table["model"], table["family"], strict=True)) | families
     table = table.assign(family=[shown.get(label, "") for label in table["model"]])
@@ -106,6 +90,31 @@ def compare(
         "pairs": pairwise(table, facts),
         "notes": notes,
     }
+
+
+def _known(probes: Sequence[str]) -> None:
+    for probe in probes:
+        if probe not in probe_names():
+            raise FdlabError(
+                f"No probe is called '{probe}'.{nearest(probe, probe_names())}",
+                "",
+                f"Known: {', '.join(probe_names())}.",
+                code=USAGE,
+            )
+
+
+def _changes(cohort: Cohort, found: Mapping[str, Gathered], seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """The differences of all probes as a table, and sentences on those that cannot be taken."""
+    rows: list[dict[str, Any]] = []
+    said: list[str] = []
+    for probe, one in found.items():
+        pairs = cohort.pairs()
+        if CONTROL in one.records:
+            pairs += [(label, CONTROL) for label in cohort.labels()]
+        changes, sentences = paired_rows(one.records, pairs, seed=seed)
+        rows += changes
+        said += [f"{probe}: {sentence}" for sentence in sentences]
+    return frame(rows), said
 
 
 def _facts(cohort: Cohort, found: Mapping[str, Gathered], data: str, seed: int, added: bool) -> dict[str, Any]:
