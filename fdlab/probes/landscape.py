@@ -25,13 +25,14 @@ from fdlab.measures.spectrum import spectrum
 from fdlab.measures.surface import Cell, filled, near_contours, odd_grid, trajectory
 from fdlab.probes.objectives import Objective, build_objective, heads_identity
 from fdlab.probes.objectives.points import Points
+from fdlab.records.intervals import mean_interval
 from fdlab.records.store import Record
 from fdlab.records.table import frame
 
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
-VERSION = 1
+VERSION = 2
 WHAT = ("line", "plane", "interpolation", "trajectory", "eigenvectors")
 MODELS = ("teacher", "to")  # settings that are models: their weights are part of the question
 Direction = Mapping[str, Tensor]
@@ -77,9 +78,9 @@ def measure_landscape(
         to: of ``interpolation``: the other model, of the same architecture; heads are interpolated too.
 
     Returns:
-        A record. Rows ``loss_WHAT`` and ``accuracy_WHAT`` at (x, y); ``line``: the median over directions, ``low`` and
-        ``high`` its 10 % and 90 % quantiles. A loss that is not finite is a row without a value. Arrays: ``losses``
-        (places, n) of each image, ``x``, ``y``.
+        A record. Rows ``loss_WHAT`` and ``accuracy_WHAT`` at (x, y); ``low`` and ``high``: 95 % over images; of
+        ``line``, the median over directions: its 10 % and 90 % quantiles. A loss that is not finite is a row
+        without a value. Arrays: ``losses`` (places, n) of each image, ``x``, ``y``.
 
     Raises:
         FdlabError: what ``build_objective`` raises; an unknown ``what``; an even grid; models that do not fit each
@@ -109,6 +110,8 @@ def measure_landscape(
         else:
             first, second, places, facts = _axes(what, encoder, made, place, seed)
             rows = _plane(look, what, first, second, span * facts.pop("reach", 1.0), points, adaptive, places)
+    if what != "line":
+        _bound(rows, f"loss_{what}", look, seed)
     same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "landscape"}
     table = frame([{**same, "n": made.images, "objective": made.description, **row} for row in rows])
     record = Record(table, look.arrays(), _manifest(encoder, made, label, seed, what) | facts)
@@ -199,6 +202,17 @@ def _plane(
             elif surface is not None:
                 rows.append({"metric": f"loss_{what}", "value": surface[row, column], **where, "n": None})
     return _known_rows(rows) + path
+
+
+def _bound(rows: Rows, metric: str, look: Points, seed: int) -> None:
+    """95 % intervals over images at every place that was evaluated and is finite."""
+    arrays = look.arrays()
+    _, low, high = mean_interval(arrays["losses"].T, seed)
+    where = {place: number for number, place in enumerate(zip(arrays["x"], arrays["y"], strict=True))}
+    for row in rows:
+        number = where.get((row["x"], row.get("y", 0.0))) if row["metric"] == metric else None
+        if number is not None and math.isfinite(row["value"]):
+            row |= {"low": min(low[number], row["value"]), "high": max(high[number], row["value"])}
 
 
 def _known_rows(rows: Rows) -> Rows:

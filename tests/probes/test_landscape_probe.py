@@ -23,6 +23,7 @@ from fdlab.errors import FdlabError
 from fdlab.measures.directions import filter_direction
 from fdlab.probes.landscape import measure_landscape
 from fdlab.probes.objectives.points import Points
+from fdlab.records.intervals import mean_interval
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record, Store
 
@@ -76,6 +77,12 @@ def test_every_point_of_a_plane_is_the_loss_there() -> None:
     assert len(plane) == 25
     for x, y, value in zip(plane["x"], plane["y"], plane["value"], strict=True):
         assert value == pytest.approx(loss_at(model, (x, first), (y, second)), rel=1e-5)
+    assert ((plane["low"] < plane["value"]) & (plane["value"] < plane["high"])).all()
+    middle = plane[(plane["x"] == 0) & (plane["y"] == 0)].iloc[0]
+    with torch.no_grad():
+        each = F.cross_entropy(model.module(model.normalise(IMAGES)), LABELS, reduction="none")
+    known = mean_interval(each.double().numpy(), 0)
+    np.testing.assert_allclose([middle["low"], middle["high"]], known[1:], rtol=1e-5)
     centre = plane[(plane["x"] == 0) & (plane["y"] == 0)]["value"].iloc[0]
     assert centre == pytest.approx(loss_at(model), rel=1e-6)
 
