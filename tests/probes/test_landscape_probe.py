@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +172,34 @@ def test_a_stopped_plane_continues_and_the_model_comes_back(
         measured(model, "plane", unfinished=tmp_path)
     record = measured(model, "plane", unfinished=tmp_path)
     assert len(evaluated) == 11 + 13
+    assert record.table.equals(measured(encoder(), "plane").table)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_landscape_probe import Points, encoder, measured
+whole, count = Points._evaluated, []
+def deadly(self):
+    count.append(1)
+    if len(count) == 11:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self)
+Points._evaluated = deadly
+measured(encoder(), "plane", unfinished=Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_plane_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = str(Path(__file__).parent)
+    done = subprocess.run([sys.executable, "-c", KILLED, here, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    evaluated, whole = [], Points._evaluated
+    monkeypatch.setattr(Points, "_evaluated", lambda self: (evaluated.append(1), whole(self))[1])
+    record = measured(encoder(), "plane", unfinished=tmp_path)
+    assert len(evaluated) == 25 - 10
     assert record.table.equals(measured(encoder(), "plane").table)
 
 

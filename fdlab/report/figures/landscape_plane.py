@@ -51,6 +51,10 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
             continue
         form, name = panels[place]
         shaded = _panel(axes, table, form, name, levels) or shaded
+        if place + across >= len(panels):
+            axes.set_xlabel("first direction")
+        if place % across == 0:
+            axes.set_ylabel("second direction")
         axes.set_title(wrap(name if forms == 1 else f"{name}: {FORMS[form]}", 22, 3), loc="left")
     bar = figure.colorbar(shaded, ax=grid, label="loss (nats)", shrink=0.8, aspect=30, ticks=levels[::2])
     bar.ax.set_yticklabels([f"{10**level:.2g}" for level in levels[::2]])
