@@ -20,10 +20,8 @@ from fdlab.data.transforms import View, apply, draw
 from fdlab.encoders.encoder import blocks_of
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.measures import features as form
-from fdlab.measures.classifier import logistic_predict
-from fdlab.measures.knn import knn_predict
+from fdlab.measures.feature_rows import FOLDS, GROUP, LABELLED, OF_SET, PER_IMAGE, SPECTRUM, cka_rows, feature_rows
 from fdlab.randomness import stream
-from fdlab.records.intervals import Interval, jackknife_interval, mean_interval, proportion_interval
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
 from fdlab.records.table import frame
@@ -31,15 +29,10 @@ from fdlab.records.table import frame
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
-VERSION = 1
-GROUP = 32  # images whose Gram matrix is taken together
+VERSION = 2
 FEWEST = 6  # unbiased HSIC needs 4 images, with one left out by the jackknife
-FOLDS = 5
 VIEW = View(crop=(0.67, 1.0), brightness=0.2, contrast=0.2)
-PER_IMAGE = ("high_frequency", "high_frequency_published", "token_similarity", "token_variance")
-OF_SET = ("effective_rank", "uniformity")
-LABELLED = ("knn", "linear_probe")
-ALL = ("cka", *PER_IMAGE, *OF_SET, "alignment", *LABELLED)
+ALL = ("cka", *PER_IMAGE, *OF_SET, SPECTRUM, "alignment", *LABELLED)
 
 
 class Slices(Protocol):
@@ -97,7 +90,7 @@ def measure_features(
         if metrics is not None:
             raise FdlabError("The images are all of one class.", "Nothing can be classified.", "Use other data.", USAGE)
         wanted -= set(LABELLED)
-    rows = _rows(arrays, wanted, seed)
+    rows = feature_rows(arrays, wanted, seed)
     same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "features"}
     kept = {name: values for name, values in arrays.items() if name != "pooled"}
     table = frame([{**same, "unit": METRICS[row["metric"]].unit, **row} for row in rows])
@@ -114,7 +107,7 @@ def between(records: Mapping[str, Record], *, seed: int) -> pd.DataFrame:
         if not np.array_equal(one.arrays["gram_sizes"], other.arrays["gram_sizes"]):
             continue  # other images were unreadable for one of them
         same = {"model": first, "reference": second, "family": one.manifest["family"], "seed": seed}
-        rows += [{**same, "probe": "features", **row} for row in _cka_rows(one.arrays, other.arrays)]
+        rows += [{**same, "probe": "features", **row} for row in cka_rows(one.arrays, other.arrays)]
     return frame(rows)
 
 
@@ -228,97 +221,6 @@ def _per_image(name: str, tokens: Tensor, grid: tuple[int, int] | None) -> Tenso
     return form.high_frequency(maps, "nyquist" if name == "high_frequency" else "published")
 
 
-# --- numbers ---------------------------------------------------------------------------------------------
-
-
-def _rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for name in (*PER_IMAGE, "alignment"):
-        if name in arrays:
-            objective = "two views: crop 0.67 to 1, brightness and contrast 0.2" if name == "alignment" else ""
-            rows += _block_rows(name, mean_interval(arrays[name], seed), len(arrays[name]), objective)
-    pooled = torch.from_numpy(arrays["pooled"]).double()
-    for name in OF_SET:
-        if name in wanted:
-            found = jackknife_interval(len(pooled), lambda kept, name=name: _of_set(name, pooled[kept]))  # type: ignore[misc]
-            rows += _block_rows(name, found, len(pooled), "mean patch token of each image")
-    if "gram" in arrays and "cka" in wanted:
-        rows += [row for row in _cka_rows(arrays, arrays) if row["block"] < row["x"]]
-    if "labels" in arrays and wanted & set(LABELLED):
-        rows += _labelled_rows(arrays, wanted, seed)
-    return rows
-
-
-def _of_set(name: str, pooled: Tensor) -> np.ndarray:
-    """(n, blocks, C) -> (blocks,)."""
-    if name == "uniformity":
-        return np.array([form.uniformity(pooled[:, block]) for block in range(pooled.shape[1])])
-    centred = (pooled - pooled.mean(0)).transpose(0, 1)
-    return form.effective_rank(form.spectrum(centred @ centred.transpose(1, 2))).numpy()
-
-
-def _block_rows(name: str, found: Interval, n: int, objective: str = "") -> list[dict[str, Any]]:
-    count = len(found.value)
-    return [
-        {"metric": name, "block": block, "depth": (block + 1) / count, "value": float(found.value[block]),
-         "low": float(found.low[block]), "high": float(found.high[block]), "n": n, "objective": objective}
-        for block in range(count)
-    ]  # fmt: skip
-
-
-def _cka_rows(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    sizes = [int(size) for size in first["gram_sizes"]]
-    pairs = [
-        (torch.from_numpy(a[:, :size, :size]), torch.from_numpy(b[:, :size, :size]))
-        for a, b, size in zip(first["gram"], second["gram"], sizes, strict=True)
-    ]
-
-    def statistic(kept: np.ndarray) -> np.ndarray:
-        inside = [torch.from_numpy(kept[(kept >= i * GROUP) & (kept < i * GROUP + s)] - i * GROUP)
-                  for i, s in enumerate(sizes)]  # fmt: skip
-        cut = [(a[:, k][:, :, k], b[:, k][:, :, k]) for (a, b), k in zip(pairs, inside, strict=True)]
-        return form.cka_blocks(cut).numpy()
-
-    found = jackknife_interval(GROUP * (len(sizes) - 1) + sizes[-1], statistic)
-    depth = found.value.shape[0]
-    return [
-        {"metric": "cka", "block": i, "depth": (i + 1) / depth, "x": float(j), "value": float(found.value[i, j]),
-         "low": float(found.low[i, j]), "high": float(found.high[i, j]), "n": sum(sizes),
-         "objective": f"unbiased, groups of {GROUP} images, all patch tokens"}
-        for i, j in np.ndindex(*found.value.shape)
-    ]  # fmt: skip
-
-
-def _labelled_rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int) -> list[dict[str, Any]]:
-    labels = np.unique(arrays["labels"], return_inverse=True)[1]
-    folds = stream(seed, "folds", len(labels)).permutation(len(labels)) % FOLDS
-    rows = []
-    for pooling in ("patch mean", "class token"):
-        for name in (n for n in LABELLED if n in wanted and pooling in arrays):
-            right = _right(name, arrays[pooling], labels, folds)
-            arrays[f"{name} {pooling}"] = right
-            value, low, high = proportion_interval(int(right.sum()), len(right))
-            rows.append({"metric": name, "value": value, "low": low, "high": high, "n": len(right),
-                         "objective": f"{pooling}, {FOLDS} folds"})  # fmt: skip
-    return rows
-
-
-def _right(name: str, x: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """(n,) bool: whether an image's class is named rightly after a fit on the other folds."""
-    right = np.zeros(len(labels), dtype=bool)
-    for fold in range(FOLDS):
-        out, rest = folds == fold, folds != fold
-        if name == "knn":
-            train, test = torch.from_numpy(x[rest]), torch.from_numpy(x[out])
-            found = knn_predict(train, torch.from_numpy(labels[rest]), test, k=20).numpy()
-        elif len(np.unique(labels[rest])) < 2:
-            found = np.full(int(out.sum()), labels[rest][0])
-        else:
-            found = logistic_predict(x[rest], labels[rest], x[out])
-        right[out] = found == labels[out]
-    return right
-
-
 # --- what can be asked -----------------------------------------------------------------------------------
 
 
@@ -342,7 +244,7 @@ def _possible(wanted: set[str], images: Any, labels: Any, asked: bool) -> set[st
     if len(images) < FEWEST:
         reasons["cka"] = f"At least {FEWEST} images are needed."
     if len(images) < 3:
-        reasons |= dict.fromkeys(OF_SET, "At least 3 images are needed.")
+        reasons |= dict.fromkeys((*OF_SET, SPECTRUM), "At least 3 images are needed.")
     for name in ALL if asked else ():
         if name in wanted and name in reasons:
             raise FdlabError(

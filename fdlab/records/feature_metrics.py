@@ -52,6 +52,17 @@ FEATURES: list[Fields] = [
         "Roy & Vetterli 2007, on singular values (not their squares)",
     ),
     (
+        "singular_value",
+        "share of a singular value",
+        "",
+        "s_k / sum s, s = singular values of the images' centred mean tokens, largest first; x is k, from 1",
+        0.0,
+        1.0,
+        "How fast the spread of the images' features falls over its directions.",
+        "There are at most images - 1 of them, and the smallest are noise of the choice of images.",
+        "the spectrum behind the effective rank of Roy & Vetterli 2007",
+    ),
+    (
         "token_similarity",
         "cosine between tokens of an image",
         "",

@@ -122,21 +122,21 @@ def compared(
     return f"{opening} is {first} in {names[0]} and {second} in {names[1]}: {verdict(*values)}."
 
 
-def late_comparison(table: pd.DataFrame, facts: Facts, metric: str, quantity: str) -> str:
-    """Sentence three for an attention metric: the pair of models, or the late blocks of the only one."""
-    attention = table[(table["probe"] == "attention") & (table["metric"] == metric)]
-    names = models(attention, facts, "attention")
+def late_comparison(table: pd.DataFrame, facts: Facts, metric: str, quantity: str, probe: str = "attention") -> str:
+    """Sentence three for a metric of every block: the pair of models, or the late blocks of the only one."""
+    measured = table[(table["probe"] == probe) & (table["metric"] == metric)]
+    names = models(measured, facts, probe)
     chosen = pair(names, families(table), facts)
     if chosen is None:
         name = names[0]
-        value = late_mean(table, metric, name)
+        value = late_mean(table, metric, name, probe)
         return (
-            f"In {late_blocks(table, name)} of {name}, the {quantity} is {show(value, metric, unit=True)}; "
+            f"In {late_blocks(measured, name)} of {name}, the {quantity} is {show(value, metric, unit=True)}; "
             "there is no second model to compare it with."
         )
-    where = [late_blocks(table, name) for name in chosen]
+    where = [late_blocks(measured, name) for name in chosen]
     place = where[0] if where[0] == where[1] else f"{where[0]} and {where[1]}"
-    values = (late_mean(table, metric, chosen[0]), late_mean(table, metric, chosen[1]))
+    values = (late_mean(table, metric, chosen[0], probe), late_mean(table, metric, chosen[1], probe))
     return compared(quantity, metric, values, chosen, place)
 
 

@@ -130,15 +130,15 @@ def of_model(table: pd.DataFrame, probe: str, metric: str, model: str) -> Estima
     return estimate(kept[kept["model"] == model])
 
 
-def late_mean(table: pd.DataFrame, metric: str, model: str) -> Estimate:
-    """The mean over the last half of the blocks (and all heads) of an attention metric."""
-    kept = late(rows(table, "attention", metric))
+def late_mean(table: pd.DataFrame, metric: str, model: str, probe: str = "attention") -> Estimate:
+    """The mean over the last half of the blocks (and all heads) of a metric."""
+    kept = late(rows(table, probe, metric))
     return estimate(kept[kept["model"] == model])
 
 
-def by_block(table: pd.DataFrame, metric: str, model: str) -> pd.DataFrame:
+def by_block(table: pd.DataFrame, metric: str, model: str, probe: str = "attention") -> pd.DataFrame:
     """Per block: mean over heads and seeds of value, low, high; columns block (from 1), depth, value, ..."""
-    kept = rows(table, "attention", metric)
+    kept = rows(table, probe, metric)
     kept = kept[(kept["model"] == model) & kept["block"].notna()]
     mean = kept.groupby("block", as_index=False)[["depth", "value", "low", "high"]].mean()
     return mean.assign(block=mean["block"].astype(int) + 1)

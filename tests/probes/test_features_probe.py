@@ -71,10 +71,12 @@ def test_values_are_those_of_the_formulas() -> None:
     np.testing.assert_allclose(record.arrays["token_similarity"][:, 2], form.token_similarity(last), rtol=1e-4)
     maps = last.transpose(1, 2).unflatten(2, (4, 4))
     np.testing.assert_allclose(record.arrays["high_frequency"][:, 2], form.high_frequency(maps), atol=1e-4)
-    table = record.table.set_index(["metric", "block"])["value"]
+    table = record.table[record.table["x"].isna()].set_index(["metric", "block"])["value"]
     pooled = last.mean(1).double()
     singular = torch.linalg.svdvals(pooled - pooled.mean(0))
     assert table["effective_rank", 2] == pytest.approx(float(form.effective_rank(singular)), rel=1e-4)
+    shares = record.table.set_index(["metric", "block", "x"])["value"]["singular_value", 2]
+    np.testing.assert_allclose(shares, (singular / singular.sum())[shares.index.astype(int).to_numpy() - 1], rtol=1e-4)
     assert table["uniformity", 2] == pytest.approx(form.uniformity(pooled), abs=1e-5)
 
 

@@ -277,13 +277,49 @@ def landscape_rows() -> Iterable[dict[str, Any]]:
             yield {**one, "metric": "accuracy_interpolation", "x": x, "value": 1 - 3 * x * (1 - x)}
 
 
+def feature_rows() -> Iterable[dict[str, Any]]:
+    """Features of three models of four blocks, and CKA between them."""
+    shown = (TEACHER, STUDENT, RANDOM_A)
+    for number, model in enumerate(shown):
+        common = {"model": model, "family": TYPICAL[model][0], "seed": 0, "probe": "features", "n": 256}
+        for block in range(4):
+            at = {**common, "block": block, "depth": (block + 1) / 4}
+            for metric, value in (
+                ("effective_rank", 12.0 + 3 * block - 4 * number),
+                ("high_frequency", -3.0 + 0.2 * block * number),
+                ("token_similarity", 0.2 + 0.15 * block),
+                ("alignment", 0.9 - 0.1 * block),
+                ("uniformity", -2.0 + 0.3 * number),
+            ):
+                yield {**at, "metric": metric, "value": value, "low": value - 0.05, "high": value + 0.05}
+            for k in (1, 2, 5, 10, 30):
+                share = 0.3 * k ** (-1.0 - 0.2 * number)
+                yield {
+                    **at,
+                    "metric": "singular_value",
+                    "x": k,
+                    "value": share,
+                    "low": 0.9 * share,
+                    "high": 1.1 * share,
+                }
+            for x in range(4):
+                likeness = 0.95 ** abs(block - x) - 0.1 * number
+                value = {"metric": "cka", "x": x, "value": likeness, "low": likeness - 0.03, "high": likeness + 0.02}
+                if block < x:
+                    yield {**at, **value}
+                for other in shown[number + 1 :]:
+                    yield {**at, **value, "reference": other, "value": 0.6 * likeness, "low": 0.5 * likeness}
+
+
 def study_table() -> pd.DataFrame:
     """The whole made-up study."""
     made: list[dict[str, Any]] = []
     for model, (family, typical) in TYPICAL.items():
         made += attention_rows(model, family, typical)
         made += model_rows(model, family, typical)
-    return frame([*made, *ruler_rows(), *curve_rows(), *hessian_rows(), *sharpness_rows(), *landscape_rows()])
+    return frame(
+        [*made, *ruler_rows(), *curve_rows(), *hessian_rows(), *sharpness_rows(), *landscape_rows(), *feature_rows()]
+    )
 
 
 def study_facts() -> dict[str, Any]:

@@ -47,7 +47,7 @@ def features(
         typer.echo(table.to_json(orient="records"))
         return
     if not quiet:
-        last = table[(table["metric"] != "cka") & ((table["depth"] == 1) | table["block"].isna())]
+        last = table[~table["metric"].isin(["cka", "singular_value"]) & ((table["depth"] == 1) | table["block"].isna())]
         columns = (last[name] for name in ("model", "metric", "value", "low", "high", "objective"))
         for model, name, value, low, high, said in zip(*columns, strict=True):
             bounds = f" ({low:.4g} to {high:.4g})" if low == low else ""

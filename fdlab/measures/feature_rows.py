@@ -1,0 +1,139 @@
+"""The feature probe's rows from what it kept of the images: intervals, CKA, spectra, classifiers on frozen features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fdlab.measures import features as form
+from fdlab.measures.classifier import logistic_predict
+from fdlab.measures.knn import knn_predict
+from fdlab.randomness import stream
+from fdlab.records.intervals import Interval, jackknife_interval, mean_interval, proportion_interval
+
+GROUP = 32  # images whose Gram matrix is taken together
+FOLDS = 5
+PER_IMAGE = ("high_frequency", "high_frequency_published", "token_similarity", "token_variance")
+OF_SET = ("effective_rank", "uniformity")
+SPECTRUM = "singular_value"
+LABELLED = ("knn", "linear_probe")
+
+
+def feature_rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int) -> list[dict[str, Any]]:
+    """Rows of the table for ``wanted``; what was right of ``knn`` and ``linear_probe`` is added to ``arrays``."""
+    rows: list[dict[str, Any]] = []
+    for name in (*PER_IMAGE, "alignment"):
+        if name in arrays:
+            objective = "two views: crop 0.67 to 1, brightness and contrast 0.2" if name == "alignment" else ""
+            rows += _block_rows(name, mean_interval(arrays[name], seed), len(arrays[name]), objective)
+    pooled = torch.from_numpy(arrays["pooled"]).double()
+    for name in OF_SET:
+        if name in wanted:
+            found = jackknife_interval(len(pooled), lambda kept, name=name: _of_set(name, pooled[kept]))  # type: ignore[misc]
+            rows += _block_rows(name, found, len(pooled), "mean patch token of each image")
+    if SPECTRUM in wanted:
+        rows += _spectrum_rows(pooled)
+    if "gram" in arrays and "cka" in wanted:
+        rows += [row for row in cka_rows(arrays, arrays) if row["block"] < row["x"]]
+    if "labels" in arrays and wanted & set(LABELLED):
+        rows += _labelled_rows(arrays, wanted, seed)
+    return rows
+
+
+def _of_set(name: str, pooled: Tensor) -> np.ndarray:
+    """(n, blocks, C) -> (blocks,)."""
+    if name == "uniformity":
+        return np.array([form.uniformity(pooled[:, block]) for block in range(pooled.shape[1])])
+    return form.effective_rank(_singular(pooled)).numpy()
+
+
+def _singular(pooled: Tensor) -> Tensor:
+    """(n, blocks, C) -> (blocks, n): singular values of the centred images, falling."""
+    centred = (pooled - pooled.mean(0)).transpose(0, 1)
+    return form.spectrum(centred @ centred.transpose(1, 2))
+
+
+def _spectrum_rows(pooled: Tensor) -> list[dict[str, Any]]:
+    """Shares of the singular values of every block, at places that thin out geometrically."""
+    images, blocks, width = pooled.shape
+    count = max(1, min(images - -(-images // 16) - 1, width))  # those that are left without a group of the jackknife
+    places = np.unique(np.geomspace(1, count, 40).round().astype(int))
+
+    def shares(kept: np.ndarray) -> np.ndarray:
+        values = _singular(pooled[kept])
+        return (values / values.sum(-1, keepdim=True)).numpy()[:, places - 1]
+
+    found = jackknife_interval(images, shares)
+    return [
+        {"metric": SPECTRUM, "block": block, "depth": (block + 1) / blocks, "x": float(k),
+         "value": float(found.value[block, i]), "low": max(0.0, float(found.low[block, i])),
+         "high": float(found.high[block, i]), "n": images, "objective": "mean patch token of each image"}
+        for block in range(blocks) for i, k in enumerate(places)
+    ]  # fmt: skip
+
+
+def _block_rows(name: str, found: Interval, n: int, objective: str = "") -> list[dict[str, Any]]:
+    count = len(found.value)
+    return [
+        {"metric": name, "block": block, "depth": (block + 1) / count, "value": float(found.value[block]),
+         "low": float(found.low[block]), "high": float(found.high[block]), "n": n, "objective": objective}
+        for block in range(count)
+    ]  # fmt: skip
+
+
+def cka_rows(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """``cka`` of every block of one model (rows) with every block of another (``x``), from their Gram matrices."""
+    sizes = [int(size) for size in first["gram_sizes"]]
+    pairs = [
+        (torch.from_numpy(a[:, :size, :size]), torch.from_numpy(b[:, :size, :size]))
+        for a, b, size in zip(first["gram"], second["gram"], sizes, strict=True)
+    ]
+
+    def statistic(kept: np.ndarray) -> np.ndarray:
+        inside = [torch.from_numpy(kept[(kept >= i * GROUP) & (kept < i * GROUP + s)] - i * GROUP)
+                  for i, s in enumerate(sizes)]  # fmt: skip
+        cut = [(a[:, k][:, :, k], b[:, k][:, :, k]) for (a, b), k in zip(pairs, inside, strict=True)]
+        return form.cka_blocks(cut).numpy()
+
+    found = jackknife_interval(GROUP * (len(sizes) - 1) + sizes[-1], statistic)
+    depth = found.value.shape[0]
+    return [
+        {"metric": "cka", "block": i, "depth": (i + 1) / depth, "x": float(j), "value": float(found.value[i, j]),
+         "low": float(found.low[i, j]), "high": float(found.high[i, j]), "n": sum(sizes),
+         "objective": f"unbiased, groups of {GROUP} images, all patch tokens"}
+        for i, j in np.ndindex(*found.value.shape)
+    ]  # fmt: skip
+
+
+def _labelled_rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int) -> list[dict[str, Any]]:
+    labels = np.unique(arrays["labels"], return_inverse=True)[1]
+    folds = stream(seed, "folds", len(labels)).permutation(len(labels)) % FOLDS
+    rows = []
+    for pooling in ("patch mean", "class token"):
+        for name in (n for n in LABELLED if n in wanted and pooling in arrays):
+            right = _right(name, arrays[pooling], labels, folds)
+            arrays[f"{name} {pooling}"] = right
+            value, low, high = proportion_interval(int(right.sum()), len(right))
+            rows.append({"metric": name, "value": value, "low": low, "high": high, "n": len(right),
+                         "objective": f"{pooling}, {FOLDS} folds"})  # fmt: skip
+    return rows
+
+
+def _right(name: str, x: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether an image's class is named rightly after a fit on the other folds."""
+    right = np.zeros(len(labels), dtype=bool)
+    for fold in range(FOLDS):
+        out, rest = folds == fold, folds != fold
+        if name == "knn":
+            train, test = torch.from_numpy(x[rest]), torch.from_numpy(x[out])
+            found = knn_predict(train, torch.from_numpy(labels[rest]), test, k=20).numpy()
+        elif len(np.unique(labels[rest])) < 2:
+            found = np.full(int(out.sum()), labels[rest][0])
+        else:
+            found = logistic_predict(x[rest], labels[rest], x[out])
+        right[out] = found == labels[out]
+    return right

@@ -1,0 +1,66 @@
+"""The figures of features: matrices the right way round, the control in each, words that follow the numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mock_study import RANDOM_A, STUDENT, TEACHER
+
+from fdlab.report.figures import available, cka, draw_figure, feature_spectrum, features
+
+Facts = dict[str, Any]
+NAMES = ("features", "cka", "feature_spectrum")
+
+
+def test_matrices_are_mirrored_within_and_turned_between_models(table: pd.DataFrame) -> None:
+    within = cka.matrix(table, TEACHER, TEACHER)
+    np.testing.assert_allclose(np.diag(within), 1)
+    np.testing.assert_allclose(within, within.T)
+    chosen = (table["metric"] == "cka") & (table["model"] == TEACHER) & (table["reference"] == STUDENT)
+    table.loc[chosen & (table["block"] == 3) & (table["x"] == 0), "value"] = 0.11
+    assert cka.matrix(table, TEACHER, STUDENT)[3, 0] == 0.11  # rows are the blocks of the first model
+    assert cka.matrix(table, STUDENT, TEACHER)[0, 3] == 0.11
+    assert cka.cell(table, STUDENT, TEACHER, 0, 3).value == 0.11
+
+
+def test_a_panel_shows_its_matrix(table: pd.DataFrame, facts: Facts) -> None:
+    drawn = draw_figure("cka", table, facts)
+    grid = [axes for axes in drawn.axes if axes.axison and axes.collections and axes.get_title("left") == TEACHER]
+    shown = np.asarray(grid[0].collections[0].get_array())
+    np.testing.assert_allclose(shown, cka.matrix(table, TEACHER, TEACHER))
+
+
+def test_the_untrained_control_stands_in_every_figure(table: pd.DataFrame, facts: Facts) -> None:
+    assert set(NAMES) <= set(available(table))
+    assert RANDOM_A in cka.shown(table, facts)
+    for module in (features, feature_spectrum):
+        assert RANDOM_A in set(module.numbers(table, facts)["model"])
+
+
+def test_more_models_than_there_is_room_for_keep_the_pair_and_the_control(table: pd.DataFrame, facts: Facts) -> None:
+    own = table[(table["metric"] == "cka") & (table["model"] == TEACHER) & (table["reference"] == "")]
+    more = pd.concat([table, *(own.assign(model=f"further {i}", family="mim") for i in range(4))], ignore_index=True)
+    kept = cka.shown(more, facts)
+    assert len(kept) == cka.MOST
+    assert {TEACHER, STUDENT, RANDOM_A} <= set(kept)
+    assert "left out for room: 3 models" in cka.caption(more, facts)[0]
+
+
+def test_captions_follow_the_numbers(table: pd.DataFrame, facts: Facts) -> None:
+    assert "the intervals are separate" in features.caption(table, facts)[2]
+    rank = (table["metric"] == "effective_rank") & (table["model"] == STUDENT)
+    table.loc[rank, ["low", "high"]] = [1.0, 90.0]
+    assert "not separated" in features.caption(table, facts)[2]
+    assert "not separated" in feature_spectrum.caption(table, facts)[2]
+    only = table[(table["model"] == TEACHER) & (table["reference"] == "")]
+    for module in (features, cka, feature_spectrum):
+        assert "no second model" in module.caption(only, {})[2]
+
+
+def test_measures_that_were_not_taken_have_no_panel(table: pd.DataFrame, facts: Facts) -> None:
+    some = table[~table["metric"].isin(["alignment", "uniformity"])]
+    drawn = draw_figure("features", some, facts)
+    assert sum(axes.axison for axes in drawn.axes) == 3
+    assert "alignment" not in features.caption(some, facts)[0]
