@@ -27,7 +27,7 @@ from fdlab.records.table import frame
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
-VERSION = 3
+VERSION = 4
 # map entries handled at once: a processor's cache is left soon, a graphics card wants long work
 _SLICE = {"cpu": 500_000, "cuda": 64_000_000}
 
@@ -57,6 +57,7 @@ def measure_attention(
     batch: int = 32,
     progress: Advances | None = None,
     metrics: Iterable[str] | None = None,
+    earlier: Record | None = None,
 ) -> Record:
     """Attention metrics of every block and head of one model.
 
@@ -75,6 +76,7 @@ def measure_attention(
         batch: images in one forward pass.
         progress: told after each batch.
         metrics: names to compute; all by default.
+        earlier: the record of the first of these images, same model and settings: only the rest is looked at.
 
     Returns:
         A record: ``table`` with one row per metric, block and head (or block); ``arrays[metric]`` per image,
@@ -90,8 +92,8 @@ def measure_attention(
     places = layouts(encoder.module, encoder.info, images.shape[-2:])
     skipped: dict[str, None] = {}
     computed = [name for name in ALL if name in wanted or (name == "distance" and wanted & set(SPREADS))]
-    parts: list[dict[str, np.ndarray]] = []
-    for start in range(0, len(images), batch):
+    parts = [earlier.arrays] if earlier is not None else []
+    for start in range(earlier.manifest["offered"] if earlier is not None else 0, len(images), batch):
         raw = images[start : start + batch]
         if not len(raw):  # none of these could be read
             continue
@@ -107,10 +109,10 @@ def measure_attention(
         "probe": "attention",
         "objective": "",
     }
-    kept = {name: values for name, values in arrays.items() if name in wanted}
     manifest = _manifest(encoder, label, seed, len(arrays[computed[0]]), places)
-    manifest["not_measured"] = list(skipped)
-    return Record(frame([{**same, **row} for row in rows]), kept, manifest)
+    manifest["offered"] = len(images)  # with those that could not be read
+    manifest["not_measured"] = list(skipped) or (earlier.manifest["not_measured"] if earlier is not None else [])
+    return Record(frame([{**same, **row} for row in rows]), arrays, manifest)
 
 
 # --- one forward pass ----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from fdlab.data.sources import open_data
 from fdlab.encoders.encoder import Encoder
 from fdlab.encoders.open import open_model, parse_label
 from fdlab.errors import USAGE, FdlabError, nearest
+from fdlab.probes.growth import checked, drawn, grow, stages
 from fdlab.progress import Progress
 from fdlab.records.store import Record, Store, default_store
 from fdlab.records.table import join
@@ -78,9 +80,9 @@ class Labels:
 
 FEW = 16
 CONTROL = "random start"
-_NO_PROBE = ("measure", "objectives", "teacher")  # files of this package that are no probe by name
+_NO_PROBE = ("growth", "measure", "objectives", "teacher")  # files of this package that are no probe by name
 # what this function hands to a probe itself: no user settings
-_OWN = ("encoder", "images", "labels", "label", "seed", "batch", "progress", "store", "unfinished")
+_OWN = ("encoder", "images", "labels", "label", "seed", "batch", "progress", "store", "unfinished", "earlier")
 
 
 class Records(dict[str, Record]):
@@ -123,7 +125,10 @@ def measure(
         store: where answers are kept; by default the user's own store.
         fresh: measure again even where the store has the answer.
         random_control: add the first model's architecture before its first step, as "random start".
-        settings: the probe's own, e.g. ``metrics=("distance", "nmi")`` for attention.
+        settings: the probe's own, e.g. ``metrics=("distance", "nmi")`` for attention. A probe that can go on from
+            an earlier record (attention) also has ``tolerance``: images are added, the same for all models, until
+            the 95 % half-width of every metric in [0, 1] and of ``distance_ratio`` is within it for every model, or
+            ``images`` are used up; the manifest's ``tolerance`` says which. 0 (the default): all ``images``.
 
     A probe with a parameter ``labels`` gets the images' labels: in slices like the images (``labels[a:b]``
     belongs to ``images[a:b]``), or None where some image has none; one with ``store`` gets the store, one with
@@ -138,6 +143,7 @@ def measure(
         FdlabError: unknown probe or setting, two models of one label, and what opening or measuring raises.
     """
     module, function = _probe(probe, settings)
+    tolerance = checked(settings.pop("tolerance", 0.0))
     opened = _opened(models, device, seed)
     if random_control:
         opened |= _random_control(opened, device, seed)
@@ -145,30 +151,22 @@ def measure(
         if settings.get(name) and isinstance(settings[name], (str, Path)):
             settings[name] = _open(parse_label(str(settings[name]))[1], device, seed)
     kept_in = default_store() if store is None else store
-    records = Records()
-    for label, encoder in opened.items():
-        size = _size(encoder)
-        source = open_data(data, size=max(size), seed=seed).sample(images, seed)
-        streamed = Streamed(source, size)
-        if not records and len(source) < min(FEW, images):
-            warnings.warn(f"Only {len(source)} images in {data}: the intervals are wide.", stacklevel=2)
-        question = _question(probe, module.VERSION, encoder, source, images, seed, settings)
-        if hasattr(module, "identity"):
-            question["beside"] = module.identity(encoder, settings)
-        more, takes = dict(settings), inspect.signature(function).parameters
-        if "labels" in takes:
-            more["labels"], question["labels"] = _labels(source, streamed)
-        offered = {"store": kept_in, "unfinished": kept_in.unfinished(question)}
-        more |= {name: value for name, value in offered.items() if name in takes}
-        if fresh:
-            shutil.rmtree(kept_in.unfinished(question), ignore_errors=True)
-        record = None if fresh else kept_in.get(question)
-        if record is None:
-            record = _answer(function, encoder, streamed, label, seed, batch, quiet, more)
-            record.manifest |= {"data": data, "data_digest": source.digest, "skipped": source.skipped}
-            record.manifest |= {"notes": list(source.notes), "fdlab": fdlab.__version__}
-            kept_in.put(question, record)
-        records[label] = _named(record, label, encoder)
+    run = _Run(probe, module, function, data, seed, batch, kept_in, fresh, quiet, settings)
+    sources = {label: open_data(data, size=max(_size(encoder)), seed=seed) for label, encoder in opened.items()}
+    first = next(iter(sources.values()))
+    found = len(first.sample(images, seed))
+    if found < min(FEW, images):
+        warnings.warn(f"Only {found} images in {data}: the intervals are wide.", stacklevel=2)
+
+    def all_models(asked: int, earlier: Mapping[str, Record]) -> Records:
+        records = Records()
+        for label, encoder in opened.items():
+            whole = sources[label]
+            part = drawn(whole, asked, seed) if tolerance else whole.sample(asked, seed)
+            records[label] = run.record(label, encoder, part, asked, earlier.get(label))
+        return records
+
+    records = grow(all_models, stages(images, found), tolerance) if tolerance else all_models(images, {})
     tables = [record.table for record in records.values()]
     if len(records) > 1 and hasattr(module, "between"):
         tables.append(module.between(records, seed=seed))
@@ -180,6 +178,52 @@ def measure(
 def probe_names() -> list[str]:
     """The probes there are: one file of this package each."""
     return sorted(m.name for m in pkgutil.iter_modules(fdlab.probes.__path__) if m.name not in _NO_PROBE)
+
+
+# --- one model -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one call of ``measure`` asks of every model."""
+
+    probe: str
+    module: Any
+    function: Callable[..., Record]
+    data: str
+    seed: int
+    batch: int
+    store: Store
+    fresh: bool
+    quiet: bool
+    settings: Mapping[str, Any]
+
+    def record(
+        self, label: str, encoder: Encoder, source: ImageSource, asked: int, earlier: Record | None = None
+    ) -> Record:
+        """The store's answer, or a new one; ``earlier`` holds the first of the same images."""
+        streamed = Streamed(source, _size(encoder))
+        question = _question(self.probe, self.module.VERSION, encoder, source, asked, self.seed, self.settings)
+        if hasattr(self.module, "identity"):
+            question["beside"] = self.module.identity(encoder, self.settings)
+        more, takes = dict(self.settings), inspect.signature(self.function).parameters
+        if "labels" in takes:
+            more["labels"], question["labels"] = _labels(source, streamed)
+        unfinished = self.store.unfinished(question)
+        offered = {"store": self.store, "unfinished": unfinished}
+        more |= {name: value for name, value in offered.items() if name in takes}
+        if earlier is not None:
+            more["earlier"] = earlier
+        if self.fresh:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        record = None if self.fresh else self.store.get(question)
+        if record is None:
+            record = _answer(self.function, encoder, streamed, label, self.seed, self.batch, self.quiet, more)
+            skipped = source.skipped + (earlier.manifest["skipped"] if earlier is not None else 0)
+            record.manifest |= {"data": self.data, "data_digest": source.digest, "skipped": skipped}
+            record.manifest |= {"notes": list(source.notes), "fdlab": fdlab.__version__}
+            self.store.put(question, record)
+        return _named(record, label, encoder)
 
 
 # --- probes --------------------------------------------------------------------------------------------
@@ -198,6 +242,8 @@ def _probe(name: str, settings: Mapping[str, Any]) -> tuple[Any, Callable[..., R
         raise FdlabError(f"The probe '{name}' has no form for many models.", "", f"Use fdlab.probes.{name}.", USAGE)
     parameters = inspect.signature(function).parameters
     taken = [key for key in parameters if key not in _OWN]
+    if "earlier" in parameters:
+        taken.append("tolerance")
     for key in settings:
         if key not in taken:
             raise FdlabError(
@@ -220,9 +266,10 @@ def _answer(
     settings: Mapping[str, Any],
 ) -> Record:
     began = time.perf_counter()
-    with Progress(label, len(images), quiet=quiet) as progress:
+    earlier = settings["earlier"].manifest if "earlier" in settings else {"offered": 0, "seconds": 0.0}
+    with Progress(label, len(images) - earlier["offered"], quiet=quiet) as progress:
         record = function(encoder, images, label=label, seed=seed, batch=batch, progress=progress, **settings)
-    record.manifest["seconds"] = round(time.perf_counter() - began, 3)
+    record.manifest["seconds"] = round(earlier["seconds"] + time.perf_counter() - began, 3)
     return record
 
 

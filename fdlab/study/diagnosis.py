@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fdlab.data.sources import open_data
+from fdlab.probes.growth import sentence
 from fdlab.probes.measure import CONTROL, measure
 from fdlab.records.atomic import writable_folder
 from fdlab.records.store import Record
@@ -128,6 +129,8 @@ def diagnose(
     manifests = {label: record.manifest for label, record in found.records.items()}
     facts = facts_of(probe, data, seed, manifests) | {"notes": found.notes}
     facts["command"] = f"fdlab diagnose {probe} " + " ".join([*models, "--data", data, "--images", str(images)])
+    if "tolerance" in settings:
+        facts["command"] += f" --tolerance {settings['tolerance']:g}"
     save_records(folder / "records", found.records)
     page = write_report(folder, found.table, facts)
     return {"page": page, "table": found.table, "summary": readable(summary(found.table, facts)), "notes": found.notes}
@@ -159,6 +162,8 @@ def gather(probe: str, models: Any, data: str, *, parts: Sequence[str] = (), **s
         notes += [f"{m['label']}: not measured: {text}" for text in m.get("not_measured", [])]
         if max(m.get("windows", [1])) > 1:
             notes.append(f"{m['label']}: attention inside windows; distances are bounded by the window of each block")
+    for m in list(manifests.values())[:1]:  # all models have the same images
+        notes += [sentence(m["tolerance"], m["images"])] if "tolerance" in m else []
     return Gathered(table, records, notes)
 
 

@@ -88,7 +88,7 @@ def test_manifest_is_json_and_names_the_uniform_line(record: Record) -> None:
     assert manifest["grid"] == [4, 4]
     assert manifest["weights"] == encoder().info.sha256
     assert manifest["probe"] == "attention"
-    assert manifest["version"] == 3
+    assert manifest["version"] == 4
     assert manifest["label"] == "one"
 
 
@@ -104,7 +104,7 @@ def test_batch_and_slices_change_nothing(record: Record, monkeypatch: pytest.Mon
 def test_chosen_metrics_only(record: Record) -> None:
     some = measure_attention(encoder(), images(), label="one", metrics=["nmi", "distance_spread"])
     assert set(some.table["metric"]) == {"nmi", "distance_spread"}
-    assert set(some.arrays) == {"nmi"}
+    assert set(some.arrays) == {"nmi", "distance"}  # the spread is of the distances
     np.testing.assert_allclose(some.arrays["nmi"], record.arrays["nmi"], atol=1e-6)
     with pytest.raises(FdlabError, match="Did you mean 'distance_sd'"):
         measure_attention(encoder(), images(), label="one", metrics=["distance_sdd"])

@@ -10,7 +10,12 @@ import typer
 def attention(
     models: list[str] = typer.Argument(..., help="SOURCE or label=SOURCE, several at once."),
     data: str = typer.Option("photos", "--data", help="digits, photos, locality:ALPHA, a folder, file.parquet."),
-    images: int = typer.Option(256, min=1, help="How many images."),
+    images: int = typer.Option(256, min=1, help="How many images at most."),
+    tolerance: float = typer.Option(
+        0.02,
+        min=0.0,
+        help="Enough images once no 95 % half-width (metrics in 0 to 1, distance_ratio) is larger; 0: all.",
+    ),
     out: Path = typer.Option(Path("reports/attention"), "-o", "--out", help="Folder of the report."),
     control: bool = typer.Option(True, help="Add the first model's untrained start as a control."),
     batch: int = typer.Option(32, min=1, help="Images in one forward pass."),
@@ -37,6 +42,7 @@ def attention(
         batch=batch,
         fresh=fresh,
         control=control,
+        tolerance=tolerance,
         quiet=quiet,
     )
     if json_:
