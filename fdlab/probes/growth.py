@@ -3,6 +3,8 @@
 The set is the seed's permutation from its start, so that a larger one begins with the smaller. Each size is asked
 of the store as a plain question of that many images: what was measured with another tolerance, or beside other
 models, or before a run was stopped, is found there, and a tolerance decides only where to stop.
+
+Do not read the last interval as if its n had been fixed before: growth ends where intervals happen to be narrow.
 """
 
 from __future__ import annotations
