@@ -22,6 +22,7 @@ from fdlab.study.parallel import report
 HELD_OUT, RIDGE_IMAGES, RULER_IMAGES = 256, 400, 128
 CURVED = 32  # labelled digits whose mean loss is looked at
 CURVATURE_COST = 12000
+FEATURES = ("effective_rank", "singular_value", "high_frequency", "token_similarity", "uniformity")
 PROBE_COST = 3000  # in the progress bar's milliseconds
 
 
@@ -137,15 +138,17 @@ def measure_ruler(run: str, alpha: float, seed: int, record: str) -> float:
 
 
 def measure_model(source: str, teacher: str, label: str, family: str, seed: int, record: str) -> float:
-    """The attention probe and ``teacher_r2`` of one model on the held-out digits."""
+    """The attention probe, features over depth and ``teacher_r2`` of one model on the held-out digits."""
     from fdlab.data.sources import open_data
     from fdlab.encoders.open import open_model
     from fdlab.probes.attention import measure_attention
+    from fdlab.probes.features import measure_features
     from fdlab.probes.teacher import measure_teacher_r2, position_mean_loss
 
     started = time.monotonic()
     question: dict[str, Any] = {"weights": [_weights(source.removeprefix("random:")), _weights(teacher)]}
     question |= {"version": __version__, "stage": "model", "source": source, "seed": seed, "images": HELD_OUT}
+    question["features"] = list(FEATURES)
     if _answered(record, question):
         return 0.0
     encoder, target = open_model(source, seed=seed), open_model(teacher)
@@ -154,7 +157,8 @@ def measure_model(source: str, teacher: str, label: str, family: str, seed: int,
     fit, _ = train_images.stack(range(RIDGE_IMAGES), 24)
     measured = measure_attention(encoder, held, label=label, seed=seed)
     read_out = measure_teacher_r2(encoder, target, fit, held, label=label, family=family, seed=seed)
-    table = join([measured.table.assign(family=family), read_out.table])
+    features = measure_features(encoder, held, label=label, seed=seed, metrics=FEATURES)
+    table = join([measured.table.assign(family=family), features.table.assign(family=family), read_out.table])
     manifest = {
         **measured.manifest,
         "stage_question": question,

@@ -60,6 +60,8 @@ def check_report(folder: Path, result: dict) -> None:
     for metric in ("distance", "distance_spread", "head_similarity", "entropy", "nmi", "r2_relative", "r2_absolute"):
         rows = table[(table["probe"] == "attention") & (table["metric"] == metric)]
         assert set(rows["model"]) == set(labels), metric
+    for metric in ("effective_rank", "singular_value", "uniformity"):
+        assert set(table[table["metric"] == metric]["model"]) == set(labels), metric
     accuracy = table[(table["probe"] == "training") & (table["metric"] == "accuracy")]
     assert sorted(accuracy["model"]) == sorted(labels)
     assert accuracy["low"].notna().all()
@@ -70,7 +72,8 @@ def check_report(folder: Path, result: dict) -> None:
     page = (folder / "index.html").read_text(encoding="utf-8")
     for note in facts["notes"]:
         assert note[:40].split("'")[0] in page
-    for figure in ("ruler", "attention_distance", "head_similarity", "position", "finetune", "teacher", "curves"):
+    shown = ("ruler", "attention_distance", "head_similarity", "position", "features", "feature_spectrum")
+    for figure in (*shown, "finetune", "teacher", "curves"):
         for ending in ("pdf", "svg", "png"):
             assert (folder / "figures" / f"{figure}.{ending}").stat().st_size > 1000
     assert len(result["summary"]) == len(labels)
