@@ -13,7 +13,7 @@ of y - 1/N, so that nearly uniform maps keep their digits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from fdlab.errors import USAGE, FdlabError, nearest
+from fdlab.measures.attention_prefix import log_mass, mass_by_kind
 from fdlab.measures.attention_shuffle import shuffled_column_mean, shuffled_cosine
 
 Patch = int | tuple[int, int]
@@ -97,12 +98,14 @@ def metrics_from_logits(
     prefix_tokens: int = 0,
     renormalise: bool = True,
     metrics: Iterable[str] | None = None,
+    prefix_kinds: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """The same numbers from attention logits, scaled and masked as the model's softmax sees them.
 
     Args:
         logits: (B, heads, Tq, T); Tq = T, or Tq = Gh * Gw where prefix queries are left out already.
             A key masked with -inf gets weight 0.
+        prefix_kinds: of each prefix token; several kinds add ``prefix_mass_KIND`` (B, heads) to ``prefix_mass``.
 
     The other arguments, the result and the errors are those of ``attention_metrics``.
     """
@@ -110,9 +113,11 @@ def metrics_from_logits(
     patches = _patch_rows(_at_least_float32(logits), grid, prefix_tokens)
     rows = _softmax_rows(patches[..., prefix_tokens:])
     found: dict[str, Tensor] = {}
-    log_patch_mass, log_prefix_mass = rows.log_mass, _log_mass(patches[..., :prefix_tokens])
+    by_kind: dict[str, Tensor] = {}
+    log_patch_mass, log_prefix_mass = rows.log_mass, log_mass(patches[..., :prefix_tokens])
     if "prefix_mass" in wanted:
         found["prefix_mass"] = torch.sigmoid(log_prefix_mass - log_patch_mass).mean(-1)
+        by_kind = mass_by_kind(patches[..., :prefix_tokens], log_patch_mass, prefix_kinds)
     if wanted & {"distance", "distance_ratio"}:
         share = None if renormalise else torch.sigmoid(log_patch_mass - log_prefix_mass)
         found["distance"] = mean_distance(rows.centred, grid, patch_size, share)
@@ -123,7 +128,7 @@ def metrics_from_logits(
         found |= _structure(rows.centred, grid, with_offsets="r2_relative" in wanted)
     if wanted & {"head_similarity", "head_similarity_shuffled", "head_similarity_centred"}:
         found |= _similarity(rows.centred)
-    return {name: found[name] for name in ALL if name in wanted}
+    return {name: found[name] for name in ALL if name in wanted} | by_kind
 
 
 # --- the rows: softmax over patch keys -------------------------------------------------------------
@@ -155,13 +160,6 @@ def _softmax_rows(logits: Tensor) -> _Rows:
     centred = weight * total.reciprocal()[..., None] - uniform
     mass = torch.where(high == -math.inf, high, high + total.log())  # a row wholly on the prefix: -inf
     return _Rows(shifted, weight, total, centred, mass, masked)
-
-
-def _log_mass(logits: Tensor) -> Tensor:
-    """logsumexp over keys; -inf where there are none."""
-    if logits.shape[-1] == 0:
-        return logits.new_full(logits.shape[:-1], -math.inf)
-    return logits.logsumexp(-1)
 
 
 # --- the numbers -------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from fdlab.encoders.layout import Layout, layouts
 from fdlab.encoders.tap import AttentionCall, tap
 from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.measures.attention import ALL, metrics_from_logits, uniform_distance
+from fdlab.measures.attention_prefix import BY_KIND
 from fdlab.records.intervals import Interval, interval_of_means, mean_interval
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
@@ -27,7 +28,7 @@ from fdlab.records.table import frame
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
-VERSION = 4
+VERSION = 5
 # map entries handled at once: a processor's cache is left soon, a graphics card wants long work
 _SLICE = {"cpu": 500_000, "cuda": 64_000_000}
 
@@ -57,6 +58,7 @@ def measure_attention(
     batch: int = 32,
     progress: Advances | None = None,
     metrics: Iterable[str] | None = None,
+    renormalise: bool = True,
     earlier: Record | None = None,
 ) -> Record:
     """Attention metrics of every block and head of one model.
@@ -75,7 +77,9 @@ def measure_attention(
         seed: of the bootstrap.
         batch: images in one forward pass.
         progress: told after each batch.
-        metrics: names to compute; all by default.
+        metrics: names to compute; all by default. Several kinds of prefix tokens add ``prefix_mass_KIND``.
+        renormalise: False leaves ``distance``, its ratio and spreads unnormalised over the patches, as some
+            published plots have them: attention on prefix tokens then makes them smaller.
         earlier: the record of the first of these images, same model and settings: only the rest is looked at.
 
     Returns:
@@ -97,10 +101,10 @@ def measure_attention(
         raw = images[start : start + batch]
         if not len(raw):  # none of these could be read
             continue
-        parts.append(_one_batch(encoder, raw, places, computed, skipped))
+        parts.append(_one_batch(encoder, raw, places, computed, skipped, renormalise))
         if progress is not None:
             progress.advance(len(raw))
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in computed}
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     rows = _rows(arrays, wanted, seed, _heads(encoder))
     same = {
         "model": label,
@@ -110,6 +114,7 @@ def measure_attention(
         "objective": "",
     }
     manifest = _manifest(encoder, label, seed, len(arrays[computed[0]]), places)
+    manifest["renormalise"] = renormalise
     manifest["offered"] = len(images)  # with those that could not be read
     manifest["not_measured"] = list(skipped) or (earlier.manifest["not_measured"] if earlier is not None else [])
     return Record(frame([{**same, **row} for row in rows]), arrays, manifest)
@@ -119,7 +124,12 @@ def measure_attention(
 
 
 def _one_batch(
-    encoder: Encoder, raw: Tensor, places: list[Layout], names: list[str], skipped: dict[str, None]
+    encoder: Encoder,
+    raw: Tensor,
+    places: list[Layout],
+    names: list[str],
+    skipped: dict[str, None],
+    renormalise: bool,
 ) -> dict[str, np.ndarray]:
     """{metric: (b, blocks, heads) or (b, blocks)} of one batch; NaN where a block has fewer heads."""
     at_once = _SLICE["cpu" if torch.device(encoder.device).type == "cpu" else "cuda"]
@@ -138,17 +148,19 @@ def _one_batch(
                 grid=place.grid,
                 patch_size=place.patch,
                 prefix_tokens=prefix,
+                renormalise=renormalise,
                 metrics=names,
+                prefix_kinds=encoder.info.prefix_kinds if prefix else (),
             )
             for first in range(0, call.shape[0], step)
         ]
-        joined = {name: torch.cat([part[name].float() for part in slices]) for name in names}
+        joined = {name: torch.cat([part[name].float() for part in slices]) for name in slices[0]}
         # windows of one image lie together, as timm cuts them
         blocks.append({name: v.unflatten(0, (len(raw), place.windows)).nanmean(1) for name, v in joined.items()})
 
     with torch.no_grad(), tap(encoder.module, on_call, on_skip=lambda text: skipped.setdefault(text)):
         encoder.tokens(encoder.normalise(raw.to(encoder.device)))
-    return {name: _stacked([block[name] for block in blocks]) for name in names}
+    return {name: _stacked([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _stacked(blocks: list[Tensor]) -> np.ndarray:
@@ -181,8 +193,8 @@ def _heads(encoder: Encoder) -> list[int]:
 
 def _rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int, heads: list[int]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for name in ALL:
-        if name in wanted:
+    for name in (*ALL, *BY_KIND):
+        if name in arrays and (name in wanted or name in BY_KIND):
             rows += _interval_rows(name, arrays[name], mean_interval(arrays[name], seed), heads)
     for name, over_heads in SPREADS.items():
         if name in wanted:

@@ -11,6 +11,7 @@ from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.records.curvature_metrics import CURVATURE
 from fdlab.records.feature_metrics import FEATURES
 from fdlab.records.landscape_metrics import LANDSCAPE
+from fdlab.records.prefix_metrics import PREFIX
 from fdlab.records.sharpness_metrics import SHARPNESS
 
 
@@ -283,10 +284,12 @@ _FEATURES = tuple(Metric(*fields) for fields in FEATURES)
 
 _LANDSCAPE = tuple(Metric(*fields) for fields in LANDSCAPE)
 
+_PREFIX = tuple(Metric(*fields) for fields in PREFIX)
+
 _SHARPNESS = tuple(Metric(*fields) for fields in SHARPNESS)
 
 METRICS: dict[str, Metric] = {
-    entry.name: entry for entry in (*_ATTENTION, *_OTHERS, *_FEATURES, *_HESSIAN, *_SHARPNESS, *_LANDSCAPE)
+    entry.name: entry for entry in (*_ATTENTION, *_PREFIX, *_OTHERS, *_FEATURES, *_HESSIAN, *_SHARPNESS, *_LANDSCAPE)
 }
 
 

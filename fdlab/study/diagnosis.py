@@ -131,6 +131,8 @@ def diagnose(
     facts["command"] = f"fdlab diagnose {probe} " + " ".join([*models, "--data", data, "--images", str(images)])
     if "tolerance" in settings:
         facts["command"] += f" --tolerance {settings['tolerance']:g}"
+    if not settings.get("renormalise", True):
+        facts["command"] += " --no-renormalise"
     save_records(folder / "records", found.records)
     page = write_report(folder, found.table, facts)
     return {"page": page, "table": found.table, "summary": readable(summary(found.table, facts)), "notes": found.notes}
@@ -160,6 +162,8 @@ def gather(probe: str, models: Any, data: str, *, parts: Sequence[str] = (), **s
     notes = [*dict.fromkeys(said), *(f"{m['label']}: {s}" for m in manifests.values() for s in m["assumed"])]
     for m in manifests.values():
         notes += [f"{m['label']}: not measured: {text}" for text in m.get("not_measured", [])]
+        if not m.get("renormalise", True):
+            notes.append(f"{m['label']}: distances not renormalised: attention on prefix tokens shrinks them")
         if max(m.get("windows", [1])) > 1:
             notes.append(f"{m['label']}: attention inside windows; distances are bounded by the window of each block")
     for m in list(manifests.values())[:1]:  # all models have the same images

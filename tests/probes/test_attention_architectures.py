@@ -184,3 +184,27 @@ def test_half_precision_statistics_are_float32() -> None:
     for name in ("distance_ratio", "entropy", "nmi"):
         assert half[name].dtype == np.float32
         np.testing.assert_allclose(half[name], exact[name], atol=0.02)
+
+
+def test_prefix_kinds_of_class_token_and_registers() -> None:
+    model = small("vit_small_patch14_reg4_dinov2", {})
+    record = measure_attention(Encoder.wrap(model), pictures(model), label="reg", metrics=["prefix_mass"])
+    kinds = [record.arrays[f"prefix_mass_{kind}"] for kind in ("cls", "register")]
+    np.testing.assert_allclose(sum(kinds), record.arrays["prefix_mass"], rtol=1e-5)
+    assert set(record.table["metric"]) == {"prefix_mass", "prefix_mass_cls", "prefix_mass_register"}
+
+
+def test_without_renormalising_prefix_attention_shortens_distances() -> None:
+    """Uniform attention over 1 + 16 tokens: the distance is 16/17 of the uniform line."""
+    model = small("vit_tiny_patch16_224", {})
+    for block in model.blocks:  # type: ignore[union-attr]
+        nn.init.zeros_(block.attn.qkv.weight)
+        nn.init.zeros_(block.attn.qkv.bias)
+    found = {
+        on: measure_attention(Encoder.wrap(model), pictures(model), label="u", metrics=["distance"], renormalise=on)
+        for on in (True, False)
+    }
+    line = uniform_distance((4, 4), 16)
+    np.testing.assert_allclose(found[True].arrays["distance"], line, rtol=1e-5)
+    np.testing.assert_allclose(found[False].arrays["distance"], line * 16 / 17, rtol=1e-5)
+    assert found[False].manifest["renormalise"] is False

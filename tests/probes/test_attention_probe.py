@@ -88,7 +88,7 @@ def test_manifest_is_json_and_names_the_uniform_line(record: Record) -> None:
     assert manifest["grid"] == [4, 4]
     assert manifest["weights"] == encoder().info.sha256
     assert manifest["probe"] == "attention"
-    assert manifest["version"] == 4
+    assert manifest["version"] == 5
     assert manifest["label"] == "one"
 
 

@@ -16,6 +16,9 @@ def attention(
         min=0.0,
         help="Enough images once no 95 % half-width (metrics in 0 to 1, distance_ratio) is larger; 0: all.",
     ),
+    renormalise: bool = typer.Option(
+        True, help="Distances over the patches' own attention; without it as some published plots have them."
+    ),
     out: Path = typer.Option(Path("reports/attention"), "-o", "--out", help="Folder of the report."),
     control: bool = typer.Option(True, help="Add the first model's untrained start as a control."),
     batch: int = typer.Option(32, min=1, help="Images in one forward pass."),
@@ -43,6 +46,7 @@ def attention(
         fresh=fresh,
         control=control,
         tolerance=tolerance,
+        **({} if renormalise else {"renormalise": False}),
         quiet=quiet,
     )
     if json_:
