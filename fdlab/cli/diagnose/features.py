@@ -21,7 +21,7 @@ def features(
     quiet: bool = typer.Option(False, "--quiet", help="No progress; print the page's path only."),
     json_: bool = typer.Option(False, "--json", help="Print the table as JSON."),
 ) -> None:
-    """CKA between blocks and models, Fourier share, effective rank, token similarity, alignment, k-NN, linear probe.
+    """CKA between blocks and models, Fourier share, rank and spectrum, token similarity, alignment, k-NN, linear probe.
 
     Example: [bold]fdlab diagnose features a=dino.pth b=mae.pth --data my_photos/ -o reports/mine[/bold]
     """
