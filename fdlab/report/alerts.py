@@ -43,8 +43,10 @@ def _attention(table: pd.DataFrame, facts: Facts, name: str) -> Iterator[str]:
         where = _blocks(list(found["block"]))
         yield f"{name}: head similarity {found['value'].max():.2f} in {where}: heads do nearly the same."
     uniform, distance = uniform_px(table, facts, name), by_block(table, "distance", name)
-    if math.isfinite(uniform) and not facts.get("uniform_by_block_px", {}).get(name):
-        flat = distance[(distance["value"] - uniform).abs() <= UNIFORM * uniform]
+    if math.isfinite(uniform):
+        by_stage = dict(enumerate(facts.get("uniform_by_block_px", {}).get(name, ()), start=1))
+        line = distance["block"].map(lambda block: by_stage.get(block, uniform)).astype(float)
+        flat = distance[(distance["value"] - line).abs() <= UNIFORM * line]
         if len(flat):
             where = _blocks(list(flat["block"]))
             yield f"{name}: distance equals that of uniform attention in {where}; it tells no range there."

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdlab.records.atomic import writable_folder, write_json
+from fdlab.records.definitions import write_definitions
 from fdlab.records.table import write_table
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def write_report(
     out: Path | str, table: pd.DataFrame, facts: Mapping[str, Any], *, teach: bool = False, again: bool = False
 ) -> Path:
-    """Writes ``table.csv``, ``facts.json``, ``figures/``, ``latex/`` and ``index.html`` under ``out``.
+    """Writes ``table.csv``, ``definitions.csv``, ``facts.json``, ``figures/``, ``latex/``, the page.
 
     Args:
         table: rows in the form of ``records.table``.
@@ -36,6 +37,7 @@ def write_report(
     if not again and _written(folder, table, facts):
         return folder / "index.html"
     write_table(folder / "table.csv", table)
+    write_definitions(folder / "definitions.csv", table)
     write_json(folder / "facts.json", dict(facts))
     write_figures(folder / "figures", table, facts)
     write_latex(folder / "latex", table, facts)
@@ -53,6 +55,7 @@ def _written(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> boo
     except (OSError, ValueError, TypeError):
         return False
     whole = all((folder / "figures" / f"{figure}.pdf").is_file() for figure in available(table))
+    whole = whole and (folder / "definitions.csv").is_file()
     return same and whole and f"sha256 {table_digest(table)}" in page and "Predict first" not in page
 
 

@@ -172,8 +172,11 @@ def test_padded_windows_are_refused() -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_known_grid_is_refused(name: str) -> None:
     model = built(name, **REFUSED[name])
-    with pytest.raises(FdlabError):
-        measure_attention(Encoder.wrap(model), torch.rand(1, 3, 224, 224), label=name)
+    with pytest.raises(
+        FdlabError, match=f"{type(model).__name__} is not a vision transformer that fdlab reads"
+    ) as told:
+        Encoder.wrap(model)
+    assert "no patch embedding of a known grid" in str(told.value)
 
 
 def test_half_precision_statistics_are_float32() -> None:

@@ -39,6 +39,7 @@ def test_a_comparison_is_one_table_and_a_second_one_passes_no_image(
     models = [f"masked={run}", f"start=random:{run}"]
     first = compare(models, "digits#test", out, **SETTINGS)
     table = read_table(out / "table.csv")
+    assert (out / "definitions.csv").read_text(encoding="utf-8").startswith("metric,label,unit,formula,low,high")
     changes = differences(table)
     assert set(zip(changes["model"], changes["reference"], strict=True)) == {
         ("start", "masked"),
