@@ -29,7 +29,7 @@ def test_a_panel_shows_its_matrix(table: pd.DataFrame, facts: Facts) -> None:
     drawn = draw_figure("cka", table, facts)
     grid = [axes for axes in drawn.axes if axes.axison and axes.collections and axes.get_title("left") == TEACHER]
     shown = np.asarray(grid[0].collections[0].get_array())
-    np.testing.assert_allclose(shown, cka.matrix(table, TEACHER, TEACHER))
+    np.testing.assert_allclose(shown, cka.matrix(table, TEACHER, TEACHER), atol=1e-8)
 
 
 def test_the_untrained_control_stands_in_every_figure(table: pd.DataFrame, facts: Facts) -> None:
