@@ -64,7 +64,7 @@ def measure_attention(
     """Attention metrics of every block and head of one model.
 
     Do not read a large distance alone as "global" attention: uniform attention has it too (the manifest's
-    ``uniform_distance_px``), and do not compare models on different images or input sizes in pixels.
+    ``uniform_by_block_px``), and do not compare models on different images or input sizes in pixels.
 
     Windowed models (Swin, SwinV2) are measured inside their windows, in pixels of the input, and averaged over
     an image's windows: their distances are bounded by the window, each stage has its own uniform line.
@@ -262,7 +262,7 @@ def _manifest(encoder: Encoder, label: str, seed: int, images: int, places: list
         "prefix_tokens": info.prefix_tokens,
         "options": list(info.options),
         "assumed": list(info.assumed),
-        "uniform_distance_px": lines[0],
+        "uniform_distance_px": lines[0] if len(set(lines)) == 1 else None,  # stages have a line each
         "uniform_by_block_px": lines,
         "windows": [place.windows for place in places],
         "images": images,

@@ -43,13 +43,12 @@ def _attention(table: pd.DataFrame, facts: Facts, name: str) -> Iterator[str]:
         where = _blocks(list(found["block"]))
         yield f"{name}: head similarity {found['value'].max():.2f} in {where}: heads do nearly the same."
     uniform, distance = uniform_px(table, facts, name), by_block(table, "distance", name)
-    if math.isfinite(uniform):
-        by_stage = dict(enumerate(facts.get("uniform_by_block_px", {}).get(name, ()), start=1))
-        line = distance["block"].map(lambda block: by_stage.get(block, uniform)).astype(float)
-        flat = distance[(distance["value"] - line).abs() <= UNIFORM * line]
-        if len(flat):
-            where = _blocks(list(flat["block"]))
-            yield f"{name}: distance equals that of uniform attention in {where}; it tells no range there."
+    by_stage = dict(enumerate(facts.get("uniform_by_block_px", {}).get(name, ()), start=1))
+    line = distance["block"].map(lambda block: by_stage.get(block, uniform)).astype(float)
+    flat = distance[(distance["value"] - line).abs() <= UNIFORM * line]
+    if len(flat):
+        where = _blocks(list(flat["block"]))
+        yield f"{name}: distance equals that of uniform attention in {where}; it tells no range there."
     prefix = by_block(table, "prefix_mass", name)
     most = prefix[prefix["value"] >= PREFIX]
     if len(most):

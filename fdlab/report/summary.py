@@ -151,8 +151,18 @@ def along(curve: pd.DataFrame, model: str) -> pd.DataFrame:
     return kept.groupby("x", as_index=False).agg({"value": "mean", "low": "min", "high": "max"})
 
 
+def in_stages(facts: Facts, model: str) -> bool:
+    """Whether the model's blocks have different uniform lines, so that a mean of pixels over blocks means nothing."""
+    return len(set(facts.get("uniform_by_block_px", {}).get(model, ()))) > 1
+
+
 def uniform_px(table: pd.DataFrame, facts: Facts, model: str) -> float:
-    """The distance of uniform attention on the model's grid, from the facts or from distance / ratio."""
+    """The distance of uniform attention on the model's grid, from the facts or from distance / ratio.
+
+    NaN where blocks have different grids or pixels (stages of windows): no one line is theirs.
+    """
+    if in_stages(facts, model):
+        return math.nan
     stated = facts.get("uniform_px", {}).get(model)
     if stated is not None:
         return float(stated)
@@ -168,7 +178,7 @@ def summary(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
     """One row a model: accuracy, means over the last half of the blocks, teacher_r2.
 
     Columns: model, family, and for each number that the table has NAME, NAME_low, NAME_high; means over
-    the last half of the blocks are named late_METRIC.
+    the last half of the blocks are named late_METRIC. Pixels of models in stages are not averaged: undefined.
     """
     names, family = models(table, facts), families(table)
     kinds: dict[str, dict[str, Estimate]] = {}
@@ -176,7 +186,10 @@ def summary(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
         if rows(table, probe, metric).empty:
             continue
         if probe == "attention":
-            kinds[f"late_{metric}"] = {name: late_mean(table, metric, name) for name in names}
+            pixels = metric.startswith("distance")
+            kinds[f"late_{metric}"] = {
+                name: UNKNOWN if pixels and in_stages(facts, name) else late_mean(table, metric, name) for name in names
+            }
         else:
             kinds[metric] = {name: of_model(table, probe, metric, name) for name in names}
     result = pd.DataFrame({"model": names, "family": [family.get(name, "") for name in names]})

@@ -193,7 +193,7 @@ def facts_of(probe: str, data: str, seed: int, manifests: Mapping[str, dict[str,
     """What captions and the page say beside the table."""
     subject = SUBJECTS.get(probe, Subject(f"{probe.capitalize()} of", ""))
     named = [label for label in manifests if label != CONTROL]
-    uniform = {label: m["uniform_distance_px"] for label, m in manifests.items() if "uniform_distance_px" in m}
+    uniform = {label: m["uniform_distance_px"] for label, m in manifests.items() if m.get("uniform_distance_px")}
     return {
         "title": f"{subject.title} {', '.join(named)}",
         "question": subject.question,

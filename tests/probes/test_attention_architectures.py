@@ -122,6 +122,7 @@ def test_windows(name: str) -> None:
     assert untouched(model, x)
     record = measure_attention(Encoder.wrap(model), x, label=name)
     lines = record.manifest["uniform_by_block_px"]
+    assert record.manifest["uniform_distance_px"] is None  # each stage has its own
     assert len(lines) == record.arrays["distance"].shape[1] == 12
     assert lines[0] == pytest.approx(uniform_distance(tuple(record.manifest["grid"]), 4))
     rows = record.table.query("metric == 'distance_ratio'")

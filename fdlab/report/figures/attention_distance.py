@@ -55,7 +55,7 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
     figure = new_figure(COLUMN if across == 1 else WIDE, 0.45 + 1.55 * down + (0.3 if across == 1 else 0))
     uniform = {name: uniform_px(table, facts, name) for name in shown}
     by_stage = facts.get("uniform_by_block_px", {})
-    lines = [max(by_stage.get(name, [value])) for name, value in uniform.items() if math.isfinite(value)]
+    lines = [line for name, value in uniform.items() if math.isfinite(line := max(by_stage.get(name, [value])))]
     together = not lines or max(lines) < 1.6 * min(lines)
     grid = figure.subplots(down, across, squeeze=False, sharey=together)
     for place, axes in enumerate(grid.flat):
@@ -160,6 +160,7 @@ def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
     lines = []
     for name in models(heads, facts, "attention"):
         spread = by_block(table, "distance_spread", name).set_index("block")
+        by_stage = dict(enumerate(facts.get("uniform_by_block_px", {}).get(name, ()), start=1))
         for block, own in heads[heads["model"] == name].groupby("block"):
             number = int(block) + 1
             lines.append(
@@ -172,7 +173,7 @@ def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
                     "spread (95 %)": show(Estimate(*spread.loc[number, ["value", "low", "high"]]), "distance_spread")
                     if number in spread.index
                     else "–",
-                    "uniform": plain(uniform_px(table, facts, name)),
+                    "uniform": plain(by_stage.get(number, uniform_px(table, facts, name))),
                 }
             )
     return pd.DataFrame(lines)
