@@ -78,7 +78,8 @@ def compare(
         save_records(folder / "records" / probe, one.records)
     table = join([*(one.table for one in found.values()), changes])
     families = {member.label: member.family for member in cohort.model if member.family}
-    shown = dict(zip(table["model"], table["family"], strict=True)) | families
+    known = table[table["family"] != ""]
+    shown = dict(zip(known["model"], known["family"], strict=True)) | families
     table = table.assign(family=[shown.get(label, "") for label in table["model"]])
     notes = list(dict.fromkeys(note for one in found.values() for note in one.notes)) + said
     facts = _facts(cohort, found, data, seed, added) | {"notes": notes, "command": command}
