@@ -38,8 +38,9 @@ format: $(VENV)/.installed-dev  ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reports: $(VENV)/.installed  ## make the committed gallery again
+reports: $(VENV)/.installed  ## make the committed galleries again
 	$(BIN)/python analyses/digits_gallery.py
+	$(BIN)/python analyses/curvature_gallery.py
 
 clean:  ## remove the environment
 	rm -rf $(VENV)

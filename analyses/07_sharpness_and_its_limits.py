@@ -42,7 +42,7 @@ for (a, b), guess in predicted.items():
     print(f"a = {a}, b = {b}: curvature {a * a + b * b:.2f} (predicted {guess})")
 
 # %% [markdown]
-# ## A transformer does the same
+# ## Break it: a transformer does the same
 #
 # Queries times 4 and keys divided by 4; LayerNorms times 4 and the next layer divided by 4; a matrix inside each head.
 # Every output stays. **Predict first**: which of the measures below stay under all five maps?
