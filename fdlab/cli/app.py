@@ -8,7 +8,7 @@ import warnings
 
 import typer
 
-from fdlab.cli import compare, demo, diagnose, doctor, evaluate, export, figures, inspect, recipes, report, train
+from fdlab.cli import compare, demo, diagnose, doctor, evaluate, export, figures, inspect, recipes, report, runs, train
 from fdlab.errors import INTERRUPTED, FdlabError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app.command(rich_help_panel="Start here")(demo.demo)
 app.command(rich_help_panel="Train")(train.pretrain)
 app.command(rich_help_panel="Train")(train.distill)
 app.command(rich_help_panel="Train")(train.finetune)
-app.command(rich_help_panel="Train")(train.runs)
+app.command(rich_help_panel="Train")(runs.runs)
 app.command(name="recipes", rich_help_panel="Train")(recipes.recipes)
 app.add_typer(diagnose.app, name="diagnose", rich_help_panel="Measure")
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Measure")

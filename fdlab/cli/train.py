@@ -151,32 +151,3 @@ def _start(
             if facts.get(name) is not None:
                 typer.echo(f"{name.replace('_', ' ')}: {facts[name]:.4g}")
     typer.echo(str(folder.path))
-
-
-def runs(
-    folder: Path = typer.Argument(Path("runs"), help="The folder that holds the runs."),
-    json_: bool = typer.Option(False, "--json", help="Print JSON."),
-) -> None:
-    """List runs with their state and last numbers.
-
-    Example: [bold]fdlab runs[/bold]
-    """
-    import json
-
-    from fdlab.errors import FdlabError
-    from fdlab.records.run_folder import RunFolder
-
-    if not folder.is_dir():
-        raise FdlabError(f"There is no folder {folder}.", "", "Name the folder that holds the runs.", code=2)
-    found = []
-    for path in sorted(p.parent for p in folder.glob("*/recipe.toml")):
-        run = RunFolder(path)
-        last: dict[str, Any] = next((line for line in reversed(run.read_log()) if line.get("loss") is not None), {})
-        state = "finished" if run.finished else "not finished"
-        found.append({"run": str(path), "state": state, "step": last.get("step", 0), "loss": last.get("loss")})
-    if json_:
-        typer.echo(json.dumps(found))
-        return
-    for item in found:
-        loss = "" if item["loss"] is None else f"  loss {item['loss']:.4g}"
-        typer.echo(f"{item['run']}  {item['state']}  step {item['step']}{loss}")
