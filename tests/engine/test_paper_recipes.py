@@ -108,3 +108,34 @@ def test_the_official_floor_would_make_the_first_layers_of_l14_rise() -> None:
     optim = plan("paper/finetune-clip-l-300ep").recipe.optim
     peaks = [optim.lr * optim.layer_decay ** (25 - group) for group in range(26)]
     assert [group for group, peak in enumerate(peaks) if peak < optim.floor] == [0, 1, 2, 3]
+
+
+FT_CLIP_B = {
+    "data.size": 224,
+    "run.epochs": 50,
+    "run.batch": 2048,
+    "optim.lr": 6e-4,
+    "optim.weight_decay": 0.05,
+    "optim.warmup": 10 / 50,
+}
+FT_CLIP_B |= {"optim.layer_decay": 0.6, "optim.ema": 0.9998, "classify.drop_path": 0.0, "classify.untie_bias": False}
+FT_CLIP_B |= {"classify.mix.mixup": 0.0, "classify.mix.cutmix": 0.0}
+FT_CLIP_L = {
+    "data.size": 224,
+    "run.epochs": 30,
+    "optim.lr": 4e-4,
+    "optim.warmup": 5 / 30,
+    "optim.layer_decay": 0.65,
+    "classify.untie_bias": False,
+}
+
+
+@pytest.mark.parametrize(("size", "known"), [("b", FT_CLIP_B), ("l", FT_CLIP_L)])
+def test_a_tuned_clip_recipe_calls_published_what_ft_clip_published_and_nothing_else(
+    size: str, known: dict[str, Any]
+) -> None:
+    name = f"paper/finetune-clip-{size}-tuned"
+    values = recipes.flat(recipes.read(name))
+    published = {key for key, said in recipes.origins(name).items() if said.startswith("published")}
+    assert published == known.keys()
+    assert {key: values[key] for key in known} == pytest.approx(known, rel=1e-6)
