@@ -8,7 +8,21 @@ import warnings
 
 import typer
 
-from fdlab.cli import compare, demo, diagnose, doctor, evaluate, export, figures, inspect, recipes, report, runs, train
+from fdlab.cli import (
+    compare,
+    demo,
+    diagnose,
+    doctor,
+    evaluate,
+    export,
+    figures,
+    inspect,
+    recipes,
+    report,
+    runs,
+    sweep,
+    train,
+)
 from fdlab.errors import INTERRUPTED, FdlabError
 
 app = typer.Typer(
@@ -23,6 +37,7 @@ app.command(rich_help_panel="Start here")(demo.demo)
 app.command(rich_help_panel="Train")(train.pretrain)
 app.command(rich_help_panel="Train")(train.distill)
 app.command(rich_help_panel="Train")(train.finetune)
+app.command(rich_help_panel="Train")(sweep.sweep)
 app.command(rich_help_panel="Train")(runs.runs)
 app.command(name="recipes", rich_help_panel="Train")(recipes.recipes)
 app.add_typer(diagnose.app, name="diagnose", rich_help_panel="Measure")

@@ -42,7 +42,8 @@ def runs(
     if json_:
         typer.echo(json.dumps(shown))
         return
-    typer.echo(f"{words[1]}: {shown['state']}, step {shown['step']} of {shown['steps']}")
+    asked = f" of {shown['steps']}" if shown["steps"] else f", {shown['epochs']} epochs asked for"
+    typer.echo(f"{words[1]}: {shown['state']}, step {shown['step']}{asked}")
     for name, (steps, values) in shown["series"].items():
         typer.echo(f"{name:20} {sparkline(values)}  {values[0]:.4g} at {steps[0]}, {values[-1]:.4g} at {steps[-1]}")
 

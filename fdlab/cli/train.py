@@ -18,6 +18,9 @@ DEVICE = typer.Option(None, help="cpu, cuda, mps or auto.", rich_help_panel="Set
 PROBE = typer.Option(
     0, "--probe-every", min=0, help="Epochs between attention probes, kept in the run.", rich_help_panel="Output"
 )
+FORK = typer.Option(
+    "", "--fork", help="New run that goes on from --out's last state with these settings.", rich_help_panel="Output"
+)
 DRY = typer.Option(
     False, "--dry-run", help="Print every setting with its source; train nothing.", rich_help_panel="Output"
 )
@@ -30,6 +33,7 @@ def pretrain(
     data: str = DATA,
     test: str = TEST,
     out: Path = OUT,
+    fork: str = FORK,
     probe_every: int = PROBE,
     set_: list[str] = SET,
     config: str = CONFIG,
@@ -45,7 +49,7 @@ def pretrain(
     """
     options = {"data.source": data, "data.test": test, "run.seed": seed, "run.device": device}
     options["watch.probe_every"] = probe_every or None
-    _start(recipe, None, options, out, set_, config, dry_run, quiet, json_)
+    _start(recipe, None, options, out, fork, set_, config, dry_run, quiet, json_)
 
 
 def distill(
@@ -54,6 +58,7 @@ def distill(
     data: str = DATA,
     test: str = TEST,
     out: Path = OUT,
+    fork: str = FORK,
     probe_every: int = PROBE,
     set_: list[str] = SET,
     config: str = CONFIG,
@@ -75,7 +80,7 @@ def distill(
         "run.device": device,
         "watch.probe_every": probe_every or None,
     }
-    _start(recipe, "distill", options, out, set_, config, dry_run, quiet, json_)
+    _start(recipe, "distill", options, out, fork, set_, config, dry_run, quiet, json_)
 
 
 def finetune(
@@ -84,6 +89,7 @@ def finetune(
     data: str = DATA,
     test: str = TEST,
     out: Path = OUT,
+    fork: str = FORK,
     probe_every: int = PROBE,
     set_: list[str] = SET,
     config: str = CONFIG,
@@ -105,7 +111,7 @@ def finetune(
         "run.device": device,
         "watch.probe_every": probe_every or None,
     }
-    _start(recipe, "classify", options, out, set_, config, dry_run, quiet, json_)
+    _start(recipe, "classify", options, out, fork, set_, config, dry_run, quiet, json_)
 
 
 def _start(
@@ -113,6 +119,7 @@ def _start(
     task: str | None,
     options: dict[str, Any],
     out: Path | None,
+    fork: str,
     set_: list[str],
     config: str | None,
     dry_run: bool,
@@ -133,9 +140,11 @@ def _start(
         return
     folder = RunFolder(out or Path("runs") / Path(recipe).stem)
     quiet = quiet or not is_leader()
-    if folder.finished and not quiet:
-        typer.echo(f"{folder.path} is finished already.", err=True)
-    training.run(planned, folder.path, quiet=quiet)
+    target = folder.beside(fork) if fork else folder
+    if target.finished and not quiet:
+        typer.echo(f"{target.path} is finished already.", err=True)
+    training.run(planned, folder.path, quiet=quiet, fork=fork)
+    folder = target
     if not is_leader():
         return
     facts = folder.facts()

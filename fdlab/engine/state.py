@@ -83,15 +83,26 @@ class State:
             state = sharded.load(path, self.task.module, self.optimizer)
         else:
             state = _read(path)
-            self.task.load_state_dict(state["task"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.average and state.get("average"):
-                self.average.load(state["average"])
+            self._fill(path, state)
         self.log.sums, self.log.count = state["log"]["sums"], state["log"]["count"]
         self.best = state.get("best") or {}
         if state["step"]:
             self._cut_log(state["step"])
         return int(state["step"])
+
+    def _fill(self, path: Any, state: dict[str, Any]) -> None:
+        try:
+            self.task.load_state_dict(state["task"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average and state.get("average"):
+                self.average.load(state["average"])
+        except (RuntimeError, ValueError, KeyError) as error:  # a fork whose settings make another model
+            raise FdlabError(
+                f"The state in {path} does not fit these settings.",
+                str(error).strip().splitlines()[-1].strip(),
+                "Keep the model and the trained layers (steps, rate, data, views may change), or begin a new run.",
+                code=USAGE,
+            ) from None
 
     def _cut_log(self, step: int) -> None:
         self.ranks.first(lambda: self.folder.cut_log(step))

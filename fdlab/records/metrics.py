@@ -244,6 +244,17 @@ _OTHERS = (
         "Wilson 1927 for the interval",
     ),
     Metric(
+        "diverged",
+        "diverged",
+        "",
+        "1: the loss was not a number at some step, and the run ended there; 0: it came to its end",
+        0.0,
+        1.0,
+        "Whether, and over seeds how often, a training broke down.",
+        "Runs that diverged have no accuracy: a mean over the others is of the lucky ones.",
+        "the run's own log",
+    ),
+    Metric(
         "final_loss",
         "loss at the end of training",
         "nats",

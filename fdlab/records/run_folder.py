@@ -1,8 +1,9 @@
 """A training run on disk: its recipe, its log, its state, its results.
 
 ``recipe.toml`` (resolved), ``metrics.jsonl``, ``checkpoint/last.pt``,
-``snapshots/step-*.safetensors``, at the end ``encoder.safetensors`` or ``student.safetensors`` with
-``heads.safetensors``, ``run.json`` and the record of the training itself.
+``snapshots/step-*.safetensors``, ``fork.json`` where it goes on from another run, at the end
+``encoder.safetensors`` or ``student.safetensors`` with ``heads.safetensors``, ``run.json`` and the record
+of the training itself.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,7 @@ class RunFolder:
             raise FdlabError(
                 f"{self.path} was started with other settings.",
                 "; ".join(differences),
-                "Give the old settings to continue it, or name a new folder with -o/--out.",
+                "Give the old settings to continue it, name a new folder with -o/--out, or go on from it with --fork.",
                 code=USAGE,
             )
         writable_folder(self.path)
@@ -90,6 +92,53 @@ class RunFolder:
                     code=USAGE,
                 )
             write_text(self.recipe, recipe_toml)
+
+    def beside(self, name: str) -> RunFolder:
+        """The run of that path; a bare name lies in the same folder as this run."""
+        return RunFolder(Path(name) if len(Path(name).parts) > 1 else self.path.parent / name)
+
+    def fork(self, name: str, recipe_toml: str, differences: list[str]) -> RunFolder:
+        """A new run that goes on from this one's last state with other settings; this one stays as it is.
+
+        Args:
+            name: the new run's folder; a bare name lies beside this one.
+            recipe_toml: the new run's resolved settings. differences: how they differ from this run's.
+
+        Raises:
+            FdlabError: code 2, this run has no state to start from, or the name is taken.
+        """
+        new = self.beside(name)
+        if new.recipe.is_file():  # made by an earlier start of the same command
+            return new
+        if not self.last.parent.is_dir() or not any(self.last.parent.iterdir()):
+            raise FdlabError(
+                f"{self.path} has no state to fork.",
+                "It was never started, or nothing was saved yet.",
+                "Start it first, or leave --fork out to begin a new run.",
+                code=USAGE,
+            )
+        if new.path.exists() and any(new.path.iterdir()):
+            raise FdlabError(
+                f"{new.path} is not empty.", "", "Name another folder; nothing there was touched.", code=USAGE
+            )
+        draft = writable_folder(new.path.parent / f".{new.path.name}.fork")
+        shutil.copytree(self.last.parent, draft / self.last.parent.name, dirs_exist_ok=True)
+        if self.log.is_file():
+            shutil.copy2(self.log, draft / self.log.name)
+        write_text(draft / self.recipe.name, recipe_toml)
+        write_json(draft / "fork.json", {"from": str(self.path), "changed": differences})
+        if new.path.exists():
+            new.path.rmdir()
+        draft.rename(new.path)  # all at once: a kill before this leaves no half-made run
+        return new
+
+    @property
+    def forked(self) -> dict[str, Any]:
+        """``from`` and ``changed`` of a run that ``fork`` made, else empty."""
+        try:
+            return json.loads((self.path / "fork.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -32,8 +32,9 @@ def runs_in(folder: Path | str) -> list[dict[str, Any]]:
 
 
 def read_run(path: Path | str) -> dict[str, Any]:
-    """One run: ``state``, ``step``, ``steps`` (asked for) and ``series``: name -> (steps, values), as logged.
+    """One run: ``state``, ``step``, ``steps`` (None while only epochs are known), ``epochs``, ``series``.
 
+    ``series``: name -> (steps, values), as logged.
     Values that are not finite or no numbers are left out.
 
     Raises:
@@ -59,12 +60,13 @@ def read_run(path: Path | str) -> dict[str, Any]:
                 steps, values = series.setdefault(name, ([], []))
                 steps.append(int(line.get("step", 0)))
                 values.append(float(value))
-    recipe = tomllib.loads(run.recipe.read_text(encoding="utf-8"))
+    length = tomllib.loads(run.recipe.read_text(encoding="utf-8")).get("run", {})
     return {
         "run": str(path),
         "state": _state(run),
         "step": int(log[-1].get("step", 0)),
-        "steps": recipe.get("run", {}).get("steps", "an unknown number"),
+        "steps": run.facts().get("steps") or length.get("steps") or None,
+        "epochs": length.get("epochs", 0),
         "series": series,
     }
 

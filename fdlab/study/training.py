@@ -78,6 +78,7 @@ def run(
     on_step: Iterable[Callable[[int], None]] = (),
     label: str = "",
     family: str = "",
+    fork: str = "",
 ) -> Path:
     """Starts the training, continues it, or says that it is finished. Returns the run's folder.
 
@@ -88,12 +89,16 @@ def run(
         on_step: called with the number of each finished step.
         label: the model's name in the run's record; by default the folder's.
         family: its display family; by default the task's.
+        fork: a new folder; the run in ``out`` stays as it is, and the new one goes on from its last state with
+            the settings of ``planned`` (its log begins with the old one's).
     """
     recipe, folder = planned.recipe, RunFolder(out)
     started = time.monotonic()
     with launched(str(pick_device(recipe.run.device))) as device, contextlib.ExitStack() as held:
         ranks = current()
         check_device(recipe, device, ranks.ranks)
+        if fork:
+            folder = _forked(recipe, folder, fork)
         ranks.first(lambda: _prepare(recipe, folder))
         if not ranks.any(folder.finished):
             held.enter_context(determinism(recipe.run.deterministic))
@@ -105,6 +110,14 @@ def run(
 def _prepare(recipe: Recipe, folder: RunFolder) -> None:
     old = folder.recipe.read_text(encoding="utf-8") if folder.recipe.is_file() else None
     folder.prepare(recipe.as_toml(), recipes.differences(old, recipe) if old else None)
+
+
+def _forked(recipe: Recipe, origin: RunFolder, name: str) -> RunFolder:
+    made: list[RunFolder] = []
+    old = origin.recipe.read_text(encoding="utf-8") if origin.recipe.is_file() else ""
+    changed = recipes.differences(old, recipe) if old else []
+    current().first(lambda: made.append(origin.fork(name, recipe.as_toml(), changed)))
+    return made[0] if made else origin.beside(name)
 
 
 def _train(
@@ -153,6 +166,7 @@ def _train(
         "steps": steps,
         **result,
         **({"peak_tflops": round(peak(device, task.low) / 1e12, 4)} if task.flops else {}),
+        **({"forked": folder.forked} if folder.forked else {}),
         "seconds": round(time.monotonic() - started, 2),
         "notes": [*task.notes, *task.data.notes],
         "skipped_images": sum(s.skipped for s in (task.data, task.test, task.validation) if s is not None),

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from fdlab.cli.app import app
 from fdlab.errors import FdlabError
+from fdlab.records.run_folder import RunFolder
 from fdlab.records.training_log import BARS, read_run, runs_in, sparkline
 
 
@@ -67,3 +68,12 @@ def test_a_sparkline_fits_and_keeps_the_ends(values: list[float]) -> None:
 def test_a_falling_line_falls() -> None:
     assert sparkline([3.0, 2.0, 1.0]) == "█▅▁"
     assert sparkline([1.0, 1.0]) == "▄▄"
+
+
+def test_a_length_in_epochs_is_said_as_epochs_until_the_steps_are_known(run: Path) -> None:
+    (run / "recipe.toml").write_text("[run]\nsteps = 0\nepochs = 5\n", encoding="utf-8")
+    said = CliRunner().invoke(app, ["runs", "show", str(run)]).output
+    assert "5 epochs asked for" in said
+    assert "of 0" not in said
+    RunFolder(run).finish({"steps": 60})
+    assert "of 60" in CliRunner().invoke(app, ["runs", "show", str(run)]).output

@@ -1,0 +1,198 @@
+"""``fdlab sweep``: one recipe over a small grid of settings and seeds, into one table.
+
+Each point is a run folder of its own, so a sweep is stopped and continued like a training.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fdlab.errors import USAGE, FdlabError
+from fdlab.records.atomic import writable_folder, write_json
+from fdlab.records.intervals import t_interval
+from fdlab.records.run_folder import RunFolder
+from fdlab.records.store import Record
+from fdlab.records.table import frame, join, write_table
+from fdlab.study.parallel import Job, report, run_jobs
+
+FAILED = 1  # the exit code of a training that diverged; settings that are wrong have another one
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place of the grid: its settings, and the name that its runs and rows carry."""
+
+    settings: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        return ", ".join(f"{key}={_shown(value)}" for key, value in self.settings.items()) or "as the recipe"
+
+    @property
+    def x(self) -> float | None:
+        """The setting's value where the grid has one axis of numbers."""
+        values = list(self.settings.values())
+        single = len(values) == 1 and isinstance(values[0], int | float) and not isinstance(values[0], bool)
+        return float(values[0]) if single else None
+
+    def run(self, seed: int) -> str:
+        """The name of the run's folder."""
+        name = self.label.replace(", ", "_")
+        return "".join(c if c.isalnum() or c in "._-=" else "-" for c in name) + f"_seed-{seed}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def parse_over(pairs: Sequence[str]) -> dict[str, list[Any]]:
+    """``["optim.lr=1e-3,3e-3"]`` -> ``{"optim.lr": [0.001, 0.003]}``; a value that is no TOML is a string.
+
+    Raises:
+        FdlabError: code 2, no ``key=values``, a value or a key twice.
+    """
+    axes: dict[str, list[Any]] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        key = key.strip()
+        try:
+            values = tomllib.loads(f"v = [{text}]")["v"]
+        except tomllib.TOMLDecodeError:
+            values = [_value(part.strip()) for part in text.split(",") if part.strip()]
+        if not (equals and key and values):
+            raise FdlabError(f"--over {pair!r} names no values.", "", "Write --over optim.lr=1e-3,3e-3.", code=USAGE)
+        if key in axes or len({repr(value) for value in values}) < len(values):
+            raise FdlabError(f"--over {pair!r} says something twice.", "", "Name each setting and value once.", USAGE)
+        axes[key] = values
+    return axes
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def grid(axes: Mapping[str, Sequence[Any]]) -> list[Point]:
+    """Every combination, the last setting varying fastest."""
+    return [Point(dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
+
+
+def sweep(
+    recipe: str,
+    over: Mapping[str, Sequence[Any]],
+    out: str | Path,
+    *,
+    seeds: int = 1,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+    config: str | None = None,
+    workers: int = 2,
+    part: tuple[int, int] = (1, 1),
+    quiet: bool = True,
+) -> pd.DataFrame:
+    """Trains what is missing of the grid; returns and writes ``table.csv``.
+
+    A row a run and metric, then, with an empty seed, the mean over seeds with its t-interval (``n`` = seeds).
+    A run that diverged is kept, counted, and has a row ``diverged`` = 1 instead of an accuracy.
+
+    Args:
+        over: values by dotted setting. seeds: ``run.seed`` = seed, seed + 1, ...
+        part: (i, n): only every n-th run beginning with the i-th, for machines that share a sweep.
+
+    Raises:
+        FdlabError: code 2, a point whose settings are wrong (before anything is trained).
+    """
+    from fdlab.study.training import plan
+
+    if seeds < 1 or not 1 <= part[0] <= part[1]:
+        raise FdlabError(
+            f"{seeds} seeds, part {part[0]}/{part[1]}.",
+            "",
+            "Give at least one seed, and a part from 1/N to N/N.",
+            code=USAGE,
+        )
+    folder = writable_folder(out)
+    runs = [(point, seed + turn) for point in grid(over) for turn in range(seeds)]
+    jobs: dict[str, Job] = {}
+    for point, number in runs[part[0] - 1 :: part[1]]:
+        given = {**(overrides or {}), **point.settings, "run.seed": number}
+        planned = plan(recipe, overrides=given, config=config)
+        keywords = {"recipe": recipe, "config": config, "overrides": given, "run": str(folder / point.run(number))}
+        cost = max(planned.recipe.run.steps, 1)
+        jobs[point.run(number)] = Job(train, {**keywords, "label": point.label, "cost": cost}, cost=cost)
+    write_json(folder / "sweep.json", {"recipe": recipe, "over": dict(over), "seeds": seeds, "seed": seed})
+    run_jobs(jobs, workers=workers, label="sweep", quiet=quiet)
+    table = collect(folder, runs)
+    write_table(folder / "table.csv", table)
+    return table
+
+
+def train(
+    recipe: str, config: str | None, overrides: Mapping[str, Any], run: str, label: str, cost: int
+) -> dict[str, Any]:
+    """One run of a sweep in a worker; a divergence is noted in its folder, not raised."""
+    from fdlab.study import training
+
+    folder, done = RunFolder(run), [0]
+
+    def tell(step: int) -> None:
+        if step % 10 == 0:
+            report(step - done[0])
+            done[0] = step
+
+    if not (folder.path / "failed.json").is_file():
+        try:
+            training.run(
+                training.plan(recipe, overrides=overrides, config=config), run, on_step=[tell], label=label, quiet=True
+            )
+        except FdlabError as error:
+            if error.code != FAILED:
+                raise
+            write_json(folder.path / "failed.json", {"why": str(error).splitlines()[0]})
+    report(max(cost - done[0], 0))
+    return folder.facts()
+
+
+def collect(folder: Path, runs: Sequence[tuple[Point, int]]) -> pd.DataFrame:
+    """The table of what is finished: the runs' own rows, and means over seeds."""
+    parts = []
+    for point, number in runs:
+        run = RunFolder(folder / point.run(number))
+        common = {"model": point.label, "seed": number, "probe": "training", "x": point.x}
+        if run.finished:
+            rows = Record.load(run.path / "record").table
+            parts.append(rows.assign(model=point.label, x=np.nan if point.x is None else point.x))
+            parts.append(frame([{**common, "metric": "diverged", "value": 0.0}]))
+        elif (run.path / "failed.json").is_file():
+            parts.append(frame([{**common, "metric": "diverged", "value": 1.0}]))
+    return join([*parts, _means(join(parts))])
+
+
+def _means(table: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    kept = table[table["metric"] != "learning_rate"]
+    for (model, metric), group in kept.groupby(["model", "metric"], sort=False):
+        value, low, high = t_interval(group["value"].to_numpy())
+        first = group.iloc[0]
+        rows.append(
+            {
+                **{name: first[name] for name in ("family", "probe", "x", "unit", "objective")},
+                "model": model,
+                "metric": metric,
+                "value": value,
+                "low": low,
+                "high": high,
+                "n": len(group),
+            }
+        )
+    return frame(rows)
