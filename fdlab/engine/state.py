@@ -142,9 +142,17 @@ class State:
         return result
 
 
-def _read(path: Any) -> dict[str, Any]:
+def saved_step(folder: RunFolder, strategy: str) -> int:
+    """The step of the last state that a run of this ``strategy`` can go on from; 0: there is none."""
+    if strategy == "fsdp":
+        path = sharded.newest(folder.last.parent)
+        return int(path.stem.removeprefix("step-")) if path else 0
+    return int(_read(folder.last, mmap=True)["step"]) if folder.last.is_file() else 0
+
+
+def _read(path: Any, *, mmap: bool = False) -> dict[str, Any]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
         raise FdlabError(
             f"The checkpoint {path} cannot be read.",

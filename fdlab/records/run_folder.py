@@ -105,18 +105,11 @@ class RunFolder:
             recipe_toml: the new run's resolved settings. differences: how they differ from this run's.
 
         Raises:
-            FdlabError: code 2, this run has no state to start from, or the name is taken.
+            FdlabError: code 2, the name is taken. That there is a state to go on from is the caller's to check.
         """
         new = self.beside(name)
         if new.recipe.is_file():  # made by an earlier start of the same command
             return new
-        if not self.last.parent.is_dir() or not any(self.last.parent.iterdir()):
-            raise FdlabError(
-                f"{self.path} has no state to fork.",
-                "It was never started, or nothing was saved yet.",
-                "Start it first, or leave --fork out to begin a new run.",
-                code=USAGE,
-            )
         if new.path.exists() and any(new.path.iterdir()):
             raise FdlabError(
                 f"{new.path} is not empty.", "", "Name another folder; nothing there was touched.", code=USAGE

@@ -39,17 +39,7 @@ def prepared(recipe: Recipe, kind: type[Task], device: str) -> tuple[Task, Calla
     task = kind(own, size=size, seed=run.seed, device=device, low=low, workers=run.workers, **images)
     batch = recipe.run.batch
     _check_parts(task, recipe)
-    steps = recipe.run.steps
-    if not steps:
-        if data.endless or not recipe.run.epochs:
-            raise FdlabError(
-                "The training has no length.",
-                "run.steps and run.epochs are 0, or the data is endless.",
-                "Give --set run.steps=...",
-                code=USAGE,
-            )
-        steps = recipe.run.epochs * (len(data) // batch)
-    task.steps = steps
+    task.steps = steps = _length(recipe, data)
     ranks = current()
 
     kept = resident(recipe.data.resident, data, size=size, device=device)
@@ -71,6 +61,29 @@ def prepared(recipe: Recipe, kind: type[Task], device: str) -> tuple[Task, Calla
         )
 
     return task, batches, steps
+
+
+def planned_steps(recipe: Recipe) -> int:
+    """Optimiser steps of the whole run, without building its task.
+
+    Raises:
+        FdlabError: code 2, the run has no length.
+    """
+    data = None if recipe.run.steps else _images(recipe)["data"]
+    return _length(recipe, data)
+
+
+def _length(recipe: Recipe, data: ImageSource | None) -> int:
+    if recipe.run.steps:
+        return recipe.run.steps
+    if data is None or data.endless or not recipe.run.epochs:
+        raise FdlabError(
+            "The training has no length.",
+            "run.steps and run.epochs are 0, or the data is endless.",
+            "Give --set run.steps=...",
+            code=USAGE,
+        )
+    return recipe.run.epochs * (len(data) // recipe.run.batch)
 
 
 def _check_parts(task: Task, recipe: Recipe) -> None:

@@ -19,10 +19,12 @@ from fdlab.engine.distributed import current, launched
 from fdlab.engine.hardware import check_device, determinism, peak
 from fdlab.engine.memory import largest_part, out_of_memory
 from fdlab.engine.settings import Recipe
+from fdlab.engine.state import saved_step
 from fdlab.engine.trainer import train
+from fdlab.errors import USAGE, FdlabError
 from fdlab.progress import Progress
 from fdlab.records.run_folder import RunFolder
-from fdlab.study.inputs import identities, prepared
+from fdlab.study.inputs import identities, planned_steps, prepared
 from fdlab.study.results import finish, snapshots
 from fdlab.study.watch import Watch, attention_probe, check_best, steps_of
 from fdlab.tasks.base import Task, find_task
@@ -113,11 +115,33 @@ def _prepare(recipe: Recipe, folder: RunFolder) -> None:
 
 
 def _forked(recipe: Recipe, origin: RunFolder, name: str) -> RunFolder:
-    made: list[RunFolder] = []
-    old = origin.recipe.read_text(encoding="utf-8") if origin.recipe.is_file() else ""
-    changed = recipes.differences(old, recipe) if old else []
-    current().first(lambda: made.append(origin.fork(name, recipe.as_toml(), changed)))
-    return made[0] if made else origin.beside(name)
+    def fork() -> None:
+        old = origin.recipe.read_text(encoding="utf-8") if origin.recipe.is_file() else ""
+        if not origin.beside(name).recipe.is_file():  # else the same command was given before
+            _check_fork(recipe, origin)
+        origin.fork(name, recipe.as_toml(), recipes.differences(old, recipe) if old else [])
+
+    current().first(fork)
+    return origin.beside(name)
+
+
+def _check_fork(recipe: Recipe, origin: RunFolder) -> None:
+    """Refuses a fork that could not train: no state of its kind, or no steps left. Nothing is written before this."""
+    at = saved_step(origin, recipe.run.strategy)
+    if not at:
+        raise FdlabError(
+            f"{origin.path} has no state to fork with run.strategy={recipe.run.strategy}.",
+            "It was never started, nothing was saved yet, or it has the other strategy's state.",
+            "Start it first, keep its strategy, or leave --fork out to begin a new run.",
+            code=USAGE,
+        )
+    if (steps := planned_steps(recipe)) <= at:
+        raise FdlabError(
+            f"The fork has no steps left: {origin.path} is at step {at}, and these settings end at step {steps}.",
+            "run.steps and run.epochs count from the beginning of the run that is forked.",
+            f"Set run.steps above {at}, e.g. --set run.steps={2 * at}.",
+            code=USAGE,
+        )
 
 
 def _train(

@@ -54,9 +54,43 @@ def test_what_cannot_be_forked_is_said_and_nothing_is_written(tmp_path: Path) ->
     run(planned, tmp_path / "a", quiet=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("mine")
+    longer = plan("digits/masked", options={**TINY, "run.steps": 6})
     with pytest.raises(FdlabError, match="not empty"):
-        run(planned, tmp_path / "a", quiet=True, fork="full")
+        run(longer, tmp_path / "a", quiet=True, fork="full")
     wider = plan("digits/masked", options={**TINY, "run.steps": 6, "masked.model.width": 32})
     with pytest.raises(FdlabError, match="does not fit these settings") as caught:
         run(wider, tmp_path / "a", quiet=True, fork="wide")
     assert caught.value.code == 2
+
+
+def test_a_fork_without_steps_left_is_refused_and_the_right_command_works_afterwards(tmp_path: Path) -> None:
+    run(plan("digits/masked", options=TINY), tmp_path / "a", quiet=True)
+    by_epochs = {**TINY, "run.steps": 0, "optim.lr": 1e-4}  # 64 images in batches of 8
+    for options, end in (({**TINY, "run.steps": 4}, 4), ({**TINY, "run.steps": 3}, 3)):
+        with pytest.raises(FdlabError, match=f"is at step 4, and these settings end at step {end}") as caught:
+            run(plan("digits/masked", options=options), tmp_path / "a", quiet=True, fork="b")
+        assert caught.value.code == 2
+        assert "run.steps above 4" in caught.value.fix
+        assert not (tmp_path / "b").exists()
+    with pytest.raises(FdlabError, match="no length"):
+        run(plan("digits/masked", options=by_epochs), tmp_path / "a", quiet=True, fork="b")
+    longer = plan("digits/masked", options={**by_epochs, "run.epochs": 1})
+    made = run(longer, tmp_path / "a", quiet=True, fork="b")
+    assert RunFolder(made).facts()["steps"] == 8
+    with pytest.raises(FdlabError, match="no state to fork with run.strategy=fsdp"):
+        run(plan("digits/masked", options={**TINY, "run.steps": 9, "run.strategy": "fsdp"}), tmp_path / "a", fork="c")
+
+
+def test_a_fork_that_was_killed_after_its_last_state_still_finishes(tmp_path: Path) -> None:
+    """No steps are left then either, and that is right: only the first start of a fork is checked."""
+    run(plan("digits/masked", options=TINY), tmp_path / "a", quiet=True)
+    longer = plan("digits/masked", options={**TINY, "run.steps": 6})
+
+    def stop(step: int) -> None:
+        if step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(longer, tmp_path / "a", quiet=True, fork="b", on_step=[stop])
+    assert not RunFolder(tmp_path / "b").finished
+    assert RunFolder(run(longer, tmp_path / "a", quiet=True, fork="b")).finished
