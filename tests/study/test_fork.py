@@ -77,7 +77,7 @@ def test_a_fork_without_steps_left_is_refused_and_the_right_command_works_afterw
     longer = plan("digits/masked", options={**by_epochs, "run.epochs": 1})
     made = run(longer, tmp_path / "a", quiet=True, fork="b")
     assert RunFolder(made).facts()["steps"] == 8
-    with pytest.raises(FdlabError, match="no state to fork with run.strategy=fsdp"):
+    with pytest.raises(FdlabError, match=r"no state to fork with run\.strategy=fsdp"):
         run(plan("digits/masked", options={**TINY, "run.steps": 9, "run.strategy": "fsdp"}), tmp_path / "a", fork="c")
 
 
