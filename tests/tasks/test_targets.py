@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 
 from fdlab.data.loader import Batch
 from fdlab.data.sources import open_data
@@ -87,14 +88,58 @@ def test_an_inner_block_is_read_where_it_is_computed(teacher: Path, block: int) 
     assert any(f"block {block % 3}" in note for note in task.notes)
 
 
-def test_logits_of_a_timm_teacher_are_distilled() -> None:
-    task = distill(
-        "random:vit_tiny_patch16_224", target="mean", student={"width": 32, "depth": 1, "heads": 2, "patch_size": 8}
-    )
-    assert task.targets[0].width == 192  # a narrow student keeps a wide projector
+def test_a_narrow_student_keeps_a_wide_projector() -> None:
+    narrow = {"width": 32, "depth": 1, "heads": 2, "patch_size": 8}
+    task = distill("random:vit_tiny_patch16_224", target="mean", student=narrow)
+    assert task.targets[0].width == 192
     assert task.module["projector"].weight.shape == (192, 32)
-    with pytest.raises(FdlabError, match="no classifier"):
-        distill("random:vit_tiny_patch16_224", target="logits", norm="none")
+
+
+@pytest.mark.parametrize("norm", ["none", "whiten"])
+def test_logits_are_distilled(tmp_path: Path, norm: str) -> None:
+    """The classifier's outputs of a file in timm's layout; the student's mean patch token predicts them."""
+    torch.manual_seed(0)
+    teacher = VisionTransformer(img_size=24, patch_size=8, embed_dim=192, depth=1, num_heads=3, num_classes=7)
+    torch.nn.init.normal_(teacher.head.weight)
+    torch.save(teacher.state_dict(), tmp_path / "deit.pth")
+    task = distill(
+        tmp_path / "deit.pth", target="logits", norm=norm, loss="kl" if norm == "none" else "smooth_l1",
+        temperature=2.0, student={"width": 32, "depth": 1, "heads": 2, "drop_path": 0.0},
+    )  # fmt: skip
+    images = batch().images[0]
+    with torch.no_grad():
+        logits = teacher.eval()(task.teacher.normalise(images))
+    goal = task.targets[0](images)
+    assert goal.shape == (6, 1, 7)
+    expected = logits if norm == "none" else whiten(logits)
+    assert torch.allclose(goal[:, 0], expected, atol=1e-4)
+    assert logits.std() > 0.1  # not the zeros of an untrained head
+    task.train_mode(True)
+    said = task.module["projector"](task.tokens(images)[:, 1:].mean(1))
+    loss, _ = task.step(batch(), 0)
+    if norm == "none":  # Hinton's: T^2 KL of softened classes
+        by_hand = 4 * F.kl_div((said / 2).log_softmax(-1), (logits / 2).log_softmax(-1), log_target=True,
+                               reduction="batchmean")  # fmt: skip
+        assert torch.allclose(loss, by_hand, rtol=1e-4)
+    loss.backward()
+    assert task.encoder.blocks[0].attn.qkv.weight.grad.abs().sum() > 0
+    optimizer = torch.optim.Adam(task.module.parameters(), 1e-2)
+    for _ in range(20):
+        optimizer.zero_grad()
+        later = task.step(batch(), 0)[0]
+        later.backward()
+        optimizer.step()
+    assert float(later.detach()) < 0.7 * float(loss.detach())
+
+
+def test_logits_need_a_classifier_and_no_other_block_or_norm(teacher: Path) -> None:
+    for own, match in (
+        ({"norm": "none"}, "no classifier"),
+        ({"norm": "none", "block": 0}, "after the last block"),
+        ({"norm": "own"}, "behind its norm"),
+    ):
+        with pytest.raises(FdlabError, match=match):
+            distill(teacher, target="logits", **own)
 
 
 def test_impossible_targets_are_refused(teacher: Path, tmp_path: Path) -> None:
