@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.data.sources import ImageSource
+from fdlab.encoders.cost import Cost, cost_of
 from fdlab.encoders.devices import channels
 from fdlab.encoders.encoder import EncoderInfo, TimmCall, as_tokens
 from fdlab.encoders.student import Design
 from fdlab.errors import USAGE, FdlabError, nearest
-from fdlab.measures.flops import training, vit_forward
 
 Position = Literal["shared_bias", "block_bias", "sincos", "learned", "none"]
 Init = Literal["xavier", "beit", "timm"]
@@ -163,20 +163,13 @@ class Task:
 
     @property
     def flops(self) -> float:
-        """FLOPs a training image, by formula; 0 where it is not known (hierarchical models, opened ones)."""
-        if self.design is None or self.design.stages:
-            return 0.0
-        height, width = self.design.grid
-        return self.views * training(
-            vit_forward(
-                depth=self.design.depth,
-                width=self.design.width,
-                patches=height * width,
-                prefix=self.prefix_tokens,
-                patch_size=self.design.patch_size,
-                mlp_ratio=self.design.mlp_ratio,
-            )
-        )
+        """FLOPs a training image, by formula: of all networks, forward and backward; 0 where it is not known."""
+        cost = cost_of(self.encoder)
+        return self._flops(cost) if cost else 0.0
+
+    def _flops(self, cost: Cost) -> float:
+        """``cost``: of the encoder on one image. Here the encoder alone is trained, on every view."""
+        return self.views * cost.training()
 
     def build(self) -> None:
         """Fills ``module`` ("encoder" and what is trained beside it) and, for a new model, ``design``."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fdlab.data.evaluation import stacked
 from fdlab.data.images import ImageSource
 from fdlab.data.loader import Batch
+from fdlab.encoders.cost import Cost, dense
 from fdlab.encoders.encoder import as_tokens, blocks_of
 from fdlab.encoders.open import open_model
 from fdlab.encoders.student import build, scale_bias
@@ -164,6 +165,10 @@ class Classify(Task):
             return self.pooled(self.tokens(images))
         with torch.no_grad():
             return torch.cat([self.pooled(self.tokens(part)) for part in images.split(256)])
+
+    def _flops(self, cost: Cost) -> float:
+        encoder = cost.forward if self.settings.freeze else cost.training()
+        return encoder + (2 if self.settings.freeze else 3) * dense(self.module["head"])
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         labels = batch.labels.to(self.device)

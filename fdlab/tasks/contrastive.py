@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
+from fdlab.encoders.cost import Cost, dense
 from fdlab.encoders.student import build
 from fdlab.measures.losses import nt_xent
 from fdlab.randomness import seed_for
@@ -44,6 +45,9 @@ class Contrastive(Task):
                 nn.Linear(own.hidden, own.output),
             )
         self.module = nn.ModuleDict({"encoder": encoder, "projection": head})
+
+    def _flops(self, cost: Cost) -> float:
+        return 2 * (cost.training() + 3 * dense(self.module["projection"]))
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         both = torch.cat(batch.images)

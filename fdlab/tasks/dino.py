@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
+from fdlab.encoders.cost import Cost, dense
 from fdlab.encoders.student import build
 from fdlab.engine.distributed import current
 from fdlab.errors import USAGE, FdlabError
@@ -93,6 +94,11 @@ class Dino(Task):
     @property
     def kept_encoder(self) -> nn.Module:
         return self.slow["encoder"] if self.settings.export == "teacher" else self.encoder
+
+    def _flops(self, cost: Cost) -> float:
+        """Two views through both networks; the slow one only runs."""
+        head = dense(self.module["head"]) + 2 * self.settings.prototypes * self.settings.bottleneck
+        return 2 * (cost.training() + 3 * head + cost.forward + head)
 
     def _outputs(self, parts: nn.ModuleDict, images: Tensor) -> Tensor:
         """(2, B, K) of both views, one after the other in ``images``."""

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.data.sending import sent
+from fdlab.encoders.cost import Cost, cost_of, dense
 from fdlab.encoders.student import build
 from fdlab.engine.distributed import current
 from fdlab.errors import USAGE, FdlabError
-from fdlab.measures.flops import vit_forward
 from fdlab.measures.losses import feature_loss
 from fdlab.randomness import seed_for
 from fdlab.tasks.base import Init, ModelSettings, Position, Task
@@ -93,23 +93,16 @@ class Distill(Task):
     def frozen(self) -> list[nn.Module]:
         return [target.encoder.module for target in self.targets]
 
-    @property
-    def flops(self) -> float:
-        """The student's training and the teachers' forward passes; 0 where one is not known."""
-        infos = [target.info for target in self.targets]
-        own = super().flops
-        if not own or any(info.stage_depths for info in infos):
+    def _flops(self, cost: Cost) -> float:
+        """The student and its projectors are trained; the teachers only run."""
+        teachers = [cost_of(target.encoder.module) for target in self.targets]
+        if not all(teachers):
             return 0.0
-        return own + sum(
-            vit_forward(
-                depth=info.depth,
-                width=info.width,
-                patches=info.grid[0] * info.grid[1],
-                prefix=info.prefix_tokens,
-                patch_size=info.patch_size,
-            )
-            for info in infos
+        heads = sum(
+            dense(self.module[f"projector_{number}" if number else "projector"], target.tokens)
+            for number, target in enumerate(self.targets)
         )
+        return cost.training() + 3 * heads + sum(teacher.forward for teacher in teachers if teacher)
 
     def _check(self, own: DistillSettings) -> None:
         assert self.design is not None

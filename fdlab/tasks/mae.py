@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.data.sending import sent
+from fdlab.encoders.cost import cost_of, dense
 from fdlab.encoders.positions import sincos_table
 from fdlab.encoders.student import Design, build
 from fdlab.errors import USAGE, FdlabError
@@ -84,6 +85,17 @@ class Mae(Task):
             torch.manual_seed(seed_for(self.seed, "decoder"))
             decoder = Decoder(self.design, own)
         self.module = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
+
+    @property
+    def flops(self) -> float:
+        """The encoder's blocks see the visible patches alone, the decoder's all of them."""
+        decoder: Decoder = self.module["decoder"]  # type: ignore[assignment]
+        visible = decoder.patches - round(self.settings.ratio * decoder.patches)
+        cost = cost_of(self.encoder, patches=visible)
+        assert cost is not None
+        seen, every = self.prefix_tokens + visible, self.prefix_tokens + decoder.patches
+        blocks = [dense(block, every) + 4.0 * every**2 * self.settings.width for block in decoder.blocks]
+        return cost.training() + 3 * (dense(decoder.embed, seen) + sum(blocks) + dense(decoder.pixels, every))
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.design is not None

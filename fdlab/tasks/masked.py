@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.data.sending import sent
+from fdlab.encoders.cost import Cost, dense
 from fdlab.encoders.student import build
 from fdlab.errors import USAGE, FdlabError
 from fdlab.measures.losses import masked_pixel_loss, patchify
@@ -50,6 +51,11 @@ class Masked(Task):
             decoder = nn.Linear(self.design.token_width, 3 * self.design.patch_size**2)
             token = nn.ParameterDict({"mask_token": nn.Parameter(0.02 * torch.randn(self.design.width))})
         self.module = nn.ModuleDict({"encoder": encoder, "decoder": decoder, "mask": token})
+
+    def _flops(self, cost: Cost) -> float:
+        assert self.design is not None
+        height, width = self.design.grid
+        return cost.training() + 3 * dense(self.module["decoder"], height * width)
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.design is not None

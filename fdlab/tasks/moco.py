@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
+from fdlab.encoders.cost import Cost, dense
 from fdlab.encoders.student import build
 from fdlab.randomness import seed_for
 from fdlab.tasks.base import ModelSettings, OwnSettings, Task
@@ -58,6 +59,12 @@ class Moco(Task):
             predictor = _mlp(own.output, own.hidden, own.output)
         self.module = nn.ModuleDict({"encoder": encoder, "projection": projection, "predictor": predictor})
         self.slow = SlowCopy(self.module, ("encoder", "projection")).to(self.device)
+
+    def _flops(self, cost: Cost) -> float:
+        """Two views through both encoders; the keys' one only runs."""
+        project, predict = dense(self.module["projection"]), dense(self.module["predictor"])
+        fast = cost.training(frozen_patches=self.settings.freeze_patch) + 3 * (project + predict)
+        return 2 * (fast + cost.forward + project)
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         both = torch.cat(batch.images)

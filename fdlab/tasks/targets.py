@@ -96,6 +96,14 @@ class Target:
         return self.own.target in ("tokens", "patches")
 
     @property
+    def tokens(self) -> int:
+        """How many tokens are predicted."""
+        if not self.spatial:
+            return 1
+        both = self.class_token and self.info.prefix_tokens > 0 and self.own.target == "tokens"
+        return self.grid[0] * self.grid[1] + both
+
+    @property
     def width(self) -> int:
         """Channels of the target."""
         if self.own.target == "logits":

@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fdlab.encoders.aligned_bias import align_bias
+from fdlab.encoders.cost import cost_of, dense
 from fdlab.encoders.student import Design, build
 from fdlab.engine.hardware import peak
-from fdlab.measures.flops import training, vit_forward
 from fdlab.measures.losses import feature_loss, whiten
 from tests.benchmarks import pipeline
 
@@ -154,11 +154,8 @@ def main() -> None:
             taken = seconds(steps[name], images, own.repeats)
             if turn:  # the first round warms up
                 times[name].append(taken)
-    size, patch, width, blocks, _ = MODELS[own.model]
-    forward = vit_forward(
-        depth=own.depth or blocks, width=width, patches=(size // patch) ** 2, prefix=1, patch_size=patch
-    )
-    flops = own.batch * (forward + training(forward))
+    fast, slow, tokens = cost_of(student), cost_of(teacher), student.patch_embed.num_patches + 1
+    flops = own.batch * (fast.training() + 3 * dense(head, tokens) + slow.forward)
     print(f"{own.model} on {own.device}, batch {own.batch}, {own.rounds} rounds of {own.repeats} steps, best rounds")
     for name, taken in times.items():
         rate = flops / min(taken)
