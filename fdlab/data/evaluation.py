@@ -13,6 +13,7 @@ from fdlab.data.images import ImageSource
 from fdlab.data.loader import as_it_is
 from fdlab.data.sending import sent
 from fdlab.data.transforms import to_float
+from fdlab.data.workers import deaths_said
 from fdlab.errors import FdlabError
 
 Piece = tuple[Tensor, Tensor]
@@ -28,7 +29,7 @@ def stacked(
         device: where the images are wanted; they travel as 8 bits. The labels stay on the CPU.
 
     Raises:
-        FdlabError: as ``ImageSource.stack``.
+        FdlabError: as ``ImageSource.stack``; code 1 when a process dies.
     """
     wanted = list(pieces)
     loader: Any = DataLoader(
@@ -39,12 +40,13 @@ def stacked(
         generator=torch.Generator(),  # an own one: the loader draws its base seed from it
         pin_memory=bool(workers) and torch.device(device).type == "cuda",
     )
-    for item, unreadable in loader:
-        if isinstance(item, FdlabError):
-            raise item
-        source.learn(unreadable)
-        images, labels = item
-        yield to_float(sent(images, device)), labels
+    with deaths_said():
+        for item, unreadable in loader:
+            if isinstance(item, FdlabError):
+                raise item
+            source.learn(unreadable)
+            images, labels = item
+            yield to_float(sent(images, device)), labels
 
 
 class _Pieces(Dataset):

@@ -25,6 +25,7 @@ from fdlab.data.images import ImageSource
 from fdlab.data.resident import Resident
 from fdlab.data.sending import sent
 from fdlab.data.transforms import NONE, Begun, View, begin, draw_views, finish
+from fdlab.data.workers import deaths_said
 from fdlab.errors import USAGE, FdlabError
 from fdlab.randomness import stream
 
@@ -198,20 +199,12 @@ class Batches:
             generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
         )
-        try:
+        with deaths_said():
             for item, unreadable in loader:
                 if isinstance(item, FdlabError):
                     raise item
                 self.source.learn(unreadable)
                 yield self.finished(item)
-        except RuntimeError as error:
-            if not any(sign in str(error) for sign in ("exited unexpectedly", "killed by signal")):
-                raise
-            raise FdlabError(
-                "A process that prepares batches has died.",
-                str(error).splitlines()[0],
-                "Usually memory ran out: use fewer workers (workers=0: none) or a smaller batch.",
-            ) from error
 
 
 class _Steps(Dataset):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from fdlab.data.workers import deaths_said
 from fdlab.engine.distributed import current
 from fdlab.engine.judging import Judging
 from fdlab.engine.optim import learning_rate, set_learning_rate
@@ -90,8 +91,8 @@ def train(
         watch, watch_every: further numbers of each evaluation, and steps between evaluations for them (``Judging``).
 
     Raises:
-        FdlabError: a loss that is not finite (the last good state stays; the step is named), or an
-            interruption (code 130, the state is saved).
+        FdlabError: a loss that is not finite (the last good state stays; the step is named), an
+            interruption (code 130, the state is saved), or a loader's process that died.
     """
     share_drop_path(task.module)
     if recipe.run.checkpoint_blocks:
@@ -103,7 +104,7 @@ def train(
     if progress:
         progress.done = start
     task.train_mode(True)
-    with closing(state.log.board), stop_requests() as stop:
+    with deaths_said(), closing(state.log.board), stop_requests() as stop:
         for step, batch in enumerate(state.log.waiting(batches(start)), start):
             lr = learning_rate(step, steps, recipe.optim)
             values = one_step(task, batch, step, lr, recipe, state, strategy)

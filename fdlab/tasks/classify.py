@@ -77,6 +77,7 @@ class Classify(Task):
                 code=NOT_UNDERSTOOD,
             )
         self.classes = classes = len(self.data.classes) if self.data.classes else int(labels.max()) + 1
+        self._check_held_out()
         self.couples_images = own.head_norm == "batchnorm"  # type: ignore[misc]
         encoder, width = self._opened(own) if own.model else self._fresh(own)
         scale_bias(encoder, own.bias_scale)
@@ -96,6 +97,24 @@ class Classify(Task):
         self.module.to(self.device)
         if isinstance(norm, Standardise):
             self._measure_statistics(norm)
+
+    def _check_held_out(self) -> None:
+        """The head has as many outputs as the training images have classes; held-out labels must be among them."""
+        for held in (self.test, self.validation):
+            if held is None:
+                continue
+            labels = held.labels()
+            if len(labels) and (labels.min() < 0 or labels.max() >= self.classes):
+                none = labels.min() < 0
+                raise FdlabError(
+                    f"The held-out images of {held.spec} cannot be judged.",
+                    "Some have no label."
+                    if none
+                    else f"They have a class {labels.max()}; the training images, and so the head, have classes 0 to "
+                    f"{self.classes - 1}.",
+                    "Give held-out images with labels of the same classes, or leave data.test empty.",
+                    code=NOT_UNDERSTOOD if none else USAGE,
+                )
 
     def _opened(self, own: ClassifySettings) -> tuple[nn.Module, int]:
         start = open_model(own.model, device=self.device, seed=self.seed)
