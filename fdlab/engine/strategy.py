@@ -67,18 +67,19 @@ class Strategy:
                 for block in blocks_of(network):
                     block.compile(dynamic=False)  # in place: the names of the weights stay
         if self.sharded:
-            _check(recipe)
+            _check(recipe, getattr(task, "slow_copy", False))
             # The unsharded twin that receives the trained weights at the end.
             self.plain = copy.deepcopy(task.module).to("cpu")
             _shard(self.root)
         elif not self.ranks.alone:
             # static_graph: which parameters a step uses never changes, so unused ones cost no search.
+            steady = recipe.run.accumulate == 1 and getattr(task, "steady", True)
             self.root = nn.parallel.DistributedDataParallel(
                 self.root,
                 gradient_as_bucket_view=True,
                 broadcast_buffers=False,
-                static_graph=recipe.run.accumulate == 1,
-                find_unused_parameters=recipe.run.accumulate > 1,
+                static_graph=steady,
+                find_unused_parameters=not steady,
             )
 
     def step(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -130,7 +131,7 @@ def _shard(root: Step) -> None:  # type: ignore[name-defined]
     register_fsdp_forward_method(root, "evaluate")
 
 
-def _check(recipe: Recipe) -> None:
+def _check(recipe: Recipe, slow_copy: bool) -> None:
     if not torch.distributed.is_initialized():
         raise FdlabError(
             "run.strategy=fsdp shares the weights among ranks, and there is one process.",
@@ -145,6 +146,7 @@ def _check(recipe: Recipe) -> None:
         "watch.probe_every": recipe.watch.probe_every,
         "optim.ema": recipe.optim.ema,
         "optim.kind=lars": recipe.optim.kind == "lars",
+        f"task={recipe.task}": slow_copy,
     }
     if wrong := [name for name, on in faults.items() if on]:
         raise FdlabError(

@@ -89,11 +89,11 @@ def _length(recipe: Recipe, data: ImageSource | None) -> int:
 def _check_parts(task: Task, recipe: Recipe) -> None:
     ranks, batch = current().ranks, recipe.run.batch
     parts = recipe.run.accumulate * ranks
-    if parts > 1 and task.couples_images:
+    if recipe.run.accumulate > 1 and task.couples_images:
         raise FdlabError(
-            f"A batch of {recipe.task} cannot be computed in {parts} parts.",
-            "Its loss or its batch norm compares the images of a batch with each other.",
-            "Set run.accumulate=1 and use one process." if ranks > 1 else "Set run.accumulate=1.",
+            f"A batch of {recipe.task} cannot be computed in {recipe.run.accumulate} parts, one after the other.",
+            "Its loss or its batch norm compares the images of a batch with each other: all must be there at once.",
+            "Set run.accumulate=1; several processes (torchrun) share such a batch.",
             code=USAGE,
         )
     if batch % parts:

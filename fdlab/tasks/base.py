@@ -112,7 +112,8 @@ class Task:
     Settings: ClassVar[type[OwnSettings]]
     family: ClassVar[str]
     views: ClassVar[int] = 1
-    couples_images: ClassVar[bool] = False  # an image's loss depends on the others: no parts of a batch
+    couples_images: ClassVar[bool] = False  # by a loss or batch norm: ranks gather, no parts in time
+    slow_copy: ClassVar[bool] = False  # a copy follows the trained weights, which must be whole for it
     result: ClassVar[str] = "encoder.safetensors"
 
     def __init__(
@@ -155,6 +156,11 @@ class Task:
     def frozen(self) -> list[nn.Module]:
         """Networks that a step runs beside the trained one: teachers, slow copies."""
         return []
+
+    @property
+    def steady(self) -> bool:
+        """Whether every step uses the same parameters."""
+        return True
 
     @property
     def prefix_tokens(self) -> int:

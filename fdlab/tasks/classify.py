@@ -18,6 +18,7 @@ from fdlab.encoders.open import open_model
 from fdlab.encoders.student import build, scale_bias
 from fdlab.encoders.untie import untie_bias
 from fdlab.engine.distributed import current
+from fdlab.engine.gathering import gathered, own_rows
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.randomness import seed_for
 from fdlab.tasks.base import ModelSettings, OwnSettings, Task
@@ -178,6 +179,10 @@ class Classify(Task):
         """(B, classes) of raw images."""
         return self.module["head"](self.module["norm"](self.features(images)))
 
+    def _coupled(self, images: Tensor) -> Tensor:
+        """The logits in training with a batch norm, whose statistics are the whole batch's, on all ranks."""
+        return self.module["head"](own_rows(self.module["norm"](gathered(self.features(images)))))
+
     def features(self, images: Tensor) -> Tensor:
         """(B, C) mean patch tokens; of a frozen encoder without gradient and in pieces that fit."""
         if not self.settings.freeze:
@@ -191,7 +196,7 @@ class Classify(Task):
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         labels = batch.labels.to(self.device)
-        logits = self.logits(batch.images[0])
+        logits = self._coupled(batch.images[0]) if self.couples_images else self.logits(batch.images[0])
         if batch.targets is not None:
             targets = batch.targets.to(self.device)
             loss = soft_cross_entropy(logits, targets, self.settings.smoothing)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fdlab.data.loader import Batch
 from fdlab.encoders.cost import Cost, dense
 from fdlab.encoders.student import build
+from fdlab.engine.gathering import gathered
 from fdlab.measures.losses import nt_xent
 from fdlab.randomness import seed_for
 from fdlab.tasks.base import ModelSettings, OwnSettings, Task
@@ -51,6 +52,6 @@ class Contrastive(Task):
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         both = torch.cat(batch.images)
-        projected = self.module["projection"](self.pooled(self.tokens(both)))
+        projected = self.module["projection"](gathered(self.pooled(self.tokens(both)), views=2))
         first, second = projected.chunk(2)
         return nt_xent(first, second, self.settings.temperature), {}

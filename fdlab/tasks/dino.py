@@ -74,6 +74,7 @@ class Dino(Task):
     Settings = DinoSettings
     family = "contrastive"
     views = 2
+    slow_copy = True
 
     def build(self) -> None:
         own: DinoSettings = self.settings
@@ -94,6 +95,10 @@ class Dino(Task):
     @property
     def kept_encoder(self) -> nn.Module:
         return self.slow["encoder"] if self.settings.export == "teacher" else self.encoder
+
+    @property
+    def steady(self) -> bool:
+        return self.settings.freeze_last == 0  # else the prototypes join later
 
     def _flops(self, cost: Cost) -> float:
         """Two views through both networks; the slow one only runs."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fdlab.data.loader import Batch
 from fdlab.encoders.cost import Cost, dense
 from fdlab.encoders.student import build
+from fdlab.engine.gathering import gathered
 from fdlab.randomness import seed_for
 from fdlab.tasks.base import ModelSettings, OwnSettings, Task
 from fdlab.tasks.momentum import SlowCopy, momentum_at
@@ -45,6 +46,7 @@ class Moco(Task):
     Settings = MocoSettings
     family = "contrastive"
     views = 2
+    slow_copy = True
     couples_images = True
 
     def build(self) -> None:
@@ -68,10 +70,12 @@ class Moco(Task):
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         both = torch.cat(batch.images)
-        queries = self.module["predictor"](self.module["projection"](self.pooled(self.tokens(both))))
+        tokens = gathered(self.pooled(self.tokens(both)), views=2)
+        queries = self.module["predictor"](self.module["projection"](tokens))
         self.slow["projection"].train()  # keys are normalised by their own batch, as queries are
         with torch.no_grad():
-            keys = self.slow["projection"](self.pooled(self.tokens_of(self.slow["encoder"], both)))
+            keys = gathered(self.pooled(self.tokens_of(self.slow["encoder"], both)), views=2)
+            keys = self.slow["projection"](keys)
         (q1, q2), (k1, k2) = queries.chunk(2), keys.chunk(2)
         t = self.settings.temperature
         return info_nce(q1, k2, t) + info_nce(q2, k1, t), {}

@@ -65,7 +65,7 @@ def test_one_part_two_and_four_give_the_same_losses(tmp_path: Path, recipe: str)
 
 
 def test_batches_that_cannot_be_parted_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FdlabError, match="cannot be computed in 2 parts"):
+    with pytest.raises(FdlabError, match="cannot be computed in 2 parts, one after"):
         run(plan("digits/contrastive", options={"run.accumulate": 2}), tmp_path / "a", quiet=True)
     with pytest.raises(FdlabError, match="no 3 equal parts"):
         run(plan("digits/masked", options={"run.accumulate": 3}), tmp_path / "b", quiet=True)
