@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fdlab.measures import features as form
-from fdlab.measures.classifier import logistic_predict
 from fdlab.measures.knn import knn_predict
+from fdlab.measures.pooled import cross_validated
 from fdlab.randomness import stream
 from fdlab.records.intervals import Interval, jackknife_interval, mean_interval, proportion_interval
 
@@ -21,10 +21,17 @@ PER_IMAGE = ("high_frequency", "high_frequency_published", "token_similarity", "
 OF_SET = ("effective_rank", "uniformity")
 SPECTRUM = "singular_value"
 LABELLED = ("knn", "linear_probe")
+ATTENTIVE = "attentive pooling"
+POOLINGS = {"patches": "patch mean", "class": "class token", "attentive": ATTENTIVE}
 
 
-def feature_rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int) -> list[dict[str, Any]]:
-    """Rows of the table for ``wanted``; what was right of ``knn`` and ``linear_probe`` is added to ``arrays``."""
+def feature_rows(
+    arrays: dict[str, np.ndarray], wanted: set[str], seed: int, tokens: list[Tensor] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of the table for ``wanted``; what was right of ``knn`` and ``linear_probe`` is added to ``arrays``.
+
+    ``tokens``, (b, N, C) each, are those of attentive pooling, where it is asked for; the list is emptied.
+    """
     rows: list[dict[str, Any]] = []
     for name in (*PER_IMAGE, "alignment"):
         if name in arrays:
@@ -40,7 +47,7 @@ def feature_rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int) -> 
     if "gram" in arrays and "cka" in wanted:
         rows += [row for row in cka_rows(arrays, arrays) if row["block"] < row["x"]]
     if "labels" in arrays and wanted & set(LABELLED):
-        rows += _labelled_rows(arrays, wanted, seed)
+        rows += _labelled_rows(arrays, wanted, seed, tokens or [])
     return rows
 
 
@@ -109,13 +116,21 @@ def cka_rows(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) 
     ]  # fmt: skip
 
 
-def _labelled_rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int) -> list[dict[str, Any]]:
+def _labelled_rows(
+    arrays: dict[str, np.ndarray], wanted: set[str], seed: int, tokens: list[Tensor]
+) -> list[dict[str, Any]]:
     labels = np.unique(arrays["labels"], return_inverse=True)[1]
     folds = stream(seed, "folds", len(labels)).permutation(len(labels)) % FOLDS
     rows = []
-    for pooling in ("patch mean", "class token"):
-        for name in (n for n in LABELLED if n in wanted and pooling in arrays):
-            right = _right(name, arrays[pooling], labels, folds)
+    for pooling in POOLINGS.values():
+        for name in (n for n in LABELLED if n in wanted):
+            if pooling in arrays:
+                x = torch.from_numpy(arrays[pooling])
+                right = _knn(x, labels, folds) if name == "knn" else _linear([x[:, None]], labels, folds, seed)
+            elif pooling == ATTENTIVE and name == "linear_probe" and tokens:
+                right = _linear(tokens, labels, folds, seed)
+            else:
+                continue
             arrays[f"{name} {pooling}"] = right
             value, low, high = proportion_interval(int(right.sum()), len(right))
             rows.append({"metric": name, "value": value, "low": low, "high": high, "n": len(right),
@@ -123,17 +138,31 @@ def _labelled_rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int) -
     return rows
 
 
-def _right(name: str, x: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """(n,) bool: whether an image's class is named rightly after a fit on the other folds."""
+def _knn(x: Tensor, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """(n,) bool: whether an image's class is named rightly by the images of the other folds."""
     right = np.zeros(len(labels), dtype=bool)
     for fold in range(FOLDS):
         out, rest = folds == fold, folds != fold
-        if name == "knn":
-            train, test = torch.from_numpy(x[rest]), torch.from_numpy(x[out])
-            found = knn_predict(train, torch.from_numpy(labels[rest]), test, k=20).numpy()
-        elif len(np.unique(labels[rest])) < 2:
-            found = np.full(int(out.sum()), labels[rest][0])
-        else:
-            found = logistic_predict(x[rest], labels[rest], x[out])
+        found = knn_predict(x[rest], torch.from_numpy(labels[rest]), x[out], k=20).numpy()
         right[out] = found == labels[out]
+    return right
+
+
+def _linear(chunks: list[Tensor], labels: np.ndarray, folds: np.ndarray, seed: int) -> np.ndarray:
+    """(n,) bool, the same for a linear probe; the list is emptied while its tokens are sorted into folds."""
+    count = sum(chunk.shape[0] * chunk.shape[1] for chunk in chunks)
+    mean = sum(chunk.sum((0, 1), dtype=torch.float64) for chunk in chunks) / count
+    parts: list[list[Tensor]] = [[] for _ in range(FOLDS)]
+    start = 0
+    while chunks:
+        chunk = chunks.pop(0)
+        here = torch.from_numpy(folds[start : start + len(chunk)])
+        start += len(chunk)
+        centred = chunk.double() - mean if chunk.shape[1] == 1 else chunk - torch.as_tensor(mean, dtype=chunk.dtype)
+        for fold, part in enumerate(parts):  # a shared offset would cost float32 its last digits
+            part.append(centred[here == fold])
+    found = cross_validated([torch.cat(part) for part in parts], [labels[folds == f] for f in range(FOLDS)], seed=seed)
+    right = np.zeros(len(labels), dtype=bool)
+    for fold, answers in enumerate(found):
+        right[folds == fold] = answers
     return right

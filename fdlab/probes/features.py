@@ -18,9 +18,19 @@ from torch import Tensor
 
 from fdlab.data.transforms import View, apply, draw
 from fdlab.encoders.encoder import blocks_of
-from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
+from fdlab.errors import NOT_UNDERSTOOD, OUT_OF_SPACE, USAGE, FdlabError, nearest
 from fdlab.measures import features as form
-from fdlab.measures.feature_rows import FOLDS, GROUP, LABELLED, OF_SET, PER_IMAGE, SPECTRUM, cka_rows, feature_rows
+from fdlab.measures.feature_rows import (
+    FOLDS,
+    GROUP,
+    LABELLED,
+    OF_SET,
+    PER_IMAGE,
+    POOLINGS,
+    SPECTRUM,
+    cka_rows,
+    feature_rows,
+)
 from fdlab.randomness import stream
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
@@ -29,8 +39,9 @@ from fdlab.records.table import frame
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
-VERSION = 2
+VERSION = 3
 FEWEST = 6  # unbiased HSIC needs 4 images, with one left out by the jackknife
+TOKENS = 1 << 30  # bytes: of the final tokens of all images, which attentive pooling keeps, and once more to sort them
 VIEW = View(crop=(0.67, 1.0), brightness=0.2, contrast=0.2)
 ALL = ("cka", *PER_IMAGE, *OF_SET, SPECTRUM, "alignment", *LABELLED)
 
@@ -55,6 +66,7 @@ def measure_features(
     batch: int = 32,
     progress: Any = None,
     metrics: Iterable[str] | None = None,
+    pooling: Iterable[str] = ("patches", "class"),
 ) -> Record:
     """Statistics of the output of every block (patch tokens only, before the final norm).
 
@@ -68,6 +80,9 @@ def measure_features(
         seed: of views, folds and the bootstrap.
         batch: images in one forward pass: memory, not the result.
         metrics: names to compute; by default all that images and labels allow.
+        pooling: of the final tokens for ``knn`` and ``linear_probe``: ``patches`` (their mean), ``class``, and on
+            request ``attentive`` (``linear_probe`` only): one learnt query. It takes some seconds for 1,000 images
+            of 64 tokens and keeps the patch tokens of all images, at most ``TOKENS`` bytes of them.
 
     Returns:
         A record. Rows a block; ``cka`` has the other block in ``x`` (pairs once); ``knn`` and
@@ -76,13 +91,13 @@ def measure_features(
 
     Raises:
         FdlabError: an unknown metric, no image, and, where asked for by name: no labels or one class, a view
-            of images that are not square, too few images.
+            of images that are not square, too few images, an unknown pooling, more tokens to keep than ``TOKENS``.
     """
-    wanted = _wanted(metrics)
+    wanted, pooling = _wanted(metrics), _pooling(pooling)
     if len(images.shape) != 4 or len(images) == 0:
         raise FdlabError(f"Images of shape {tuple(images.shape)} cannot be measured.", "", "Pass (n, 3, H, W).", USAGE)
     wanted = _possible(wanted, images, labels, asked=metrics is not None)
-    seen = _Seen(encoder, wanted, seed)
+    seen = _Seen(encoder, wanted, seed, pooling)
     for start in range(0, len(images), GROUP):
         seen.group(images, None if labels is None else labels, start, batch, progress)
     arrays = seen.arrays()
@@ -90,7 +105,7 @@ def measure_features(
         if metrics is not None:
             raise FdlabError("The images are all of one class.", "Nothing can be classified.", "Use other data.", USAGE)
         wanted -= set(LABELLED)
-    rows = feature_rows(arrays, wanted, seed)
+    rows = feature_rows(arrays, wanted, seed, seen.tokens)
     same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "features"}
     kept = {name: values for name, values in arrays.items() if name != "pooled"}
     table = frame([{**same, "unit": METRICS[row["metric"]].unit, **row} for row in rows])
@@ -117,8 +132,9 @@ def between(records: Mapping[str, Record], *, seed: int) -> pd.DataFrame:
 class _Seen:
     """What is kept of the images seen so far."""
 
-    def __init__(self, encoder: Encoder, wanted: set[str], seed: int) -> None:
-        self.encoder, self.wanted, self.seed = encoder, wanted, seed
+    def __init__(self, encoder: Encoder, wanted: set[str], seed: int, pooling: set[str]) -> None:
+        self.encoder, self.wanted, self.seed, self.pooling = encoder, wanted, seed, pooling
+        self.tokens: list[Tensor] = []
         self.parts: dict[str, list[np.ndarray]] = {}
         self.sizes: list[int] = []
 
@@ -141,13 +157,27 @@ class _Seen:
                 self._keep("alignment", self._alignment(raw, first))
             if labels is not None and self.wanted & set(LABELLED):
                 self._keep("labels", labels[part])
-                prefix = self.encoder.info.prefix_tokens
-                self._keep("patch mean", final[:, prefix:].mean(1))
-                if "cls" in self.encoder.info.prefix_kinds:
-                    self._keep("class token", final[:, 0])
+                self._pool(final, len(images))
             if progress is not None:
                 progress.advance(len(raw))
         self._grams(flat)
+
+    def _pool(self, final: Tensor, images: int) -> None:
+        patches = final[:, self.encoder.info.prefix_tokens :]
+        if "patches" in self.pooling:
+            self._keep("patch mean", patches.mean(1))
+        if "class" in self.pooling and "cls" in self.encoder.info.prefix_kinds:
+            self._keep("class token", final[:, 0])
+        if "attentive" in self.pooling and "linear_probe" in self.wanted:
+            each = patches[0].numel() * 4
+            if each * images > TOKENS:
+                raise FdlabError(
+                    f"Attentive pooling of {images} images would keep {each * images / 2**30:.1f} GiB of tokens.",
+                    f"It reads them many times; the bound is {TOKENS / 2**30:.0f} GiB.",
+                    f"Ask for at most {TOKENS // each} images, or leave attentive pooling out.",
+                    OUT_OF_SPACE,
+                )
+            self.tokens.append(patches.cpu().contiguous())
 
     def _grams(self, flat: list[list[Tensor]]) -> None:
         size = sum(len(part[0]) for part in flat if part)
@@ -231,6 +261,15 @@ def _wanted(metrics: Iterable[str] | None) -> set[str]:
             f"No feature metric is called '{name}'.{nearest(name, ALL)}", "", f"Known: {', '.join(ALL)}.", USAGE
         )
     return wanted
+
+
+def _pooling(names: Iterable[str]) -> set[str]:
+    asked = {names} if isinstance(names, str) else set(names)
+    for name in sorted(asked - set(POOLINGS)):
+        raise FdlabError(
+            f"No pooling is called '{name}'.{nearest(name, POOLINGS)}", "", f"Known: {', '.join(POOLINGS)}.", USAGE
+        )
+    return asked
 
 
 def _possible(wanted: set[str], images: Any, labels: Any, asked: bool) -> set[str]:

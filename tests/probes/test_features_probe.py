@@ -108,6 +108,31 @@ def test_classes_that_pixels_tell_apart_are_found() -> None:
     assert table[table["objective"].str.startswith("patch")]["value"].min() > 0.9
 
 
+def test_attentive_pooling_is_on_request_and_its_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = torch.arange(40) % 2
+    images = 0.3 * pictures(40)
+    for image, label in zip(images, labels, strict=True):  # one patch of 16, elsewhere in every image, tells
+        row, column = (16 * int(k) for k in torch.randint(0, 4, (2,), generator=torch.Generator().manual_seed(3)))
+        image[label, row : row + 16, column : column + 16] = 1.0
+    asked = {"label": "m", "metrics": LABELLED, "pooling": ["patches", "attentive"]}
+    runs = [measure_features(encoder(), images, labels, batch=b, **asked) for b in (7, 32)]
+    for record in runs:
+        found = record.table.set_index(["metric", "objective"])["value"]
+        assert set(found.index) == {
+            ("knn", "patch mean, 5 folds"), ("linear_probe", "patch mean, 5 folds"),
+            ("linear_probe", "attentive pooling, 5 folds"),
+        }  # fmt: skip
+        assert found["linear_probe", "attentive pooling, 5 folds"] > 0.9
+        assert record.arrays["linear_probe attentive pooling"].shape == (40,)
+    assert runs[0].table["value"].tolist() == runs[1].table["value"].tolist()
+    monkeypatch.setattr("fdlab.probes.features.TOKENS", 39 * 16 * 32 * 4)
+    with pytest.raises(FdlabError, match="at most 39 images") as caught:
+        measure_features(encoder(), images, labels, **asked)
+    assert caught.value.code == 4
+    with pytest.raises(FdlabError, match="Did you mean 'attentive'"):
+        measure_features(encoder(), images, labels, label="m", pooling=["atentive"])
+
+
 def test_rectangles_are_measured_without_views() -> None:
     model = encoder(img_size=(32, 64))
     table = measure_features(model, pictures(8, (32, 64)), label="m").table

@@ -12,6 +12,9 @@ def features(
     data: str = typer.Option("photos", "--data", help="digits, photos, locality:ALPHA, a folder, file.parquet."),
     images: int = typer.Option(256, min=1, help="How many images."),
     metric: list[str] = typer.Option([], "--metric", help="Only these; repeat it. By default all that the data allow."),
+    pooling: list[str] = typer.Option(
+        ["patches", "class"], help="Of k-NN and linear probe: patches, class, attentive (slower, a learnt query)."
+    ),
     out: Path = typer.Option(Path("reports/features"), "-o", "--out", help="Folder of the report."),
     control: bool = typer.Option(True, help="Add the first model's untrained start as a control."),
     batch: int = typer.Option(32, min=1, help="Images in one forward pass: memory, not the result."),
@@ -27,7 +30,9 @@ def features(
     """
     from fdlab.study.diagnosis import diagnose
 
-    chosen = {"metrics": metric} if metric else {}
+    chosen: dict[str, object] = {"metrics": metric} if metric else {}
+    if set(pooling) != {"patches", "class"}:
+        chosen["pooling"] = sorted(set(pooling))
     result = diagnose(
         "features",
         models,
