@@ -45,15 +45,22 @@ def test_rows_of_several_views_are_drawn_view_by_view() -> None:
         assert drawn(4, lambda count: rows[:count]).tolist() == [2, 3, 8, 9]
 
 
-@pytest.mark.parametrize("recipe", ["digits/distill", "digits/masked"])
+PARTED: dict[str, dict[str, Any]] = {
+    "digits/distill": {"distill.mask": 0.5, "distill.mask_loss": "all", "distill.norm": "standardise"},
+    "digits/masked": {"masked.model.drop_path": 0.3},
+    "digits/mae": {"mae.model.drop_path": 0.1},
+    "digits/dino": {"dino.model.drop_path": 0.1, "dino.freeze_last": 0.2},
+    "digits/supervised": {"classify.drop_path": 0.1, "classify.mix.mixup": 0.8, "classify.mix.cutmix": 1.0},
+}
+
+
+@pytest.mark.parametrize("recipe", PARTED)
 def test_one_part_two_and_four_give_the_same_losses(tmp_path: Path, recipe: str) -> None:
-    """Drop path 0.1 (and 0.3), masks on, the same batch of 16: 20 losses equal to 1e-5."""
-    options: dict[str, Any] = {"run.steps": 20, "run.batch": 16, "run.log_every": 1}
+    """Drop path (0.1 or 0.3), masks and mixing on, the same batch of 16: 20 losses equal to 1e-5."""
+    options: dict[str, Any] = {"run.steps": 20, "run.batch": 16, "run.log_every": 1, **PARTED[recipe]}
     if recipe == "digits/distill":
         run(plan("digits/contrastive", options={"run.steps": 2, "run.batch": 16}), tmp_path / "teacher", quiet=True)
-        options |= {"distill.teacher": str(tmp_path / "teacher"), "distill.mask": 0.5, "distill.mask_loss": "all"}
-    else:
-        options |= {"masked.model.drop_path": 0.3}
+        options |= {"distill.teacher": str(tmp_path / "teacher")}
     curves = []
     for parts in (1, 2, 4):
         folder = tmp_path / f"parts{parts}"
