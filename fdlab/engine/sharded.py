@@ -34,6 +34,7 @@ def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Opti
         FdlabError: code 4, the disk of a rank is full; the state before is untouched.
     """
     import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict import get_state_dict
 
     ranks = current()
@@ -44,9 +45,11 @@ def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Opti
     full = False
     try:
         dcp.save({"module": weights, "optimizer": moments}, checkpoint_id=draft)
-    except Exception as error:  # DCP wraps what its writers raise
-        if "No space left" not in str(error) and getattr(error, "errno", 0) != errno.ENOSPC:
-            raise
+    except (Exception, CheckpointException) as error:  # DCP's own, which wraps what its writers raise, is no Exception
+        if not any(
+            getattr(cause, "errno", 0) == errno.ENOSPC or "No space left" in str(cause) for cause in _causes(error)
+        ):
+            raise _causes(error)[0] from None  # an ordinary error again, e.g. of a rank that died
         full = True
     if ranks.any(full):
         ranks.first(lambda: shutil.rmtree(draft, ignore_errors=True))
@@ -70,12 +73,32 @@ def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Opti
 
 
 def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Loads weights and optimiser in place; returns the rest."""
+    """Loads weights and optimiser in place; returns the rest. Nothing in the folder is executed.
+
+    Raises:
+        FdlabError: the folder cannot be read, or holds another model's state.
+    """
     import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    from fdlab.engine.sharded_reading import Planner, Reader
 
     weights, moments = get_state_dict(module, optimizer)
     state = {"module": weights, "optimizer": moments}
-    dcp.load(state, checkpoint_id=path)
+    try:
+        dcp.load(state, storage_reader=Reader(path), planner=Planner())
+        rest = torch.load(path / REST, map_location="cpu", weights_only=True)
+    except (Exception, CheckpointException) as error:
+        raise FdlabError(
+            f"The checkpoint {path} cannot be read.",
+            str(_causes(error)[0]).strip().splitlines()[0],
+            "Delete that folder to start this run again from its first step.",
+        ) from None
     set_state_dict(module, optimizer, model_state_dict=state["module"], optim_state_dict=state["optimizer"])
-    return torch.load(path / REST, map_location="cpu", weights_only=True)
+    return rest
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """What went wrong on the ranks, out of DCP's wrapping."""
+    return [cause for cause, _ in getattr(error, "failures", {}).values()] or [error]

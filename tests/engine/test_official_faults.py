@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from fdlab.data.sources import open_data
 from fdlab.encoders.open import open_model
 from fdlab.encoders.save import save_encoder
 from fdlab.encoders.student import Design, build
+from fdlab.engine import sharded
 from fdlab.engine.recipe import read
 from fdlab.errors import FdlabError
 from fdlab.records.run_folder import RunFolder
@@ -207,6 +210,48 @@ def test_i_a_hostile_state_is_refused_and_not_executed(tmp_path: Path, teacher: 
     canary.unlink()
     with pytest.raises(FdlabError, match=rf"{name}\.pt cannot be read"):
         run(planned, folder.path, quiet=True)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("place", ["table of contents", "value", "rest"])
+def test_i_a_hostile_shared_state_is_refused_and_not_executed(tmp_path: Path, place: str) -> None:
+    """A state of ``fsdp``: torch unpickles its table of contents and the optimiser's settings openly."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    canary, module = tmp_path / "canary", torch.nn.Linear(2, 3)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.25)
+    optimizer.param_groups[0]["note"] = Attack(canary) if place == "value" else "plain"
+    sharded.save(tmp_path, 7, module, optimizer, {"log": {}})
+    path = sharded.newest(tmp_path)
+    assert path is not None
+    optimizer.param_groups[0].update(note="", lr=1.0)
+    weight = module.weight.detach().clone()
+    if place == "value":
+        pass
+    elif place == "rest":
+        torch.save({"step": 7, "log": Attack(canary)}, path / sharded.REST)
+    else:
+        whole = (path / ".metadata").read_bytes()
+        torch.nn.init.zeros_(module.weight)
+        assert sharded.load(path, module, optimizer)["step"] == 7  # an honest one is read
+        assert torch.equal(module.weight, weight)
+        assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["note"]) == (0.25, "plain")
+        (path / ".metadata").write_bytes(pickle.dumps([Attack(canary), pickle.loads(whole)]))
+
+    def openly() -> None:
+        if place == "rest":
+            torch.load(path / sharded.REST, weights_only=False)
+        weights, moments = get_state_dict(module, optimizer)
+        with contextlib.suppress(Exception, CheckpointException):
+            dcp.load({"module": weights, "optimizer": moments}, checkpoint_id=path)
+
+    openly()
+    assert canary.exists()  # the attack works on an open load
+    canary.unlink()
+    with pytest.raises(FdlabError, match="cannot be read"):
+        sharded.load(path, module, optimizer)
     assert not canary.exists()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fdlab.engine import sharded
 from fdlab.engine.trainer import STOPPING, stop_requests
 from fdlab.errors import FdlabError
 from fdlab.records.run_folder import RunFolder
@@ -112,3 +113,22 @@ def test_too_little_memory_names_a_batch_that_fits(tmp_path: Path, monkeypatch: 
     fitting = plan("digits/masked", options={"run.steps": 2, "run.batch": 64, "run.accumulate": 4})
     assert training.run(fitting, tmp_path / "again", quiet=True)
     assert RunFolder(tmp_path / "again").finished
+
+
+def test_a_full_disk_leaves_the_shared_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's distributed checkpoint wraps the writers' errors in one that is no Exception."""
+    from torch.distributed.checkpoint import FileSystemWriter
+
+    module = torch.nn.Linear(2, 3)
+    optimizer = torch.optim.AdamW(module.parameters())
+    sharded.save(tmp_path, 3, module, optimizer, {})
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FileSystemWriter, "write_data", full)
+    with pytest.raises(FdlabError, match="No space left while writing") as caught:
+        sharded.save(tmp_path, 6, module, optimizer, {})
+    assert caught.value.code == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000003.dcp"]
+    assert sharded.load(tmp_path / "step-000000003.dcp", module, optimizer)["step"] == 3
