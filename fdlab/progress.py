@@ -16,6 +16,13 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def say(text: str, *, quiet: bool = False) -> None:
+    """One line on stderr, before some work starts."""
+    if not quiet:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
 class Progress:
     """Counts ``total`` units of work and says how long the rest will take.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor
 from fdlab.encoders.layout import Layout, layouts
 from fdlab.encoders.tap import AttentionCall, tap
 from fdlab.errors import USAGE, FdlabError, nearest
-from fdlab.measures.attention import ALL, metrics_from_logits, uniform_distance
+from fdlab.measures.attention import ALL, metrics_from_logits
 from fdlab.measures.attention_prefix import BY_KIND
+from fdlab.probes.attention_reading import Advances, SlicedImages, heads_of, manifest_of, prefix_of
 from fdlab.records.intervals import Interval, interval_of_means, mean_interval
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
@@ -31,22 +32,6 @@ if TYPE_CHECKING:
 VERSION = 5
 # map entries handled at once: a processor's cache is left soon, a graphics card wants long work
 _SLICE = {"cpu": 500_000, "cuda": 64_000_000}
-
-
-class SlicedImages(Protocol):
-    """(n, 3, H, W) images of which one slice at a time is read."""
-
-    shape: tuple[int, ...]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, part: slice) -> Tensor: ...
-
-
-class Advances(Protocol):
-    """What progress is told to: ``fdlab.progress.Progress``."""
-
-    def advance(self, units: int = 1, note: str = "") -> None: ...
 
 
 def measure_attention(
@@ -105,7 +90,7 @@ def measure_attention(
         if progress is not None:
             progress.advance(len(raw))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    rows = _rows(arrays, wanted, seed, _heads(encoder))
+    rows = _rows(arrays, wanted, seed, heads_of(encoder))
     same = {
         "model": label,
         "family": encoder.info.family,
@@ -113,7 +98,8 @@ def measure_attention(
         "probe": "attention",
         "objective": "",
     }
-    manifest = _manifest(encoder, label, seed, len(arrays[computed[0]]), places)
+    manifest = manifest_of(encoder, label, seed, len(arrays[computed[0]]), places)
+    manifest |= {"probe": "attention", "version": VERSION}
     manifest["renormalise"] = renormalise
     manifest["offered"] = len(images)  # with those that could not be read
     manifest["not_measured"] = list(skipped) or (earlier.manifest["not_measured"] if earlier is not None else [])
@@ -137,10 +123,7 @@ def _one_batch(
 
     def on_call(call: AttentionCall) -> None:
         place = places[call.block]
-        prefix = call.shape[-1] - place.patches
-        # a class token may join after the blocks (CaiT)
-        if call.shape[0] != len(raw) * place.windows or prefix not in (0, encoder.info.prefix_tokens):
-            raise _other_grid(encoder, call, len(raw), place)
+        prefix = prefix_of(encoder, call, len(raw), place)
         step = max(1, at_once // (call.shape[1] * call.shape[-1] ** 2))
         slices = [
             metrics_from_logits(
@@ -171,24 +154,7 @@ def _stacked(blocks: list[Tensor]) -> np.ndarray:
     return torch.stack(blocks, 1).cpu().numpy()
 
 
-def _other_grid(encoder: Encoder, call: AttentionCall, images: int, place: Layout) -> FdlabError:
-    return FdlabError(
-        f"The attention probe cannot measure this model ({encoder.info.family}).",
-        f"Block {call.block + 1} attends within {call.shape[0] // images} x {call.shape[-1]} tokens an image,"
-        f" expected {place.windows} x {place.patches}: windows, pooled tokens, or another input size.",
-        "Measure a plain vision transformer, a Swin or a SwinV2 at its input size.",
-    )
-
-
 # --- from per-image values to rows -----------------------------------------------------------------------
-
-
-def _heads(encoder: Encoder) -> list[int]:
-    """Heads of every block."""
-    info = encoder.info
-    if not info.stage_depths:
-        return [info.heads] * info.depth
-    return [heads for depth, heads in zip(info.stage_depths, info.stage_heads, strict=True) for _ in range(depth)]
 
 
 def _rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int, heads: list[int]) -> list[dict[str, Any]]:
@@ -241,33 +207,6 @@ def _interval_rows(name: str, values: np.ndarray, found: Interval, heads: list[i
         for place in np.ndindex(counts.shape)
         if len(place) == 1 or place[1] < heads[place[0]]
     ]
-
-
-def _manifest(encoder: Encoder, label: str, seed: int, images: int, places: list[Layout]) -> dict[str, Any]:
-    info = encoder.info
-    size = info.image_size
-    lines = [uniform_distance(place.grid, place.patch) for place in places]
-    return {
-        "probe": "attention",
-        "version": VERSION,
-        "label": label,
-        "weights": info.sha256,
-        "source": str(info.source),
-        "family": info.family,
-        "depth": info.depth,
-        "heads": info.heads,
-        "grid": list(places[0].grid),
-        "patch_size": info.patch_size,
-        "image_size": size if isinstance(size, int) else list(size),
-        "prefix_tokens": info.prefix_tokens,
-        "options": list(info.options),
-        "assumed": list(info.assumed),
-        "uniform_distance_px": lines[0] if len(set(lines)) == 1 else None,  # stages have a line each
-        "uniform_by_block_px": lines,
-        "windows": [place.windows for place in places],
-        "images": images,
-        "seed": seed,
-    }
 
 
 def _wanted(metrics: Iterable[str] | None) -> set[str]:

@@ -24,7 +24,7 @@ from fdlab.encoders.encoder import Encoder
 from fdlab.encoders.open import open_model, parse_label
 from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.probes.growth import checked, drawn, grow, stages
-from fdlab.progress import Progress
+from fdlab.progress import Progress, say
 from fdlab.records.store import Record, Store, default_store
 from fdlab.records.table import join
 
@@ -80,7 +80,13 @@ class Labels:
 
 FEW = 16
 CONTROL = "random start"
-_NO_PROBE = ("growth", "measure", "objectives", "teacher")  # files of this package that are no probe by name
+_NO_PROBE = (
+    "attention_reading",
+    "growth",
+    "measure",
+    "objectives",
+    "teacher",
+)  # files of this package that are no probe by name
 # what this function hands to a probe itself: no user settings
 _OWN = ("encoder", "images", "labels", "label", "seed", "batch", "progress", "store", "unfinished", "earlier")
 
@@ -134,7 +140,8 @@ def measure(
     belongs to ``images[a:b]``), or None where some image has none; one with ``store`` gets the store, one with
     ``unfinished`` a folder for what it has so far. Its module may name settings that are models (``MODELS``; given
     as SOURCE or ``Encoder``), and hold ``identity(encoder, settings) -> dict``, what its numbers depend on beside
-    the weights, and ``between(records, *, seed) -> table``, which adds rows on pairs of models from their records.
+    the weights, ``announcement(encoder, size, settings) -> str``, said before it starts, and
+    ``between(records, *, seed) -> table``, which adds rows on pairs of models from their records.
 
     Returns:
         The table (one row a number) of all models; ``.attrs["record"]``: {label: Record}.
@@ -218,6 +225,8 @@ class _Run:
             shutil.rmtree(unfinished, ignore_errors=True)
         record = None if self.fresh else self.store.get(question)
         if record is None:
+            if hasattr(self.module, "announcement"):
+                say(f"{label}: {self.module.announcement(encoder, _size(encoder), self.settings)}", quiet=self.quiet)
             record = _answer(self.function, encoder, streamed, label, self.seed, self.batch, self.quiet, more)
             skipped = source.skipped + (earlier.manifest["skipped"] if earlier is not None else 0)
             record.manifest |= {"data": self.data, "data_digest": source.digest, "skipped": skipped}

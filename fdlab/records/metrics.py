@@ -11,6 +11,7 @@ from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.records.curvature_metrics import CURVATURE
 from fdlab.records.feature_metrics import FEATURES
 from fdlab.records.landscape_metrics import LANDSCAPE
+from fdlab.records.map_metrics import MAPS
 from fdlab.records.prefix_metrics import PREFIX
 from fdlab.records.sharpness_metrics import SHARPNESS
 
@@ -296,12 +297,15 @@ _FEATURES = tuple(Metric(*fields) for fields in FEATURES)
 
 _LANDSCAPE = tuple(Metric(*fields) for fields in LANDSCAPE)
 
+_MAPS = tuple(Metric(*fields) for fields in MAPS)
+
 _PREFIX = tuple(Metric(*fields) for fields in PREFIX)
 
 _SHARPNESS = tuple(Metric(*fields) for fields in SHARPNESS)
 
 METRICS: dict[str, Metric] = {
-    entry.name: entry for entry in (*_ATTENTION, *_PREFIX, *_OTHERS, *_FEATURES, *_HESSIAN, *_SHARPNESS, *_LANDSCAPE)
+    entry.name: entry
+    for entry in (*_ATTENTION, *_PREFIX, *_MAPS, *_OTHERS, *_FEATURES, *_HESSIAN, *_SHARPNESS, *_LANDSCAPE)
 }
 
 

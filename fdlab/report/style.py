@@ -44,7 +44,8 @@ DARK = {
 
 # A sequence from dark to light for surfaces, the same on light and dark pages.
 SHADES_OF_BLUE = ("#0b2a4a", "#17436c", "#285d8f", "#4379ac", "#6796c3", "#8fb3d5", "#b7cfe4", "#dde8f1")
-DARK |= {shade: shade for shade in SHADES_OF_BLUE}
+MARK = "#cc3311"  # a place on such a surface: no model's colour, and seen on every shade
+DARK |= {shade: shade for shade in (*SHADES_OF_BLUE, MARK)}
 
 LONG_DASH = (0, (7, 2))
 

@@ -23,6 +23,7 @@ def inline_svg(svg: str, figure: str, title: str, description: str, looks: Seque
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     body = re.sub(r'\sid="panel-(\d+)-\d+"', r' data-model="\1"', body)
+    body = re.sub(r'(<image [^>]*?)\sid="[^"]*"', r"\1", body)  # named by content: two alike would clash
     body = re.sub(r'(\sid=")', rf"\g<1>{prefix}", body)
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", body)
     body = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", body)

@@ -96,6 +96,7 @@ def diagnose(
     control: bool = True,
     quiet: bool = False,
     parts: Sequence[str] = (),
+    maps: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """Measures, draws and writes ``table.csv``, ``figures/``, ``records/`` and ``index.html`` under ``out``.
@@ -104,6 +105,7 @@ def diagnose(
         probe: any of ``fdlab.probes.measure.probe_names()``.
         parts: of a probe with a setting ``part``: each is measured and stored for itself, so that a stopped run
             continues behind the last one that was finished.
+        maps: with attention, averaged maps and learnt biases too, on the same images.
         settings: the probe's own.
 
     Returns:
@@ -112,27 +114,20 @@ def diagnose(
     from fdlab.report.summary import readable, summary
 
     folder = writable_folder(out)
-    found = gather(
-        probe,
-        list(models),
-        data,
-        parts=parts,
-        images=images,
-        seed=seed,
-        device=device,
-        batch=batch,
-        fresh=fresh,
-        quiet=quiet,
-        random_control=control,
-        **settings,
-    )
+    common: dict[str, Any] = {
+        "seed": seed, "device": device, "batch": batch, "fresh": fresh, "quiet": quiet, "random_control": control,
+    }  # fmt: skip
+    found = gather(probe, list(models), data, parts=parts, images=images, **common, **settings)
     manifests = {label: record.manifest for label, record in found.records.items()}
+    if maps:  # on as many of the same images as the tolerance asked for
+        seen = max(manifest["offered"] for manifest in manifests.values())
+        found = _together(found, gather("attention_maps", list(models), data, images=seen, **common))
     facts = facts_of(probe, data, seed, manifests) | {"notes": found.notes}
     facts["command"] = f"fdlab diagnose {probe} " + " ".join([*models, "--data", data, "--images", str(images)])
     if "tolerance" in settings:
         facts["command"] += f" --tolerance {settings['tolerance']:g}"
-    if not settings.get("renormalise", True):
-        facts["command"] += " --no-renormalise"
+    facts["command"] += "" if settings.get("renormalise", True) else " --no-renormalise"
+    facts["command"] += " --maps" if maps else ""
     save_records(folder / "records", found.records)
     page = write_report(folder, found.table, facts)
     return {"page": page, "table": found.table, "summary": readable(summary(found.table, facts)), "notes": found.notes}
@@ -169,6 +164,12 @@ def gather(probe: str, models: Any, data: str, *, parts: Sequence[str] = (), **s
     for m in list(manifests.values())[:1]:  # all models have the same images
         notes += [sentence(m["tolerance"], m["images"])] if "tolerance" in m else []
     return Gathered(table, records, notes)
+
+
+def _together(first: Gathered, second: Gathered) -> Gathered:
+    """Two probes on the same models."""
+    notes = list(dict.fromkeys([*first.notes, *second.notes]))
+    return Gathered(join([first.table, second.table]), _joined([first.records, second.records]), notes)
 
 
 def save_records(folder: Path, records: Mapping[str, Record]) -> None:

@@ -311,6 +311,35 @@ def feature_rows() -> Iterable[dict[str, Any]]:
                     yield {**at, **value, "reference": other, "value": 0.6 * likeness, "low": 0.5 * likeness}
 
 
+def map_rows() -> Iterable[dict[str, Any]]:
+    """Mean maps of 3 x 3 cells, from diagonal to columns, and biases on a 4 x 4 grid for three of the models."""
+    places = np.stack(np.meshgrid(np.arange(3), np.arange(3), indexing="ij"), -1).reshape(-1, 2)
+    near = -((places[:, None] - places[None]) ** 2).sum(-1)
+    for number, model in enumerate((TEACHER, MIM, STUDENT, RANDOM_A)):
+        common = {"model": model, "family": TYPICAL[model][0], "seed": 0, "probe": "attention_maps", "n": 256}
+        for block in (0, 2, 3):
+            at = {**common, "block": block, "depth": (block + 1) / 4}
+            for head in range(4):
+                for metric, value in (
+                    ("entropy", 0.9),
+                    ("nmi", 0.1),
+                    ("r2_relative", 0.2 * number),
+                    ("r2_absolute", 0.3),
+                ):
+                    low, high = value - 0.03, value + 0.02
+                    yield {**at, "metric": f"{metric}_of_mean", "head": head, "value": value, "low": low, "high": high}
+            for head in (2, 1):
+                logits = (near * head * number / 2).astype(float)
+                logits[:, 3 * head - 3] += number
+                cells = np.exp(logits) / np.exp(logits).mean(1, keepdims=True)
+                for (y, x), value in np.ndenumerate(cells):
+                    place = {"metric": "attention_map", "head": head, "x": x, "y": y}
+                    yield {**at, **place, "value": value, "low": 0.9 * value, "high": 1.1 * value}
+                for y, x in np.ndindex(7, 7) if model != TEACHER else ():
+                    place = {"metric": "relative_bias", "head": head, "x": x - 3, "y": y - 3, "n": None}
+                    yield {**at, **place, "value": 1.3 - 0.1 * number * ((x - 3) ** 2 + (y - 3) ** 2)}
+
+
 def study_table() -> pd.DataFrame:
     """The whole made-up study."""
     made: list[dict[str, Any]] = []
@@ -318,7 +347,16 @@ def study_table() -> pd.DataFrame:
         made += attention_rows(model, family, typical)
         made += model_rows(model, family, typical)
     return frame(
-        [*made, *ruler_rows(), *curve_rows(), *hessian_rows(), *sharpness_rows(), *landscape_rows(), *feature_rows()]
+        [
+            *made,
+            *ruler_rows(),
+            *curve_rows(),
+            *hessian_rows(),
+            *sharpness_rows(),
+            *landscape_rows(),
+            *feature_rows(),
+            *map_rows(),
+        ]
     )
 
 

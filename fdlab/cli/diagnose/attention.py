@@ -19,6 +19,9 @@ def attention(
     renormalise: bool = typer.Option(
         True, help="Distances over the patches' own attention; without it as some published plots have them."
     ),
+    maps: bool = typer.Option(
+        False, "--maps", help="Averaged maps and learnt position biases too; says first how much memory they take."
+    ),
     out: Path = typer.Option(Path("reports/attention"), "-o", "--out", help="Folder of the report."),
     control: bool = typer.Option(True, help="Add the first model's untrained start as a control."),
     batch: int = typer.Option(32, min=1, help="Images in one forward pass."),
@@ -46,6 +49,7 @@ def attention(
         fresh=fresh,
         control=control,
         tolerance=tolerance,
+        maps=maps,
         **({} if renormalise else {"renormalise": False}),
         quiet=quiet,
     )

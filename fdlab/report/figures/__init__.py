@@ -25,6 +25,8 @@ FIGURES = {
     "attention_distance": "fdlab.report.figures.attention_distance",
     "head_similarity": "fdlab.report.figures.head_similarity",
     "position": "fdlab.report.figures.position",
+    "averaged_maps": "fdlab.report.figures.averaged_maps",
+    "bias_maps": "fdlab.report.figures.bias_maps",
     "features": "fdlab.report.figures.features",
     "cka": "fdlab.report.figures.cka",
     "feature_spectrum": "fdlab.report.figures.feature_spectrum",
