@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fdlab.encoders.layout import Layout, layouts
+from fdlab.encoders.reading import Advances, SlicedImages, heads_of, manifest_of, prefix_of
 from fdlab.encoders.tap import AttentionCall, tap
 from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.measures.attention import ALL, metrics_from_logits
 from fdlab.measures.attention_prefix import BY_KIND
-from fdlab.probes.attention_reading import Advances, SlicedImages, heads_of, manifest_of, prefix_of
 from fdlab.records.intervals import Interval, interval_of_means, mean_interval
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record

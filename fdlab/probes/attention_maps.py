@@ -16,11 +16,11 @@ from torch import Tensor
 
 from fdlab.encoders.layout import Layout, layouts
 from fdlab.encoders.position_bias import position_biases
+from fdlab.encoders.reading import Advances, SlicedImages, heads_of, manifest_of, prefix_of
 from fdlab.encoders.tap import AttentionCall, tap
 from fdlab.errors import OUT_OF_SPACE, USAGE, FdlabError
 from fdlab.measures.attention import attention_metrics, offset_sums
 from fdlab.measures.basis import free_memory
-from fdlab.probes.attention_reading import Advances, SlicedImages, heads_of, manifest_of, prefix_of
 from fdlab.records.intervals import Interval, jackknife_interval
 from fdlab.records.map_metrics import OF_MEAN
 from fdlab.records.metrics import METRICS

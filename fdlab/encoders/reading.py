@@ -1,4 +1,4 @@
-"""What both probes of attention share: how images come, on which grid a call lies, what a record says of its model."""
+"""What every reading of attention needs: how images come, on which grid a call lies, what is said of the model."""
 
 from __future__ import annotations
 
