@@ -17,6 +17,7 @@ from torch import nn
 
 from fdlab.engine.distributed import current
 from fdlab.errors import OUT_OF_SPACE, FdlabError
+from fdlab.records.atomic import replacing
 
 REST = "rest.pt"
 
@@ -46,9 +47,7 @@ def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Opti
     try:
         dcp.save({"module": weights, "optimizer": moments}, checkpoint_id=draft)
     except (Exception, CheckpointException) as error:  # DCP's own, which wraps what its writers raise, is no Exception
-        if not any(
-            getattr(cause, "errno", 0) == errno.ENOSPC or "No space left" in str(cause) for cause in _causes(error)
-        ):
+        if not any(_full(cause) for cause in _causes(error)):
             raise _causes(error)[0] from None  # an ordinary error again, e.g. of a rank that died
         full = True
     if ranks.any(full):
@@ -61,7 +60,8 @@ def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Opti
         )
 
     def finish() -> None:
-        torch.save({"step": step, **rest}, draft / REST)
+        with replacing(draft / REST) as file:  # says where the disk is full
+            torch.save({"step": step, **rest}, file)
         if target.exists():
             shutil.rmtree(target)
         draft.replace(target)
@@ -97,6 +97,10 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dic
         ) from None
     set_state_dict(module, optimizer, model_state_dict=state["module"], optim_state_dict=state["optimizer"])
     return rest
+
+
+def _full(error: BaseException) -> bool:
+    return getattr(error, "errno", 0) == errno.ENOSPC or "No space left" in str(error)
 
 
 def _causes(error: BaseException) -> list[BaseException]:

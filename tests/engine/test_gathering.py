@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,29 @@ def test_two_ranks_give_the_losses_of_one(tmp_path: Path, start: Path, case: str
     assert max(away.values()) < 5e-3, away
     facts = [RunFolder(tmp_path / folder).facts() for folder in ("one", "two")]
     assert facts[0].get("correct") == facts[1].get("correct")
+
+
+@pytest.mark.slow
+def test_two_ranks_that_are_killed_continue_bitwise(tmp_path: Path) -> None:
+    """MoCo: slow copies and batch norms' statistics are equal on both ranks, and one writes them."""
+
+    def words(out: Path) -> list[str]:
+        own = {**COMMON, "run.steps": 40, "save.every": 7}
+        return ["pretrain", "digits/moco", "-o", str(out), *(w for k, v in own.items() for w in ("--set", f"{k}={v}"))]
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert torchrun.finish(words(whole))[0] == 0
+    process, end = torchrun.start(words(cut)), time.monotonic() + 60
+    while len(losses(cut)) < 12:
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert torchrun.finish(words(cut))[0] == 0
+    first, second = (load_file(folder / "encoder.safetensors") for folder in (whole, cut))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert losses(whole) == losses(cut)
 
 
 @pytest.mark.slow
