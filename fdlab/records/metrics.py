@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fdlab.errors import USAGE, FdlabError, nearest
+from fdlab.records.attribution_metrics import ATTRIBUTION
 from fdlab.records.curvature_metrics import CURVATURE
 from fdlab.records.feature_metrics import FEATURES
 from fdlab.records.landscape_metrics import LANDSCAPE
@@ -291,6 +292,8 @@ _OTHERS = (
     ),
 )
 
+_ATTRIBUTION = tuple(Metric(*fields) for fields in ATTRIBUTION)
+
 _HESSIAN = tuple(Metric(*fields) for fields in CURVATURE)
 
 _FEATURES = tuple(Metric(*fields) for fields in FEATURES)
@@ -305,7 +308,17 @@ _SHARPNESS = tuple(Metric(*fields) for fields in SHARPNESS)
 
 METRICS: dict[str, Metric] = {
     entry.name: entry
-    for entry in (*_ATTENTION, *_PREFIX, *_MAPS, *_OTHERS, *_FEATURES, *_HESSIAN, *_SHARPNESS, *_LANDSCAPE)
+    for entry in (
+        *_ATTENTION,
+        *_PREFIX,
+        *_MAPS,
+        *_OTHERS,
+        *_FEATURES,
+        *_HESSIAN,
+        *_SHARPNESS,
+        *_LANDSCAPE,
+        *_ATTRIBUTION,
+    )
 }
 
 

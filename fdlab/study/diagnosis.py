@@ -71,6 +71,9 @@ SUBJECTS = {
     "attention": Subject(
         "Attention of", "How far, how broadly and how differently do the heads of these models attend?"
     ),
+    "attribution": Subject(
+        "What answers rest on:", "Which parts of an image, and which heads, does each model's score rest on?"
+    ),
     "features": Subject("Features of", "What are each block's tokens like, and which blocks and models are alike?"),
     "landscape": Subject(
         "Loss around", "How does the loss of these models change along lines and planes through their weights?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fdlab.cli.diagnose import attention, features, hessian, landscape, sharpness
+from fdlab.cli.diagnose import attention, attribution, features, hessian, landscape, sharpness
 
 app = typer.Typer(help="Measure models with a probe; all see the same images.", no_args_is_help=True)
 
@@ -15,6 +15,7 @@ def group() -> None:
 
 
 app.command()(attention.attention)
+app.command()(attribution.attribution)
 app.command()(features.features)
 app.command()(hessian.hessian)
 app.command()(landscape.landscape)
