@@ -201,7 +201,7 @@ def summary(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
 
 def is_share(metric: str) -> bool:
     """Whether a number between 0 and 1 is shown in per cent."""
-    return metric == "accuracy"
+    return metric in ("accuracy", "head_effect_share")
 
 
 def show(value: Estimate, metric: str, unit: bool = False) -> str:

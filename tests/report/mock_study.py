@@ -340,6 +340,31 @@ def map_rows() -> Iterable[dict[str, Any]]:
                     yield {**at, **place, "value": 1.3 - 0.1 * number * ((x - 3) ** 2 + (y - 3) ** 2)}
 
 
+def attribution_rows() -> Iterable[dict[str, Any]]:
+    """Curves of three orders and effects of heads of three of the models."""
+    for number, model in enumerate((TEACHER, STUDENT, RANDOM_A)):
+        common = {"model": model, "family": TYPICAL[model][0], "seed": 0, "probe": "attribution", "n": 256}
+        common |= {"objective": "cosine to the image's own feature (mean of its final patch tokens)"}
+        areas = {"gradients": 0.2 + 0.1 * number, "rollout": 0.35 + 0.05 * number, "random": 0.5}
+        for order, area in areas.items():
+            for kind, low_first in (("deletion", area), ("insertion", 1 - area)):
+                for x in np.linspace(0, 1, 11):
+                    power = low_first / (1 - low_first)
+                    value = 1 - x**power if kind == "deletion" else x ** (1 / power)
+                    at = {"metric": f"{kind}_curve_{order}", "x": float(x), "value": value}
+                    yield {**common, **at, "low": value - 0.04, "high": value + 0.03}
+                for what, value in (("area", low_first), ("gain", 0.5 - area)):
+                    if what == "area" or order != "random":
+                        at = {"metric": f"{kind}_{what}_{order}", "value": value}
+                        yield {**common, **at, "low": value - 0.02, "high": value + 0.02}
+        for block in range(4):
+            for head in range(4):
+                value = 0.01 * (1 + block) * (head - 0.5) / (1 + number)
+                at = {"block": block, "depth": (block + 1) / 4, "head": head, "value": value}
+                for metric in ("head_effect", "head_effect_share", "head_conductance"):
+                    yield {**common, **at, "metric": metric, "low": value - 0.004, "high": value + 0.005}
+
+
 def study_table() -> pd.DataFrame:
     """The whole made-up study."""
     made: list[dict[str, Any]] = []
@@ -356,6 +381,7 @@ def study_table() -> pd.DataFrame:
             *landscape_rows(),
             *feature_rows(),
             *map_rows(),
+            *attribution_rows(),
         ]
     )
 

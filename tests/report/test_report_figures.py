@@ -82,7 +82,13 @@ def test_no_text_leaves_the_figure_and_none_is_small(figure: str, table: pd.Data
             assert box.y1 <= page.y1 + 1, text.get_text()
 
 
-@pytest.mark.parametrize("figure", ["attention_distance", "head_similarity", "position", "finetune", "teacher"])
+@pytest.mark.parametrize(
+    "figure",
+    [
+        "attention_distance", "head_similarity", "position", "finetune", "teacher", "attribution_curves",
+        "head_effects",
+    ],
+)  # fmt: skip
 def test_labels_do_not_overlap(figure: str, table: pd.DataFrame, facts: Facts) -> None:
     drawn = draw_figure(figure, table, facts)
     drawn.canvas.draw()

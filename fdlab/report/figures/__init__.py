@@ -27,6 +27,8 @@ FIGURES = {
     "position": "fdlab.report.figures.position",
     "averaged_maps": "fdlab.report.figures.averaged_maps",
     "bias_maps": "fdlab.report.figures.bias_maps",
+    "attribution_curves": "fdlab.report.figures.attribution_curves",
+    "head_effects": "fdlab.report.figures.head_effects",
     "features": "fdlab.report.figures.features",
     "cka": "fdlab.report.figures.cka",
     "feature_spectrum": "fdlab.report.figures.feature_spectrum",

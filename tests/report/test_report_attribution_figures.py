@@ -1,0 +1,86 @@
+"""The figures of attribution follow their rows, and say where nothing is defined."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mock_study import RANDOM_A, STUDENT, TEACHER
+
+from fdlab.report.figures import available, draw_figure, figure_module
+
+Facts = dict[str, Any]
+CURVES, HEADS = figure_module("attribution_curves"), figure_module("head_effects")
+
+
+@pytest.fixture
+def own(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["probe"] == "attribution"]
+
+
+def alone(table: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
+    kept = table[table["model"] == TEACHER].copy()
+    kept.loc[kept["metric"] == "deletion_gain_gradients", ["value", "low", "high"]] = [(low + high) / 2, low, high]
+    return kept
+
+
+def test_a_column_a_model_with_its_chance_line(own: pd.DataFrame, facts: Facts) -> None:
+    drawn = draw_figure("attribution_curves", own, facts)
+    shown = [axes for axes in drawn.axes if axes.axison]
+    assert len(shown) == 6
+    for axes, kind in ((shown[0], "deletion"), (shown[3], "insertion")):
+        assert len(axes.lines) == 3
+        chance = own[(own["model"] == TEACHER) & (own["metric"] == f"{kind}_curve_random")]
+        np.testing.assert_allclose(axes.lines[2].get_ydata(), chance["value"])
+        assert axes.lines[2].get_color() == "#111111"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.1, 0.3, ": better than chance."), (-0.1, 0.2, "not told from chance."), (-0.3, -0.1, ": worse than chance.")],
+)
+def test_the_caption_of_one_model_says_what_its_interval_allows(
+    own: pd.DataFrame, facts: Facts, low: float, high: float, words: str
+) -> None:
+    assert CURVES.caption(alone(own, low, high), facts)[2].endswith(words)
+
+
+def test_captions_compare_the_pair(own: pd.DataFrame, facts: Facts) -> None:
+    third = CURVES.caption(own, facts)[2]
+    assert f"0.30 (0.28 to 0.32) in {TEACHER} and 0.20 (0.18 to 0.22) in {STUDENT}" in third
+    assert "separate" in third
+    third = HEADS.caption(own, facts)[2]
+    assert third.startswith("In blocks 3 to 4, the mean drop of the score without one head is 3.5 % (")
+    assert "cosine" in CURVES.caption(own, facts)[0] and "cosine" in HEADS.caption(own, facts)[0]
+
+
+def test_without_rankings_chance_alone_is_shown(own: pd.DataFrame, facts: Facts) -> None:
+    bare = own[own["metric"].str.endswith("random")]
+    draw_figure("attribution_curves", bare, facts)
+    assert "no ranking was measured" in CURVES.caption(bare, facts)[2]
+    assert available(bare) == ["attribution_curves"]
+
+
+def test_heads_stand_side_by_side_over_their_control(own: pd.DataFrame, facts: Facts) -> None:
+    drawn = draw_figure("head_effects", own, facts)
+    titles = [axes.get_title("left").replace("\n", " ") for axes in drawn.axes if axes.axison]
+    assert titles == [TEACHER, STUDENT]
+    grey = drawn.axes[0].lines[1]
+    assert grey.get_color() == "#c2c2c2"
+    expected = 100 * own[(own["model"] == RANDOM_A) & (own["metric"] == "head_effect_share")]["value"]
+    np.testing.assert_allclose(grey.get_ydata(), expected)
+    assert sorted(set(np.round(grey.get_xdata(), 3)))[:4] == [0.75, 0.917, 1.083, 1.25]
+    first = HEADS.numbers(own, facts).iloc[0]
+    assert (first["block"], first["most needed head"], first["its drop (%)"]) == ("1", "4", "2.5 (2.1 to 3.0)")
+
+
+@pytest.mark.parametrize("figure", ["attribution_curves", "head_effects"])
+def test_undefined_shares_are_said(own: pd.DataFrame, facts: Facts, figure: str) -> None:
+    own = own.copy()
+    own.loc[own["model"] == TEACHER, ["value", "low", "high"]] = np.nan
+    drawn = draw_figure(figure, own, facts)
+    assert "undefined" in [text.get_text() for axes in drawn.axes for text in axes.texts]
+    assert "undefined" in figure_module(figure).caption(own, facts)[2]
+    assert "undefined" in figure_module(figure).numbers(own, facts).to_string()
