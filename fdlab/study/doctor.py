@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from fdlab.measures import attention_cases, curvature_cases, feature_cases
+from fdlab.measures import attention_cases, attribution_cases, curvature_cases, feature_cases
 
 if TYPE_CHECKING:
     from fdlab.measures.check import Check
 
 PROBES: dict[str, tuple[Callable[[], Iterable[str]], Callable[[str, torch.dtype], list[Check]]]] = {
     "attention": (attention_cases.names, attention_cases.run_case),
+    "attribution": (lambda: attribution_cases.CASES, attribution_cases.run_case),
     "features": (lambda: feature_cases.CASES, feature_cases.run_case),
     "curvature": (lambda: curvature_cases.CASES, curvature_cases.run_case),
 }

@@ -145,6 +145,22 @@ def test_nan_loss_stops_with_the_step(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "encoder.safetensors").exists()
 
 
+def test_diagnose_attribution_prints_gains_and_draws_both_figures(tmp_path: Path) -> None:
+    asked = ["diagnose", "attribution", "x=random:test_vit", "--data", "digits", "--images", "9", "--no-control"]
+    asked += ["--steps", "3", "--gradient-steps", "4", "-o", "out"]
+    shown = fdlab(*asked, cwd=tmp_path)
+    assert "x: score: cosine to the image's own feature" in shown.stdout
+    assert "x: deletion_gain_gradients 0." in shown.stdout
+    assert "of block" in shown.stdout
+    for figure in ("attribution_curves", "head_effects"):
+        assert (tmp_path / "out" / "figures" / f"{figure}.png").is_file()
+    again = fdlab(*asked, "--json", cwd=tmp_path)
+    assert "forward passes" not in again.stderr  # answered by the store
+    assert {"head_effect", "insertion_curve_random"} <= {row["metric"] for row in json.loads(again.stdout)}
+    refused = fdlab(*asked, "--target", "prediction", cwd=tmp_path, code=3)
+    assert "holds no classifier" in refused.stderr
+
+
 def test_diagnose_alone_uses_photographs_and_warns(tmp_path: Path) -> None:
     done = fdlab("diagnose", "attention", "random:vit_tiny_patch16_224", "--images", "8", "--no-control", cwd=tmp_path)
     assert "Note:" in done.stderr

@@ -38,6 +38,14 @@ NEEDED = [
     "max_eigenvalue",
     "eigenvalue_1_balanced",
     "trace_embedding",
+    "deletion_curve_gradients",
+    "insertion_area_rollout",
+    "deletion_gain_gradients",
+    "completeness_error",
+    "score_empty",
+    "head_effect",
+    "head_effect_share",
+    "head_conductance",
 ]
 
 

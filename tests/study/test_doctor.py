@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from fdlab.cli.app import app
 from fdlab.errors import CHECK_NOT_MET, FdlabError
-from fdlab.measures import attention_cases
+from fdlab.measures import attention_cases, attribution_cases
 from fdlab.measures.check import Check
 from fdlab.study import doctor
 
@@ -46,3 +46,16 @@ def test_every_registered_probe_has_cases() -> None:
     for names, run in doctor.PROBES.values():
         first = next(iter(names()))
         assert all(check.right for check in run(first, torch.float64))
+
+
+@pytest.mark.parametrize("dtype", doctor.DTYPES)
+@pytest.mark.parametrize("case", attribution_cases.CASES)
+def test_known_answers_of_attribution(case: str, dtype: torch.dtype) -> None:
+    for check in attribution_cases.run_case(case, dtype):
+        assert check.right, check
+
+
+def test_a_wrong_attribution_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = attribution_cases.form.area
+    monkeypatch.setattr(attribution_cases.form, "area", lambda curve, shares: 1.001 * right(curve, shares))
+    assert not all(check.right for check in attribution_cases.run_case("every cell alike", torch.float32))
