@@ -82,5 +82,24 @@ def test_undefined_shares_are_said(own: pd.DataFrame, facts: Facts, figure: str)
     own.loc[own["model"] == TEACHER, ["value", "low", "high"]] = np.nan
     drawn = draw_figure(figure, own, facts)
     assert "undefined" in [text.get_text() for axes in drawn.axes for text in axes.texts]
-    assert "undefined" in figure_module(figure).caption(own, facts)[2]
+    said = figure_module(figure).caption(own, facts)
+    assert "undefined" in said[2]
+    assert f"undefined for {TEACHER}, whose" in said[1]
+
+
+def test_a_control_without_shares_is_in_no_legend(own: pd.DataFrame, facts: Facts) -> None:
+    texts = [text.get_text() for text in draw_figure("head_effects", own, facts).legends[0].get_texts()]
+    assert "untrained, same design" in texts
+    own = own.copy()
+    own.loc[own["model"] == RANDOM_A, ["value", "low", "high"]] = np.nan
+    texts = [text.get_text() for text in draw_figure("head_effects", own, facts).legends[0].get_texts()]
+    assert "untrained, same design" not in texts
+    assert "grey" not in HEADS.caption(own, facts)[1]
+    draw_figure("head_effects", own, facts)
+
+
+@pytest.mark.parametrize("figure", ["attribution_curves", "head_effects"])
+def test_numbers_say_undefined(own: pd.DataFrame, facts: Facts, figure: str) -> None:
+    own = own.copy()
+    own.loc[own["model"] == TEACHER, ["value", "low", "high"]] = np.nan
     assert "undefined" in figure_module(figure).numbers(own, facts).to_string()

@@ -65,7 +65,8 @@ def attribution(
             typer.echo(text)
         shown = table[table["metric"].str.contains("_gain_|_area_|completeness|score_")]
         for row in shown.itertuples():
-            typer.echo(f"{row.model}: {row.metric} {row.value:.4g}{_bounds(row)}")
+            value = f"{row.value:.4g}" if row.value == row.value else "undefined"
+            typer.echo(f"{row.model}: {row.metric} {value}{_bounds(row)}")
         for model, own in table[table["metric"] == "head_effect"].groupby("model", sort=False):
             for row in own.sort_values("value", ascending=False).head(3).itertuples():
                 place = f"block {int(row.block) + 1} head {int(row.head) + 1}"

@@ -111,7 +111,7 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
         f"are added to the mean colour (below), over {on_data(own, facts)}; the score is the {scored}"
         f"{seeds(facts)}{options(names, facts)}.",
         "A ranking that finds what the model needs falls faster above and rises faster below than the dashed random "
-        "order; bands are 95 % intervals over images, 1 is the whole image and 0 none of it.",
+        "order; bands are 95 % intervals over images, 1 is the whole image and 0 none of it" + undefined(own, names),
         _shows(table, facts, names, best),
         caution(
             "Pictures with holes are unlike those the model was trained on, and a ranking that beats chance says what "
@@ -121,6 +121,12 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
             facts,
         ),
     )
+
+
+def undefined(own: pd.DataFrame, names: list[str]) -> str:
+    """The end of a sentence: models whose score images do not raise beyond chance have no shares."""
+    without = [name for name in names if own.loc[own["model"] == name, "value"].isna().all()]
+    return f"; undefined for {listed(without)}, whose score is not surely raised by images." if without else "."
 
 
 def _shows(table: pd.DataFrame, facts: Facts, names: list[str], best: str | None) -> str:

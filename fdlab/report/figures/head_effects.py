@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from fdlab.report.captions import Caption, caution, late_comparison, listed, on_data, options, seeds
+from fdlab.report.figures.attribution_curves import undefined
 from fdlab.report.style import COLUMN, FAINT, INK, PAPER, WIDE, bars, block_ticks, looks_of, new_figure, wrap
 from fdlab.report.summary import Estimate, Facts, by_block, control_of, estimate, families, models, rows, show, trained
 
@@ -18,7 +19,7 @@ TITLE = "What the score loses without each head"
 METRICS = ("head_effect_share", "head_effect")
 PROBE, METRIC = "attribution", "head_effect_share"
 ACROSS = 4
-FEW = 24  # heads of a panel whose intervals can be told apart
+FEW = 48  # heads of a panel whose intervals can be told apart
 
 
 def present(table: pd.DataFrame) -> bool:
@@ -37,7 +38,6 @@ def _panels(table: pd.DataFrame, facts: Facts) -> list[str]:
 def draw(table: pd.DataFrame, facts: Facts) -> Figure:
     """Panels in rows of up to four, one scale for all."""
     shown = _panels(table, facts)
-    names = models(rows(table, PROBE, METRIC), facts, PROBE)
     down = math.ceil(len(shown) / ACROSS)
     across = math.ceil(len(shown) / down)
     figure = new_figure(COLUMN if across == 1 else WIDE, 0.45 + 1.6 * down + (0.3 if across == 1 else 0))
@@ -56,7 +56,7 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
         Line2D([], [], ls="", marker="o", ms=3.4, color=INK, mfc="none", mew=0.8, label="a head"),
         Line2D([], [], color=INK, lw=1.0, label="mean over heads"),
     ]
-    if any(control_of(name, facts, names) for name in shown):
+    if _controls(table, facts, shown):
         handles.append(Line2D([], [], ls="", marker="o", ms=3.2, mew=0, color=FAINT, label="untrained, same design"))
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles) if across > 1 else 2)
     return figure
@@ -87,6 +87,12 @@ def _panel(axes: Axes, table: pd.DataFrame, facts: Facts, name: str) -> None:
     )  # fmt: skip
 
 
+def _controls(table: pd.DataFrame, facts: Facts, shown: list[str]) -> bool:
+    """Whether grey dots stand behind some panel."""
+    known = rows(table, PROBE, METRIC).dropna(subset=["value"])
+    return any(control_of(name, facts, list(known["model"].unique())) for name in shown)
+
+
 def _beside(own: pd.DataFrame) -> pd.Series:
     """Heads of a block side by side, in their order, so that their intervals do not cover each other."""
     most = max(int(own["head"].max()), 1)
@@ -97,7 +103,7 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     """What, how to read, what it shows here, what not to conclude."""
     shown, found = _panels(table, facts), rows(table, PROBE, METRIC)
     names = models(found, facts, PROBE)
-    claimed = any(control_of(name, facts, names) for name in shown)
+    claimed = _controls(table, facts, shown)
     barred = any(found["model"].eq(name).sum() <= FEW for name in shown)
     return (
         f"How much of the image's part in the score is lost when one head gives zeros, for every head of "
@@ -106,7 +112,8 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
         "Higher means that the score needs the head more, below the dashed zero it is higher without; a dot is a head "
         "(left to right within a block), the solid line their mean"
         + (", faint grey dots the same design before training" if claimed else "")
-        + (", bars are 95 % intervals over images." if barred else "."),
+        + (", bars are 95 % intervals over images" if barred else "")
+        + undefined(found, names),
         late_comparison(table, facts, METRIC, "mean drop of the score without one head", PROBE),
         caution(
             "Heads are left out one at a time, so heads that can stand in for each other all look unneeded, and the "
