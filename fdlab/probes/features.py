@@ -31,6 +31,7 @@ from fdlab.measures.feature_rows import (
     cka_rows,
     feature_rows,
 )
+from fdlab.probes.teacher import Block, TeacherFolds
 from fdlab.randomness import stream
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
@@ -40,10 +41,12 @@ if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
 VERSION = 3
+MODELS = ("teacher",)  # settings that are models: their weights are part of the question
 FEWEST = 6  # unbiased HSIC needs 4 images, with one left out by the jackknife
 TOKENS = 1 << 30  # bytes: of the final tokens of all images, which attentive pooling keeps, and once more to sort them
 VIEW = View(crop=(0.67, 1.0), brightness=0.2, contrast=0.2)
 ALL = ("cka", *PER_IMAGE, *OF_SET, SPECTRUM, "alignment", *LABELLED)
+TAUGHT = "teacher_r2"
 
 
 class Slices(Protocol):
@@ -67,6 +70,7 @@ def measure_features(
     progress: Any = None,
     metrics: Iterable[str] | None = None,
     pooling: Iterable[str] = ("patches", "class"),
+    teacher: Encoder | None = None,
 ) -> Record:
     """Statistics of the output of every block (patch tokens only, before the final norm).
 
@@ -83,6 +87,8 @@ def measure_features(
         pooling: of the final tokens for ``knn`` and ``linear_probe``: ``patches`` (their mean), ``class``, and on
             request ``attentive`` (``linear_probe`` only): one learnt query. It takes some seconds for 1,000 images
             of 64 tokens and keeps the patch tokens of all images, at most ``TOKENS`` bytes of them.
+        teacher: adds ``teacher_r2``, by block and for the final tokens (without a block): what of this model's
+            whitened patch tokens a ridge explains on images that it was not fitted on. A second pass over the images.
 
     Returns:
         A record. Rows a block; ``cka`` has the other block in ``x`` (pairs once); ``knn`` and
@@ -93,11 +99,12 @@ def measure_features(
         FdlabError: an unknown metric, no image, and, where asked for by name: no labels or one class, a view
             of images that are not square, too few images, an unknown pooling, more tokens to keep than ``TOKENS``.
     """
-    wanted, pooling = _wanted(metrics), _pooling(pooling)
+    wanted, pooling = _wanted(metrics, teacher is not None), _pooling(pooling)
     if len(images.shape) != 4 or len(images) == 0:
         raise FdlabError(f"Images of shape {tuple(images.shape)} cannot be measured.", "", "Pass (n, 3, H, W).", USAGE)
     wanted = _possible(wanted, images, labels, asked=metrics is not None)
-    seen = _Seen(encoder, wanted, seed, pooling)
+    taught = None if teacher is None else TeacherFolds(teacher, len(images), seed)
+    seen = _Seen(encoder, wanted, seed, pooling, taught)
     for start in range(0, len(images), GROUP):
         seen.group(images, None if labels is None else labels, start, batch, progress)
     arrays = seen.arrays()
@@ -106,6 +113,9 @@ def measure_features(
             raise FdlabError("The images are all of one class.", "Nothing can be classified.", "Use other data.", USAGE)
         wanted -= set(LABELLED)
     rows = feature_rows(arrays, wanted, seed, seen.tokens)
+    if taught is not None:
+        found, arrays["teacher_squares"] = _taught(taught, encoder, images, batch, progress)
+        rows += found
     same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "features"}
     kept = {name: values for name, values in arrays.items() if name != "pooled"}
     table = frame([{**same, "unit": METRICS[row["metric"]].unit, **row} for row in rows])
@@ -132,8 +142,10 @@ def between(records: Mapping[str, Record], *, seed: int) -> pd.DataFrame:
 class _Seen:
     """What is kept of the images seen so far."""
 
-    def __init__(self, encoder: Encoder, wanted: set[str], seed: int, pooling: set[str]) -> None:
-        self.encoder, self.wanted, self.seed, self.pooling = encoder, wanted, seed, pooling
+    def __init__(
+        self, encoder: Encoder, wanted: set[str], seed: int, pooling: set[str], taught: TeacherFolds | None
+    ) -> None:
+        self.encoder, self.wanted, self.seed, self.pooling, self.taught = encoder, wanted, seed, pooling, taught
         self.tokens: list[Tensor] = []
         self.parts: dict[str, list[np.ndarray]] = {}
         self.sizes: list[int] = []
@@ -158,6 +170,8 @@ class _Seen:
             if labels is not None and self.wanted & set(LABELLED):
                 self._keep("labels", labels[part])
                 self._pool(final, len(images))
+            if self.taught is not None:
+                self.taught.add(raw, blocks, _last(self.encoder, blocks, final))
             if progress is not None:
                 progress.advance(len(raw))
         self._grams(flat)
@@ -206,9 +220,9 @@ class _Seen:
         return made | ({"gram_sizes": np.array(self.sizes)} if self.sizes else {})
 
 
-def _outputs(encoder: Encoder, raw: Tensor) -> tuple[list[tuple[Tensor, tuple[int, int] | None]], Tensor]:
+def _outputs(encoder: Encoder, raw: Tensor) -> tuple[list[Block], Tensor]:
     """Each block's patch tokens (b, N, C) float32 with their grid, and the final tokens."""
-    found: list[tuple[Tensor, tuple[int, int] | None]] = []
+    found: list[Block] = []
     patch = encoder.info.patch_size
     grid = (int(raw.shape[-2]) // patch, int(raw.shape[-1]) // patch)
     nhwc = str(getattr(encoder.module, "output_fmt", "")).endswith("NHWC")
@@ -234,6 +248,29 @@ def _outputs(encoder: Encoder, raw: Tensor) -> tuple[list[tuple[Tensor, tuple[in
     return found, final
 
 
+def _last(encoder: Encoder, blocks: list[Block], final: Tensor) -> Block:
+    """The final patch tokens with their grid: the last block's where they are as many, as in models in stages."""
+    tokens, grid = final[:, encoder.info.prefix_tokens :], blocks[-1][1]
+    return tokens, grid if grid is not None and grid[0] * grid[1] == tokens.shape[1] else None
+
+
+def _taught(
+    taught: TeacherFolds, encoder: Encoder, images: Any, batch: int, progress: Any
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """The second pass: what the ridges of the other images explain of every image."""
+    if progress is not None:
+        progress.total += len(images)
+    taught.fit()
+    for first in range(0, len(images), batch):
+        raw = images[first : first + batch]
+        if len(raw):
+            blocks, final = _outputs(encoder, raw)
+            taught.add(raw, blocks, _last(encoder, blocks, final))
+        if progress is not None:
+            progress.advance(len(raw))
+    return taught.rows()
+
+
 def _fit(pooled: Tensor, blocks: list[tuple[Tensor, Any]]) -> Tensor:
     """Padded with zeros to the widest block: hierarchical models widen; zeros change no distance and no rank."""
     widest = max(tokens.shape[-1] for tokens, _ in blocks)
@@ -254,11 +291,17 @@ def _per_image(name: str, tokens: Tensor, grid: tuple[int, int] | None) -> Tenso
 # --- what can be asked -----------------------------------------------------------------------------------
 
 
-def _wanted(metrics: Iterable[str] | None) -> set[str]:
+def _wanted(metrics: Iterable[str] | None, teacher: bool) -> set[str]:
     wanted = set(ALL if metrics is None else metrics)
+    if TAUGHT in wanted and not teacher:
+        raise FdlabError(f"'{TAUGHT}' needs a teacher.", "", "Give --teacher SOURCE (teacher= in Python).", USAGE)
+    wanted.discard(TAUGHT)  # is measured wherever a teacher is given
     for name in sorted(wanted - set(ALL)):
         raise FdlabError(
-            f"No feature metric is called '{name}'.{nearest(name, ALL)}", "", f"Known: {', '.join(ALL)}.", USAGE
+            f"No feature metric is called '{name}'.{nearest(name, (*ALL, TAUGHT))}",
+            "",
+            f"Known: {', '.join((*ALL, TAUGHT))}.",
+            USAGE,
         )
     return wanted
 

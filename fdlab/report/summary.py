@@ -125,9 +125,9 @@ def estimate(kept: pd.DataFrame) -> Estimate:
 
 
 def of_model(table: pd.DataFrame, probe: str, metric: str, model: str) -> Estimate:
-    """A whole-model number."""
+    """A whole-model number; rows of single blocks are not part of it."""
     kept = rows(table, probe, metric)
-    return estimate(kept[kept["model"] == model])
+    return estimate(kept[(kept["model"] == model) & kept["block"].isna()])
 
 
 def late_mean(table: pd.DataFrame, metric: str, model: str, probe: str = "attention") -> Estimate:

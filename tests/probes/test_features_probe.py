@@ -133,6 +133,30 @@ def test_attentive_pooling_is_on_request_and_its_memory_is_bounded(monkeypatch: 
         measure_features(encoder(), images, labels, label="m", pooling=["atentive"])
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_a_model_explains_itself_and_a_teacher_of_another_size_is_resized(name: str) -> None:
+    model, images = encoder(name), pictures(40)
+    runs = [measure_features(model, images, label="m", batch=b, metrics=["teacher_r2"], teacher=model) for b in (7, 32)]
+    for record in runs:
+        assert set(record.table["metric"]) == {"teacher_r2"}
+        whole = record.table[record.table["block"].isna()].iloc[0]
+        assert 0.99 < whole["low"] <= whole["value"] <= whole["high"] <= 1 and whole["n"] == 40
+        blocks = record.table[record.table["block"].notna()]
+        assert blocks["block"].tolist() == list(range(model.info.depth))
+        assert blocks["value"].is_monotonic_increasing or name.startswith("swin")
+    np.testing.assert_allclose(runs[0].table["value"], runs[1].table["value"], atol=1e-5)
+    other = measure_features(encoder(img_size=32, seed=1), pictures(40, (32, 32)), label="m", teacher=model).table
+    other = other[other["metric"] == "teacher_r2"]
+    assert (other["value"] < 1).all() and "final tokens" in other[other["block"].isna()]["objective"].iloc[0]
+
+
+def test_refusals_of_the_teacher() -> None:
+    with pytest.raises(FdlabError, match="--teacher SOURCE"):
+        measure_features(encoder(), pictures(20), label="m", metrics=["teacher_r2"])
+    with pytest.raises(FdlabError, match="at least 16 images"):
+        measure_features(encoder(), pictures(15), label="m", teacher=encoder())
+
+
 def test_rectangles_are_measured_without_views() -> None:
     model = encoder(img_size=(32, 64))
     table = measure_features(model, pictures(8, (32, 64)), label="m").table

@@ -15,6 +15,7 @@ def features(
     pooling: list[str] = typer.Option(
         ["patches", "class"], help="Of k-NN and linear probe: patches, class, attentive (slower, a learnt query)."
     ),
+    teacher: str = typer.Option("", help="SOURCE: how much of this model's tokens a ridge reads out (teacher_r2)."),
     out: Path = typer.Option(Path("reports/features"), "-o", "--out", help="Folder of the report."),
     control: bool = typer.Option(True, help="Add the first model's untrained start as a control."),
     batch: int = typer.Option(32, min=1, help="Images in one forward pass: memory, not the result."),
@@ -33,6 +34,8 @@ def features(
     chosen: dict[str, object] = {"metrics": metric} if metric else {}
     if set(pooling) != {"patches", "class"}:
         chosen["pooling"] = sorted(set(pooling))
+    if teacher:
+        chosen["teacher"] = teacher
     result = diagnose(
         "features",
         models,
