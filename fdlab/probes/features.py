@@ -8,6 +8,7 @@ tokens of one group at a time. CKA between models follows from the kept Gram mat
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from fdlab.data.transforms import View, apply, draw
 from fdlab.encoders.encoder import blocks_of
+from fdlab.encoders.patch_tokens import patch_tokens
 from fdlab.errors import NOT_UNDERSTOOD, OUT_OF_SPACE, USAGE, FdlabError, nearest
 from fdlab.measures import features as form
 from fdlab.measures.feature_rows import (
@@ -31,7 +33,7 @@ from fdlab.measures.feature_rows import (
     cka_rows,
     feature_rows,
 )
-from fdlab.probes.teacher import Block, TeacherFolds
+from fdlab.measures.teacher_folds import Block, TeacherFolds
 from fdlab.randomness import stream
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
@@ -103,7 +105,7 @@ def measure_features(
     if len(images.shape) != 4 or len(images) == 0:
         raise FdlabError(f"Images of shape {tuple(images.shape)} cannot be measured.", "", "Pass (n, 3, H, W).", USAGE)
     wanted = _possible(wanted, images, labels, asked=metrics is not None)
-    taught = None if teacher is None else TeacherFolds(teacher, len(images), seed)
+    taught = None if teacher is None else _Taught(teacher, encoder, TeacherFolds(len(images), seed))
     seen = _Seen(encoder, wanted, seed, pooling, taught)
     for start in range(0, len(images), GROUP):
         seen.group(images, None if labels is None else labels, start, batch, progress)
@@ -114,7 +116,7 @@ def measure_features(
         wanted -= set(LABELLED)
     rows = feature_rows(arrays, wanted, seed, seen.tokens)
     if taught is not None:
-        found, arrays["teacher_squares"] = _taught(taught, encoder, images, batch, progress)
+        found, arrays["teacher_squares"] = taught.rows(images, batch, progress)
         rows += found
     same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "features"}
     kept = {name: values for name, values in arrays.items() if name != "pooled"}
@@ -143,7 +145,7 @@ class _Seen:
     """What is kept of the images seen so far."""
 
     def __init__(
-        self, encoder: Encoder, wanted: set[str], seed: int, pooling: set[str], taught: TeacherFolds | None
+        self, encoder: Encoder, wanted: set[str], seed: int, pooling: set[str], taught: _Taught | None
     ) -> None:
         self.encoder, self.wanted, self.seed, self.pooling, self.taught = encoder, wanted, seed, pooling, taught
         self.tokens: list[Tensor] = []
@@ -171,7 +173,7 @@ class _Seen:
                 self._keep("labels", labels[part])
                 self._pool(final, len(images))
             if self.taught is not None:
-                self.taught.add(raw, blocks, _last(self.encoder, blocks, final))
+                self.taught.add(raw, blocks, final)
             if progress is not None:
                 progress.advance(len(raw))
         self._grams(flat)
@@ -220,6 +222,34 @@ class _Seen:
         return made | ({"gram_sizes": np.array(self.sizes)} if self.sizes else {})
 
 
+@dataclass
+class _Taught:
+    """Hands the tokens of a teacher and of the model to what compares them."""
+
+    teacher: Encoder
+    encoder: Encoder
+    folds: TeacherFolds
+
+    def add(self, raw: Tensor, blocks: list[Block], final: Tensor) -> None:
+        tokens, grid = final[:, self.encoder.info.prefix_tokens :], blocks[-1][1]
+        own = grid if grid is not None and grid[0] * grid[1] == tokens.shape[1] else None
+        self.folds.add((patch_tokens(self.teacher, raw), self.teacher.info.grid), [*blocks, (tokens, own)])
+
+    def rows(self, images: Any, batch: int, progress: Any) -> tuple[list[dict[str, Any]], np.ndarray]:
+        """The second pass: what the ridges of the other images explain of every image."""
+        if progress is not None:
+            progress.total += len(images)
+        self.folds.fit()
+        for first in range(0, len(images), batch):
+            raw = images[first : first + batch]
+            if len(raw):
+                self.add(raw, *_outputs(self.encoder, raw))
+            if progress is not None:
+                progress.advance(len(raw))
+        info = self.teacher.info
+        return self.folds.rows(f"teacher {info.timm_name or info.family} {info.sha256[:8]}")
+
+
 def _outputs(encoder: Encoder, raw: Tensor) -> tuple[list[Block], Tensor]:
     """Each block's patch tokens (b, N, C) float32 with their grid, and the final tokens."""
     found: list[Block] = []
@@ -246,29 +276,6 @@ def _outputs(encoder: Encoder, raw: Tensor) -> tuple[list[Block], Tensor]:
     if len(found) != len(handles):
         raise FdlabError(f"{len(found)} of {len(handles)} blocks were seen.", "Some did not run.", "", NOT_UNDERSTOOD)
     return found, final
-
-
-def _last(encoder: Encoder, blocks: list[Block], final: Tensor) -> Block:
-    """The final patch tokens with their grid: the last block's where they are as many, as in models in stages."""
-    tokens, grid = final[:, encoder.info.prefix_tokens :], blocks[-1][1]
-    return tokens, grid if grid is not None and grid[0] * grid[1] == tokens.shape[1] else None
-
-
-def _taught(
-    taught: TeacherFolds, encoder: Encoder, images: Any, batch: int, progress: Any
-) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """The second pass: what the ridges of the other images explain of every image."""
-    if progress is not None:
-        progress.total += len(images)
-    taught.fit()
-    for first in range(0, len(images), batch):
-        raw = images[first : first + batch]
-        if len(raw):
-            blocks, final = _outputs(encoder, raw)
-            taught.add(raw, blocks, _last(encoder, blocks, final))
-        if progress is not None:
-            progress.advance(len(raw))
-    return taught.rows()
 
 
 def _fit(pooled: Tensor, blocks: list[tuple[Tensor, Any]]) -> Tensor:

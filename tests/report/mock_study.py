@@ -114,6 +114,10 @@ def model_rows(model: str, family: str, typical: Sequence[float], seed: int = 0)
             "high": explained + 0.02,
             "n": 256,
         }
+        for block in range(4):
+            value = explained * (0.7 + 0.1 * block)
+            row = {**common, "probe": "features", "metric": "teacher_r2", "value": value, "n": 256}
+            yield {**row, "block": block, "depth": (block + 1) / 4, "low": value - 0.02, "high": value + 0.02}
 
 
 def ruler_rows() -> Iterable[dict[str, Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from mock_study import RANDOM_A, STUDENT, TEACHER
 
-from fdlab.report.figures import available, cka, draw_figure, feature_spectrum, features
+from fdlab.report.figures import available, cka, draw_figure, feature_spectrum, features, teacher, teacher_blocks
 
 Facts = dict[str, Any]
 NAMES = ("features", "cka", "feature_spectrum")
@@ -64,3 +64,21 @@ def test_measures_that_were_not_taken_have_no_panel(table: pd.DataFrame, facts: 
     drawn = draw_figure("features", some, facts)
     assert sum(axes.axison for axes in drawn.axes) == 3
     assert "alignment" not in features.caption(some, facts)[0]
+
+
+def test_what_the_blocks_hold_of_a_teacher_is_no_part_of_what_the_model_holds(
+    table: pd.DataFrame, facts: Facts
+) -> None:
+    ours = table["metric"] == "teacher_r2"
+    without = table[~(ours & table["block"].notna())]
+    assert not teacher_blocks.present(without)
+    assert teacher.numbers(table, facts).equals(teacher.numbers(without, facts))
+    table.loc[ours & (table["model"] == STUDENT) & (table["block"] == 3), ["value", "low", "high"]] = [0.8, 0.78, 0.82]
+    shown = teacher_blocks.numbers(table, facts)
+    assert shown[shown["model"] == STUDENT]["teacher_r2 (95 %)"].iloc[-1].startswith("0.80")
+    assert "separate" in teacher_blocks.caption(table, facts)[2]
+    assert "above the grey line" in teacher_blocks.caption(table, facts)[3]
+    table.loc[ours & (table["model"] == STUDENT), ["low", "high"]] = [0.0, 1.0]
+    assert "not separated" in teacher_blocks.caption(table, facts)[2]
+    trained = table[table["family"] != "random"]
+    assert "grey" not in "".join(teacher_blocks.caption(trained, facts)[i] for i in (1, 3))

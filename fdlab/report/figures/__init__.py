@@ -44,6 +44,7 @@ FIGURES = {
     "reparametrisation": "fdlab.report.figures.reparametrisation",
     "finetune": "fdlab.report.figures.finetune",
     "teacher": "fdlab.report.figures.teacher",
+    "teacher_blocks": "fdlab.report.figures.teacher_blocks",
     "curves": "fdlab.report.figures.curves",
 }
 

@@ -96,8 +96,7 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
         + (", the dashed line is the loss of the position mean." if statement else "."),
         _comparison(table, facts, names).rstrip(".") + statement + ".",
         caution(
-            "An untrained model already explains a large share, so only what lies above the grey markers "
-            "was learnt, "
+            "An untrained model explains a share too, so only what lies above its marker was learnt, "
             "and a low distillation loss by itself says little",
             names[:1],
             own,
