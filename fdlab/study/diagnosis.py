@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -126,14 +127,27 @@ def diagnose(
         seen = max(manifest["offered"] for manifest in manifests.values())
         found = _together(found, gather("attention_maps", list(models), data, images=seen, **common))
     facts = facts_of(probe, data, seed, manifests) | {"notes": found.notes}
-    facts["command"] = f"fdlab diagnose {probe} " + " ".join([*models, "--data", data, "--images", str(images)])
-    if "tolerance" in settings:
-        facts["command"] += f" --tolerance {settings['tolerance']:g}"
-    facts["command"] += "" if settings.get("renormalise", True) else " --no-renormalise"
-    facts["command"] += " --maps" if maps else ""
+    asked = {"parts": parts, "maps": maps, "control": control, **settings}
+    facts["command"] = command_of(probe, models, data, images, seed, asked)
     save_records(folder / "records", found.records)
     page = write_report(folder, found.table, facts)
     return {"page": page, "table": found.table, "summary": readable(summary(found.table, facts)), "notes": found.notes}
+
+
+def command_of(probe: str, models: Sequence[str], data: str, images: int, seed: int, asked: Mapping[str, Any]) -> str:
+    """The line that asks the same question again; what changes no number is not in it."""
+    words = ["fdlab", "diagnose", probe, *models, "--data", data, "--images", str(images), "--seed", str(seed)]
+    for name, value in asked.items():
+        option = {"parts": "part", "metrics": "metric", "orders": "order"}.get(name, name).replace("_", "-")
+        if isinstance(value, bool):
+            off_by_default = option in ("maps", "adaptive")
+            if value == off_by_default:
+                words.append(f"--{option}" if value else f"--no-{option}")
+        elif isinstance(value, list | tuple):
+            words += [word for each in value for word in (f"--{option}", str(each))]
+        elif value != "":
+            words += [f"--{option}", str(value)]
+    return shlex.join(words)
 
 
 class Gathered(NamedTuple):

@@ -82,3 +82,5 @@ def test_what_the_blocks_hold_of_a_teacher_is_no_part_of_what_the_model_holds(
     assert "not separated" in teacher_blocks.caption(table, facts)[2]
     trained = table[table["family"] != "random"]
     assert "grey" not in "".join(teacher_blocks.caption(trained, facts)[i] for i in (1, 3))
+    assert "none stands here" in teacher.caption(trained, facts)[3]
+    assert "grey markers was learnt" in teacher.caption(table, facts)[3]

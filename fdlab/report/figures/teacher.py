@@ -96,13 +96,22 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
         + (", the dashed line is the loss of the position mean." if statement else "."),
         _comparison(table, facts, names).rstrip(".") + statement + ".",
         caution(
-            "An untrained model explains a share too, so only what lies above its marker was learnt, "
-            "and a low distillation loss by itself says little",
+            f"{_untrained(table, names)}, and a low distillation loss by itself says little",
             names[:1],
             own,
             facts,
         ),
     )
+
+
+def _untrained(table: pd.DataFrame, names: list[str]) -> str:
+    """What an untrained model is worth, as far as this table tells."""
+    starts = [name for name in names if families(table).get(name) == "random"]
+    if not starts:
+        return "An untrained model is not at 0, and none stands here"
+    large = max(of_model(table, "features", "teacher_r2", name).value for name in starts) >= 0.3
+    share = "already explains a large share" if large else "explains a share too"
+    return f"An untrained model {share}, so only what lies above the grey markers was learnt"
 
 
 def _comparison(table: pd.DataFrame, facts: Facts, names: list[str]) -> str:

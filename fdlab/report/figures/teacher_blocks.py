@@ -38,7 +38,8 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
             zorder=2 if control else 3, **look[name].points(3.2 if len(data) <= 6 else 2.2),
         )  # fmt: skip
     axes.set_xlim(0, 1.04)
-    axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.02)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(0.0, low), min(1.02, 1.1 * high))
     axes.set_xlabel("relative depth")
     axes.set_ylabel("teacher_r2")
     handles = [Line2D([], [], ls=look[name].line, **look[name].points(3.5)) for name in names]
