@@ -5,18 +5,38 @@ data = "my_photos/"
 [[model]]
 label = "DINO"
 source = "dino_vitbase16_pretrain.pth"
-family = "contrastive"
+family = "contrastive"   # contrastive, masked, supervised, image-text, distilled, random, or a word of yours
+design = "plain"         # the architecture in a word
+score = 0.828            # a known fine-tuning accuracy, as a share (``fdlab predict``, claims)
 
 [[model]]
 label = "DINO, distilled"
 source = "runs/fd-dino"
 family = "distilled"
-pair_of = "DINO"         # differences: this one minus that one
-control = "untrained"    # and minus this one
+design = "student"
+pair_of = "DINO"         # its teacher; differences: this one minus that one
+control = "untrained"    # and minus this one: the same design without training
 
 [[model]]
 label = "untrained"
 source = "random:runs/fd-dino"
+family = "random"
+design = "student"
+
+Several seeds are several models that share a ``group`` and differ in ``seed``:
+
+[[model]]
+label = "DINO, distilled, seed 1"
+source = "runs/fd-dino-1"
+family = "distilled"
+design = "student"
+group = "DINO, distilled"  # the seeds of one model; without it a model is its own group
+seed = 1                   # models of one seed are compared with each other
+pair_of = "DINO, seed 1"   # or one teacher for all seeds
+variant = ""               # what differs from the usual training ("no whitening"); claims name it
+
+What else a comparison needs follows from these keys (``roles.py``): a student of an untrained teacher is a distilled
+model whose ``pair_of`` has family random; a student in the teacher's own architecture has its teacher's design.
 """
 
 from __future__ import annotations
@@ -25,7 +45,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fdlab.errors import USAGE, FdlabError, nearest
 
@@ -38,9 +58,18 @@ class Member(BaseModel):
     label: str = Field(min_length=1)
     source: str = Field(min_length=1)
     family: str = ""
+    design: str = ""
+    variant: str = ""
     pair_of: str = ""
     control: str = ""
-    score: float | None = Field(None, description="a known fine-tuning score, larger is better")
+    group: str = ""
+    seed: int | None = None
+    score: float | None = Field(None, description="a known fine-tuning accuracy, as a share")
+
+    @field_validator("family")
+    @classmethod
+    def _shown(cls, family: str) -> str:
+        return "mim" if family == "masked" else family
 
 
 class Cohort(BaseModel):
@@ -113,7 +142,24 @@ def checked(cohort: Cohort) -> Cohort:
                 f"Models: {', '.join(labels)}.",
                 code=USAGE,
             )
+    _seeds(cohort)
     return cohort
+
+
+def _seeds(cohort: Cohort) -> None:
+    """No seed twice in a group, and none absent where a group has several models."""
+    found: dict[str, list[int | None]] = {}
+    for member in cohort.model:
+        found.setdefault(member.group or member.label, []).append(member.seed)
+    for group, seeds in found.items():
+        if len(seeds) > 1 and (None in seeds or len(set(seeds)) < len(seeds)):
+            shown = ", ".join("none" if seed is None else str(seed) for seed in seeds)
+            raise FdlabError(
+                f"The models of group {group!r} have the seeds {shown}.",
+                "Models of one group are the seeds of one model.",
+                "Give each its own seed = N, or another group.",
+                code=USAGE,
+            )
 
 
 def _fault(place: list[str], message: str) -> str:

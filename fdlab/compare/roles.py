@@ -1,0 +1,144 @@
+"""Who is whose teacher and control in a cohort, found from families, designs, seeds and pairs.
+
+The relations of a distilled model: ``teacher`` (its ``pair_of``); ``own-design`` (the same teacher distilled into the
+teacher's own architecture); ``random-teacher`` (a student of the same design whose teacher was never trained);
+``undistilled`` (the teacher's own method in the student's design); ``untrained`` (its ``control``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from fdlab.compare.cohort import Cohort, Member
+
+RELATIONS = ("teacher", "own-design", "random-teacher", "undistilled", "untrained")
+SAYS = {
+    "teacher": "its teacher (pair_of)",
+    "own-design": "the same teacher distilled into its own design (a distilled model with its teacher's design)",
+    "random-teacher": "a student of the same design from an untrained teacher (pair_of a model of family random)",
+    "undistilled": "the teacher's method in the student's design (the teacher's family, this design, this seed)",
+    "untrained": "the same design without training (control)",
+}
+
+
+class Selector(BaseModel):
+    """Which models of a cohort are meant; a key that is not given admits all, but ``variant`` only the usual one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    family: list[str] = []
+    design: list[str] = []
+    teacher: list[str] = []  # families of the teacher
+    group: list[str] = []
+    variant: list[str] = [""]
+    own_design: bool | None = None  # whether it has its teacher's design
+
+    @field_validator("family", "teacher")
+    @classmethod
+    def _shown(cls, families: list[str]) -> list[str]:
+        return ["mim" if family == "masked" else family for family in families]
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _lists(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    def __str__(self) -> str:
+        given = self.model_dump(exclude_unset=True)
+        return ", ".join(f"{key} {_words(value)}" for key, value in given.items()) or "any model"
+
+
+def _words(value: Any) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, list) else str(value).lower()
+
+
+class Roles:
+    """A cohort's models by what they are to each other."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        self.members = {member.label: member for member in cohort.model}
+
+    def select(self, selector: Selector) -> list[Member]:
+        """The models that are meant, in the cohort's order."""
+        return [member for member in self.members.values() if self._fits(member, selector)]
+
+    def related(self, member: Member, relation: str | Selector) -> Member | None:
+        """The model that stands in this relation to ``member``; None where the cohort has none.
+
+        A selector finds the model of the same teacher and seed that differs in the selector's keys alone.
+        """
+        if isinstance(relation, Selector):
+            return self._like(member, relation)
+        if relation == "teacher":
+            return self.members.get(member.pair_of)
+        if relation == "untrained":
+            return self.members.get(member.control)
+        fits = {"own-design": self._own, "random-teacher": self._random, "undistilled": self._undistilled}[relation]
+        return next((other for other in self.members.values() if other is not member and fits(other, member)), None)
+
+    def has_own_design(self, member: Member) -> bool:
+        """Whether a model was distilled into its teacher's design, as far as the cohort states designs."""
+        teacher = self.members.get(member.pair_of)
+        return teacher is not None and bool(member.design) and member.design == teacher.design
+
+    def _fits(self, member: Member, selector: Selector) -> bool:
+        teacher = self.members.get(member.pair_of)
+        return (
+            _in(member.family, selector.family)
+            and _in(member.design, selector.design)
+            and _in(member.group or member.label, selector.group)
+            and member.variant in selector.variant
+            and (not selector.teacher or (teacher is not None and teacher.family in selector.teacher))
+            and selector.own_design in (None, self.has_own_design(member))
+        )
+
+    def _like(self, member: Member, selector: Selector) -> Member | None:
+        """The model with the selector's keys and, in all others, the keys of ``member``."""
+        given = selector.model_fields_set
+        free = "teacher" in given or "family" in given or "group" in given
+        for other in self.members.values():
+            if other is member or not self._fits(other, selector) or not _seed_fits(other, member):
+                continue
+            if "design" not in given and not free and other.design != member.design:
+                continue
+            if free or other.pair_of == member.pair_of:
+                return other
+        return None
+
+    def _own(self, other: Member, member: Member) -> bool:
+        usual = other.family == "distilled" and other.variant == "" and _seed_fits(other, member)
+        return usual and other.pair_of == member.pair_of and self.has_own_design(other)
+
+    def _random(self, other: Member, member: Member) -> bool:
+        teacher = self.members.get(other.pair_of)
+        alike = other.family == "distilled" and other.design == member.design and _seed_fits(other, member)
+        return alike and other.variant == "" and teacher is not None and teacher.family == "random"
+
+    def _undistilled(self, other: Member, member: Member) -> bool:
+        teacher = self.members.get(member.pair_of)
+        if teacher is None or not member.design or teacher.design == member.design:
+            return False
+        alike = other.design == member.design and _seed_fits(other, member) and other.variant == ""
+        return alike and other.family == teacher.family and other.label != teacher.label
+
+
+def _seed_fits(other: Member, member: Member) -> bool:
+    """The same seed, or the one model that stands for all seeds."""
+    return other.seed is None or other.seed == member.seed
+
+
+def _in(value: str, allowed: list[str]) -> bool:
+    return not allowed or value in allowed
+
+
+def group_of(member: Member) -> str:
+    """The name that the seeds of a model share."""
+    return member.group or member.label
+
+
+def cohort_from(given: Mapping[str, Any] | list[Mapping[str, Any]]) -> Cohort:
+    """A cohort as ``fdlab compare`` keeps it in its report's facts."""
+    return Cohort.model_validate({"model": given} if isinstance(given, list) else given)
