@@ -9,6 +9,7 @@ import warnings
 import typer
 
 from fdlab.cli import (
+    claims,
     compare,
     demo,
     diagnose,
@@ -43,6 +44,7 @@ app.command(name="recipes", rich_help_panel="Train")(recipes.recipes)
 app.add_typer(diagnose.app, name="diagnose", rich_help_panel="Measure")
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Measure")
 app.command(rich_help_panel="Read")(compare.compare)
+app.command(rich_help_panel="Read")(claims.claims)
 app.command(rich_help_panel="Read")(figures.figures)
 app.command(rich_help_panel="Read")(report.report)
 app.command(rich_help_panel="Measure")(inspect.inspect)

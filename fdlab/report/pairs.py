@@ -38,7 +38,7 @@ def pairwise(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
                 "model": str(model),
                 "minus": str(reference),
                 "metric": f"{METRICS[str(metric)].label if metric in METRICS else metric}{where}",
-                "difference": _signed(str(metric), change.value, change.low, change.high),
+                "difference": signed(str(metric), change.value, change.low, change.high),
                 "verdict": ("higher" if change.value > 0 else "lower") if apart else "not separated",
             }
         )
@@ -46,7 +46,8 @@ def pairwise(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _signed(metric: str, value: float, low: float, high: float) -> str:
+def signed(metric: str, value: float, low: float, high: float) -> str:
+    """A difference with its sign and interval: ``+3.1 (1.2 to 5.0)``."""
     digits = decimals(metric, value) if is_share(metric) or metric.startswith("distance") else _digits(value)
     scale, unit = (100.0, " points") if is_share(metric) else (1.0, "")
     text = f"{scale * value:+.{digits}f}{unit}"

@@ -129,6 +129,7 @@ def _facts(cohort: Cohort, found: Mapping[str, Gathered], data: str, seed: int, 
     facts["title"] = f"{len(labels)} models compared: {', '.join(labels)}"
     facts["question"] = "How do these models differ, on the same images, beyond what the images' scatter explains?"
     facts["order"] = [*labels, *([CONTROL] if added else [])]
+    facts["cohort"] = [member.model_dump(exclude_defaults=True) for member in cohort.model]
     named = {member.label: member.control for member in cohort.model if member.control}
     if named:
         facts["controls"] = named

@@ -1,0 +1,241 @@
+"""What tables and records hold about a combination of models: its value, interval and unit.
+
+Where models have several seeds, a seed is the unit: several groups (the students of several teachers) are averaged
+within a seed first. With one seed the images are the unit, from the records' per-image values; where there are none
+(accuracies), the rows' own intervals, taken as independent. Then the answer is about these checkpoints alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fdlab.compare.cohort import Cohort, Member
+from fdlab.compare.hypotheses import BLOCKS, SCORE
+from fdlab.compare.paired import OVER_HEADS, same_images
+from fdlab.compare.significance import Change, change_of, change_with
+from fdlab.errors import FdlabError
+from fdlab.records.store import Record
+from fdlab.records.table import join, values
+
+NO_VALUES = ("tuning", "ruler", "curve", "predict")  # probes whose rows are no measure of a model as it is
+SEEDS, IMAGES, INTERVALS = "seeds", "images", "intervals"
+
+
+class Combination(NamedTuple):
+    """A sum of models' values, one of a group's seeds: ``terms`` are (factor, model)."""
+
+    group: str
+    seed: int | None
+    terms: tuple[tuple[float, Member], ...]
+
+
+class Found(NamedTuple):
+    """The change of a combination, what its unit is, and sentences about it."""
+
+    metric: str
+    change: Change
+    unit: str
+    said: list[str]
+    by_group: dict[str, float]
+
+
+class Missing(Exception):
+    """What cannot be compared; its text says why."""
+
+
+class Evidence:
+    """Tables and the records beside them, asked by metric, blocks and models."""
+
+    def __init__(
+        self, tables: Iterable[pd.DataFrame], records: Mapping[tuple[str, str], Path], scores: Mapping[str, float]
+    ) -> None:
+        known = values(join(tables))
+        self.table = known[~known["probe"].isin(NO_VALUES) & known["value"].notna()]
+        self.records, self.scores = dict(records), dict(scores)
+        self._loaded: dict[Path, Record] = {}
+
+    def metrics(self) -> set[str]:
+        """All that was measured."""
+        return set(self.table["metric"]) | ({SCORE} if self.scores else set())
+
+    def change(self, combinations: Sequence[Combination], metrics: Sequence[str], blocks: str) -> Found:
+        """The change of the first of ``metrics`` that was measured on the models.
+
+        Raises:
+            Missing: no combination has values, or nothing tells their scatter apart from nothing.
+        """
+        for metric in metrics:
+            usable = [one for one in combinations if all(self._has(m, metric) for _, m in one.terms)]
+            if usable:
+                return self._change(usable, combinations, metric, blocks)
+        label = next(
+            (m.label for one in combinations for _, m in one.terms if not any(self._has(m, k) for k in metrics)), ""
+        )
+        raise Missing(f"{' or '.join(metrics)} was not measured" + (f" on {label}" if label else ""))
+
+    def _change(self, usable: Sequence[Combination], asked: Sequence[Combination], metric: str, blocks: str) -> Found:
+        left = [one.terms[0][1].label for one in asked if one not in usable]
+        said = [f"{metric} not measured for all that {', '.join(left)} needs"] if left else []
+        groups = self._groups(usable, metric, blocks)
+        common = set.intersection(*(set(seeds) for seeds in groups.values()))
+        by_group = {group: float(np.mean(list(seeds.values()))) for group, seeds in groups.items()}
+        if len(common) > 1:
+            units = [float(np.mean([seeds[key] for seeds in groups.values()])) for key in sorted(common, key=str)]
+            dropped = {key for seeds in groups.values() for key in seeds} - common
+            said += [f"seeds {', '.join(map(str, sorted(dropped, key=str)))} not in every model"] if dropped else []
+            by_group = {group: float(np.mean([seeds[key] for key in common])) for group, seeds in groups.items()}
+            return Found(metric, change_of(units), SEEDS, said + self._objectives(usable, metric), by_group)
+        if any(len(seeds) > 1 for seeds in groups.values()):
+            raise Missing(f"{', '.join(groups)} have not two seeds in common")
+        change, unit = self._one_seed(usable, metric, blocks)
+        return Found(metric, change, unit, said + self._objectives(usable, metric), by_group)
+
+    def _groups(self, usable: Sequence[Combination], metric: str, blocks: str) -> dict[str, dict[int | None, float]]:
+        """Group -> seed -> value of the combination."""
+        groups: dict[str, dict[int | None, float]] = {}
+        for one in usable:
+            found = [(factor, self._by_seed(member.label, metric, blocks)) for factor, member in one.terms]
+            shared = set.intersection(*(set(seeds) for _, seeds in found))
+            if one.seed is None and len(shared) > 1:  # a table whose rows carry the seeds
+                added = {key: sum(factor * seeds[key] for factor, seeds in found) for key in shared}
+            else:
+                added = {one.seed: sum(factor * float(np.mean(list(seeds.values()))) for factor, seeds in found)}
+            groups.setdefault(one.group, {}).update(added)
+        return groups
+
+    # --- the table ---------------------------------------------------------------------------------------
+
+    def _has(self, member: Member, metric: str) -> bool:
+        if metric == SCORE:
+            return member.label in self.scores
+        return bool(((self.table["model"] == member.label) & (self.table["metric"] == metric)).any())
+
+    def rows(self, label: str, metric: str, blocks: str) -> pd.DataFrame:
+        """The rows of a model that count: of one objective; of the whole model, else of the blocks asked for.
+
+        Raises:
+            Missing: the rows are a curve over x, or the model has no such blocks.
+        """
+        own = self.table[(self.table["model"] == label) & (self.table["metric"] == metric)]
+        own = own[own["objective"] == own["objective"].iloc[0]]
+        if (own.groupby(["seed", "block", "head"], dropna=False)["x"].nunique() > 1).any():
+            raise Missing(f"{metric} of {label} is a curve, not one number")
+        whole = own[own["block"].isna()]
+        if len(whole):
+            return whole
+        low, high = BLOCKS[blocks]
+        kept = own[(own["depth"] > low + 1e-9) & (own["depth"] <= high + 1e-9)]
+        if kept.empty:
+            raise Missing(f"{label} has no blocks in its {blocks}")
+        return kept
+
+    def _by_seed(self, label: str, metric: str, blocks: str) -> dict[int | None, float]:
+        """A model's value for each seed of its rows."""
+        if metric == SCORE:
+            return {None: self.scores[label]}
+        means = self.rows(label, metric, blocks).assign(seed=lambda t: t["seed"].fillna(-1)).groupby("seed")["value"]
+        return {None if seed == -1 else int(seed): float(value) for seed, value in means.mean().items()}  # type: ignore[call-overload]
+
+    def _objectives(self, usable: Sequence[Combination], metric: str) -> list[str]:
+        if metric == SCORE:
+            return []
+        labels = {member.label for one in usable for _, member in one.terms}
+        own = self.table[self.table["model"].isin(labels) & (self.table["metric"] == metric)]
+        first = {str(rows["objective"].iloc[0]) for _, rows in own.groupby("model")}
+        return [f"objectives differ: {', '.join(sorted(first))}"] if len(first) > 1 else []
+
+    # --- one seed ----------------------------------------------------------------------------------------
+
+    def _one_seed(self, usable: Sequence[Combination], metric: str, blocks: str) -> tuple[Change, str]:
+        factors: dict[str, float] = {}
+        for one in usable:
+            for factor, member in one.terms:
+                factors[member.label] = factors.get(member.label, 0.0) + factor / len(usable)
+        per_image = self._per_image(factors, metric, blocks)
+        if per_image is not None:
+            return per_image, IMAGES
+        value, variance, counts = 0.0, 0.0, []
+        for label, factor in factors.items():
+            if metric == SCORE:
+                raise Missing("one score a model has no interval: seeds are needed")
+            means = self.rows(label, metric, blocks)[["value", "low", "high", "n"]].astype(float).mean()
+            value += factor * means["value"]
+            variance += (factor * (means["high"] - means["low"]) / (2 * 1.959964)) ** 2
+            counts.append(means["n"])
+        if not math.isfinite(variance):
+            raise Missing(f"one value of {metric} a model, without an interval: seeds are needed")
+        finite = [count for count in counts if math.isfinite(count)]
+        return change_with(value, math.sqrt(variance), int(min(finite, default=0))), INTERVALS
+
+    def _per_image(self, factors: Mapping[str, float], metric: str, blocks: str) -> Change | None:
+        """From the records' per-image values; None where a model has none or they are of other images."""
+        array = "distance" if metric in OVER_HEADS else metric
+        found = [self._record(label, array) for label in factors]
+        records = [record for record in found if record is not None]
+        if len(records) < len(found) or not all(same_images(records[0], record) for record in records[1:]):
+            return None
+        value, units = 0.0, np.zeros(len(records[0].arrays[array]))
+        for factor, record in zip(factors.values(), records, strict=True):
+            own, each = _image_values(record.arrays[array].astype(np.float64), metric, blocks)
+            value, units = value + factor * own, units + factor * each
+        return change_of(units, value)
+
+    def _record(self, label: str, array: str) -> Record | None:
+        for (_, owner), path in self.records.items():
+            if owner != label:
+                continue
+            if path not in self._loaded:
+                try:
+                    self._loaded[path] = Record.load(path)
+                except FdlabError:
+                    continue  # damaged: the table still has its rows
+            record = self._loaded[path]
+            held = record.arrays.get(array)
+            if held is not None and held.shape[:1] == (record.manifest.get("images"),) and held.ndim <= 3:
+                return record
+        return None
+
+
+def _image_values(array: np.ndarray, metric: str, blocks: str) -> tuple[float, np.ndarray]:
+    """The value and its units (n,): means of an image, or jackknife pseudo-values of a spread over heads."""
+    if array.ndim == 1:
+        return float(np.nanmean(array)), array
+    depth = (np.arange(array.shape[1]) + 1) / array.shape[1]
+    low, high = BLOCKS[blocks]
+    kept = array[:, (depth > low + 1e-9) & (depth <= high + 1e-9)]
+    if not kept.shape[1]:
+        raise Missing(f"no blocks in the {blocks}")
+    if metric in OVER_HEADS:
+        function, n, mean = OVER_HEADS[metric], len(kept), kept.mean(0)
+        value = float(function(mean).mean())
+        without = function((n * mean - kept) / max(n - 1, 1)).mean(-1)
+        return value, n * value - (n - 1) * without
+    flat = kept.reshape(len(kept), -1)
+    known = np.isfinite(flat)
+    units = np.where(known.any(1), np.where(known, flat, 0).sum(1) / np.maximum(known.sum(1), 1), np.nan)
+    return float(np.nanmean(units)), units
+
+
+def records_under(folder: Path) -> dict[tuple[str, str], Path]:
+    """(probe, model) -> folder of the record, for all records of a report."""
+    found = {}
+    for path in sorted((folder / "records").rglob("manifest.json")):
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(manifest, dict) and "label" in manifest:
+            found[(str(manifest.get("probe", "")), str(manifest["label"]))] = path.parent
+    return found
+
+
+def scores_of(cohort: Cohort) -> dict[str, float]:
+    """Label -> known score, of the models that have one."""
+    return {member.label: member.score for member in cohort.model if member.score is not None}
