@@ -87,7 +87,7 @@ def _examine(claim: Claim, roles: Roles, evidence: Evidence) -> Verdict:
     pairs = [(first, second) for first in firsts if (second := roles.related(first, claim.minus)) is not None]
     if not pairs:
         wanted = SAYS.get(str(claim.minus), f"a model like it with {claim.minus}")
-        return Verdict(claim, why=f"for {firsts[0].label} the cohort has not {wanted}")
+        return Verdict(claim, why=f"for {firsts[0].label} the cohort lacks {wanted}")
     one = Verdict(claim, not_controlled=[*claim.not_controlled, *_open(pairs)])
     try:
         for measure in claim.measures:
@@ -118,7 +118,7 @@ def _effects(
     if claim.reached_by:
         triples = [(a, b, c) for a, b in pairs if (c := roles.related(a, claim.reached_by)) is not None]
         if not triples:
-            raise Missing(f"for {pairs[0][0].label} the cohort has not {SAYS[claim.reached_by]}")
+            raise Missing(f"for {pairs[0][0].label} the cohort lacks {SAYS[claim.reached_by]}")
         share = claim.share
         parts = [_combination(a, ((1.0, c), (share - 1, b), (-share, a))) for a, b, c in triples]
         models = _names([c for *_, c in triples]), _names([a for a, *_ in triples])

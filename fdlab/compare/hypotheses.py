@@ -140,7 +140,8 @@ def read_claims(path: Path | str, measured: Iterable[str] = ()) -> list[Claim]:
             "Of first and minus: " + ", ".join(Selector.model_fields) + ".",
             code=USAGE,
         ) from None
-    _checked(claims, path, {*METRICS, SCORE, *measured})
+    packaged = {metric for claim in packaged_claims() for measure in claim.measures for metric in measure.metric}
+    _checked(claims, path, {*METRICS, SCORE, *packaged, *measured})
     return claims
 
 

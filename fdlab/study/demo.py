@@ -33,6 +33,8 @@ class Start:
     family: str
     run: str
     random: bool = False
+    design: str = "plain"
+    pair_of: str = ""
     control: str = ""
     curvature: bool = False  # whether its loss surface is looked at
 
@@ -40,12 +42,24 @@ class Start:
 STARTS = (
     Start("contrastive teacher", "contrastive", "contrastive", control="random, plain design", curvature=True),
     Start("masked modelling", "mim", "masked", control="random, plain design", curvature=True),
-    Start("distilled, same design", "distilled", "distilled-same", control="random, plain design"),
     Start(
-        "distilled, paper's student", "distilled", "distilled-student", control="random, student design", curvature=True
+        "distilled, same design",
+        "distilled",
+        "distilled-same",
+        pair_of="contrastive teacher",
+        control="random, plain design",
+    ),
+    Start(
+        "distilled, paper's student",
+        "distilled",
+        "distilled-student",
+        design="student",
+        pair_of="contrastive teacher",
+        control="random, student design",
+        curvature=True,
     ),
     Start("random, plain design", "random", "contrastive", random=True),
-    Start("random, student design", "random", "distilled-student", random=True),
+    Start("random, student design", "random", "distilled-student", random=True, design="student"),
 )
 
 # (recipe, steps at --minutes 5, CPU milliseconds a step as measured: only the progress bar uses these)

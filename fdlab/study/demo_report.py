@@ -72,6 +72,7 @@ def write_report(
         "fine-tunes, and is it the distillation or the student's design?",
         "data": "scikit-learn's handwritten digits, 8x8 enlarged to 24 px, patch 4",
         "order": [start.label for start in starts],
+        "cohort": [_member(start) for start in starts],
         "controls": {start.label: start.control for start in starts if start.control},
         "seed": seed,
         "minutes": minutes,
@@ -92,6 +93,13 @@ def write_report(
         "seconds": facts["seconds"],
         "facts": facts,
     }
+
+
+def _member(start: Start) -> dict[str, str]:
+    """A start as claims read it (``compare.cohort.Member``)."""
+    source = f"{'random:' if start.random else ''}runs/{start.run}"
+    stated = {"design": start.design, "pair_of": start.pair_of, "control": start.control}
+    return {"label": start.label, "source": source, "family": start.family} | {k: v for k, v in stated.items() if v}
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from fdlab.records.table import join, read_table
 from fdlab.study.demo import STARTS, slug
 from fdlab.study.demo_report import CONTRASTS, LOSS_GAP, NAMES, late_per_image, rate_note
 from fdlab.study.publish import write_report
+from fdlab.study.verdicts import claims
 
 
 def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
@@ -44,8 +45,11 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
         },
         "notes": notes_over_seeds(demos, seeds),
     }
+    write_report(folder, table, facts)
+    judged = claims(folder)
+    facts["claims"] = judged["facts"]
     write_text(folder / "README.md", as_markdown(table, facts, available(table), readable(summary(table, facts))))
-    return write_report(folder, table, facts)
+    return Path(judged["page"])
 
 
 def as_markdown(table: Any, facts: dict[str, Any], figures: Sequence[str], numbers: Any) -> str:
@@ -56,6 +60,11 @@ def as_markdown(table: Any, facts: dict[str, Any], figures: Sequence[str], numbe
     lines = [f"# {facts['title']}", "", facts["question"], ""]
     lines += ["Made by `make reports`; the whole page is `index.html`, every number is in `table.csv`.", ""]
     lines += [f"- {note}" for note in facts["notes"]] + [""]
+    tested = [claim for claim in facts.get("claims", ()) if claim["verdict"] != "not tested"]
+    if tested:
+        lines += [f"## Claims ({len(facts['claims']) - len(tested)} more cannot be tested here: `claims.csv`)", ""]
+        lines += [f"- {claim['statement']} **{claim['verdict'].capitalize()}**: {claim['effect']}." for claim in tested]
+        lines += [""]
     for figure in figures:
         lines += [f"## {figure.replace('_', ' ')}", "", f"![{figure}](figures/{figure}.png)", ""]
         lines += [" ".join(figure_module(figure).caption(table, facts)), ""]

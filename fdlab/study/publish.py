@@ -50,13 +50,25 @@ def _written(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> boo
     from fdlab.report.provenance import table_digest
 
     try:
-        same = json.loads((folder / "facts.json").read_text(encoding="utf-8")) == json.loads(json.dumps(dict(facts)))
+        old = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        old.pop("claims", None)  # verdicts on this very table stay
+        same = old == json.loads(json.dumps(dict(facts)))
         page = (folder / "index.html").read_text(encoding="utf-8")
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return False
     whole = all((folder / "figures" / f"{figure}.pdf").is_file() for figure in available(table))
     whole = whole and (folder / "definitions.csv").is_file()
     return same and whole and f"sha256 {table_digest(table)}" in page and "Predict first" not in page
+
+
+def rewrite_page(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> Path:
+    """Facts and page alone, where something was added that no figure shows; returns the page's path."""
+    from fdlab.report.page import write_page
+
+    page = folder / "index.html"
+    teach = page.is_file() and "Predict first" in page.read_text(encoding="utf-8")
+    write_json(folder / "facts.json", dict(facts))
+    return write_page(page, table, facts, teach=teach)
 
 
 def publish(source: Path | str, out: Path | str, *, teach: bool = False, title: str = "") -> Path:

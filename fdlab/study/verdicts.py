@@ -14,7 +14,7 @@ from fdlab.compare.hypotheses import packaged_claims, read_claims
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import replacing
 from fdlab.report.folder import read_report
-from fdlab.study.publish import write_report
+from fdlab.study.publish import rewrite_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,8 @@ def claims(
         cohort: who is what; by default what ``fdlab compare --cohort`` kept in the report.
 
     Returns:
-        ``verdicts`` (``compare.claims.Verdict``), ``table`` (that of claims.csv), ``files`` and ``page`` (or None).
+        ``verdicts`` (``compare.claims.Verdict``), ``facts`` (the same as the page reads them), ``table`` (that of
+        claims.csv), ``files`` and ``page`` (or None).
 
     Raises:
         FdlabError: code 2, the claims or the cohort are wrong or absent; 3, a table is.
@@ -49,16 +50,16 @@ def claims(
     table, facts, group, evidence = gathered(source, others, cohort)
     chosen = packaged_claims() if file is None else read_claims(file, evidence.metrics())
     verdicts = judge(chosen, group, evidence)
+    said = [_fact(one) for one in verdicts]
     folder = Path(source).parent if Path(source).suffix == ".csv" else Path(source)
     page = None
     if folder == Path(source):
-        shown = {key: value for key, value in facts.items() if key != "claims"}
-        page = write_report(folder, table, shown | {"claims": [_fact(one) for one in verdicts]})
+        page = rewrite_page(folder, table, facts | {"claims": said})
     found, parts = claims_table(verdicts), contrasts_table(verdicts)
     for name, rows in (("claims.csv", found), ("contrasts.csv", parts)):
         with replacing(folder / name) as draft:
             rows.to_csv(draft, index=False, float_format="%.10g")
-    return {"verdicts": verdicts, "table": found, "files": [folder / "claims.csv"], "page": page}
+    return {"verdicts": verdicts, "facts": said, "table": found, "files": [folder / "claims.csv"], "page": page}
 
 
 def gathered(
@@ -183,7 +184,7 @@ def _unit(unit: str) -> str:
 
 
 def _fact(one: Verdict) -> dict[str, Any]:
-    """A verdict as the page and LaTeX read it."""
+    """A verdict as the page reads it."""
     effect = one.effect
     text = "; ".join(part for part in (effect_text(one), one.why) if part)
     return {

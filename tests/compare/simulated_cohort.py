@@ -1,4 +1,4 @@
-"""A cohort like that of a study: teachers, students, both controls, seeds; its numbers are drawn, its truth is known."""
+"""A cohort like that of a study: teachers, students, both controls, seeds; numbers are drawn, the truth is known."""
 
 from __future__ import annotations
 

@@ -1,0 +1,107 @@
+"""``fdlab claims`` on the committed report of three seeds and on wrong input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fdlab.errors import FdlabError
+from fdlab.records.table import frame, read_table, write_table
+from fdlab.study.publish import write_report
+from fdlab.study.verdicts import claims
+
+DIGITS = Path(__file__).resolve().parents[2] / "reports" / "digits"
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    for name in ("table.csv", "facts.json"):
+        (tmp_path / "r").mkdir(exist_ok=True)
+        shutil.copy(DIGITS / name, tmp_path / "r" / name)
+    return tmp_path / "r"
+
+
+def test_verdicts_of_the_digits_are_those_of_its_table(report: Path) -> None:
+    result = claims(report)
+    found = pd.read_csv(report / "claims.csv").set_index("id")
+    assert len(found) == 17
+    table = read_table(report / "table.csv")
+    table = table[(table["probe"] == "training") & (table["metric"] == "accuracy") & (table["reference"] == "")]
+    wide = table.pivot_table(index="seed", columns="model", values="value")
+    change = wide["distilled, paper's student"] - wide["contrastive teacher"]
+    assert found.loc["H1", "effect"] == pytest.approx(change.mean())
+    assert (found.loc["H1", "n"], found.loc["H1", "unit"]) == (3, "seeds")
+    half = 4.302653 * change.std() / 3**0.5  # t of two degrees of freedom
+    assert found.loc["H1", "high"] == pytest.approx(change.mean() + half, rel=1e-5)
+    assert found.loc["H1", "verdict"] == ("undecided" if abs(change.mean()) < half else found.loc["H1", "verdict"])
+    controls = pd.read_csv(report / "contrasts.csv").query("id == 'H9' and role == 'control'")
+    assert set(controls["compared"].str.partition(":")[0]) == {"own-design"}
+    page = (report / "index.html").read_text()
+    assert "H1. A distilled student" in page
+    assert "claims that these records cannot test" in page
+    assert [one["id"] for one in json.loads((report / "facts.json").read_text())["claims"]] == list(found.index)
+    assert result["page"] == report / "index.html"
+
+
+def test_the_same_report_again_keeps_its_verdicts(report: Path) -> None:
+    table = frame(
+        [
+            {"model": label, "metric": "accuracy", "probe": "training", "seed": seed, "value": 0.5 + seed / 50 + gain}
+            for label, gain in (("t", 0.0), ("s", 0.1))
+            for seed in range(3)
+        ]
+    )
+    cohort = [
+        {"label": "t", "source": "x", "family": "contrastive"},
+        {"label": "s", "source": "x", "family": "distilled", "pair_of": "t"},
+    ]
+    facts = {"cohort": cohort, "notes": []}
+    out = report.parent / "made"
+    write_report(out, table, facts)
+    claims(out)
+    write_report(out, table, facts)
+    assert "H1. A distilled" in (out / "index.html").read_text()
+    write_report(out, table.assign(value=0.5), facts)  # other numbers: verdicts on the old ones are gone
+    assert "H1. A distilled" not in (out / "index.html").read_text()
+
+
+def test_ones_own_claims_and_more_tables(report: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        '[[claim]]\nid = "mine"\nstatement = "Learning raises the accuracy."\n'
+        'first = { family = ["contrastive", "masked"] }\nminus = "untrained"\n'
+        'measures = [{ metric = "made_up", direction = "up" }]\n'
+    )
+    with pytest.raises(FdlabError, match="no metric"):
+        claims(report, file=mine)
+    made = {"contrastive teacher": 3.0, "random, plain design": 1.0}
+    rows = [
+        {
+            "model": label,
+            "metric": "made_up",
+            "probe": "mine",
+            "seed": seed,
+            "value": value + seed / 10 + value * seed / 99,
+        }
+        for label, value in made.items()
+        for seed in range(4)
+    ]
+    write_table(tmp_path / "more.csv", frame(rows))
+    found = claims(report, [tmp_path / "more.csv"], file=mine)["verdicts"][0]
+    assert found.verdict == "supported"
+    assert "masked modelling" in " ".join(found.not_controlled)
+
+
+def test_a_report_that_does_not_say_who_is_whose_is_refused(report: Path, tmp_path: Path) -> None:
+    (report / "facts.json").write_text("{}")
+    with pytest.raises(FdlabError, match="whose teacher") as refused:
+        claims(report)
+    assert refused.value.code == 2
+    cohort = tmp_path / "cohort.toml"
+    cohort.write_text('[[model]]\nlabel = "somebody"\nsource = "x"\n')
+    with pytest.raises(FdlabError, match="No model of the cohort"):
+        claims(report, cohort=cohort)
