@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 import fdlab
-from fdlab.measures.attribution import area, curves, falling, integrated_gradients
+from fdlab.measures.attribution import curves, integrated_gradients
+from fdlab.measures.shares import area, falling
 
 IMAGES = int(os.environ.get("FDLAB_LESSON_IMAGES", "48"))
 STEPS = int(os.environ.get("FDLAB_LESSON_STEPS", "200"))

@@ -16,7 +16,7 @@ def compare(
     probes: str = typer.Option("attention,features", help="By commas: attention, features, hessian, sharpness, ..."),
     cohort: Path | None = typer.Option(None, "--cohort", help="A TOML file: label, source, family, pair_of, control."),
     over_run: Path | None = typer.Option(None, "--over-run", help="A run's snapshots as the models."),
-    images: int = typer.Option(256, min=2, help="How many images; curvature probes take 128 at most."),
+    images: int = typer.Option(256, min=2, help="How many images; curvature takes 128 at most, attribution 32."),
     out: Path = typer.Option(Path("reports/compare"), "-o", "--out", help="Folder of the report."),
     control: bool = typer.Option(True, help="Add the first model's untrained start, unless the cohort names controls."),
     batch: int = typer.Option(32, min=1, help="Images in one forward pass."),

@@ -7,7 +7,6 @@ class, a feature. Cells are the equal parts of a grid over the image; what is re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -135,18 +134,3 @@ def pixels(cells: Tensor, grid: Sequence[int], images: Tensor) -> Tensor:
     height, width = images.shape[-2] // down, images.shape[-1] // across
     spread = cells.to(images.device).unflatten(1, (down, across))
     return spread.repeat_interleave(height, 1).repeat_interleave(width, 2)[:, None]
-
-
-def area(curve: Any, shares: Any) -> Any:
-    """(..., points) -> (...): the area under a curve over shares in [0, 1], by trapezoids; array or tensor."""
-    return ((shares[1:] - shares[:-1]) * (curve[..., 1:] + curve[..., :-1]) / 2).sum(-1)
-
-
-def falling(curve: Any) -> Any:
-    """A deletion curve as the share of the score that is left: 1 with the whole image, 0 with none of it."""
-    return (curve - curve[..., -1:]) / (curve[..., :1] - curve[..., -1:])
-
-
-def rising(curve: Any) -> Any:
-    """An insertion curve as the share of the score that is there: 0 with nothing, 1 with the whole image."""
-    return (curve - curve[..., :1]) / (curve[..., -1:] - curve[..., :1])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fdlab.measures.attribution import area, falling, rising
+from fdlab.measures.shares import area, falling, rising
 from fdlab.records.intervals import Interval, interval_of_means, mean_interval
 
 Rows = list[dict[str, Any]]

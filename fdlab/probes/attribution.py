@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.special import bdtrc
 from torch import Tensor
 
 from fdlab.encoders.head_outputs import head_outputs, projections, without_head
@@ -113,6 +114,7 @@ def measure_attribution(
     manifest["not_measured"] = [*(skipped if part == "curves" else []), *said]
     if "answered" in arrays:
         manifest["label_is_first_answer"] = float(arrays["answered"].mean())
+        manifest["remarks"] = _strangers(encoder, arrays["answered"])
     return Record(table, arrays, manifest)
 
 
@@ -279,6 +281,17 @@ def _kept(folder: Path | None, start: int, make: Callable[[], Arrays]) -> Arrays
 
 
 # --- what can be asked -----------------------------------------------------------------------------------
+
+
+def _strangers(encoder: Encoder, answered: np.ndarray) -> list[str]:
+    """Says where the answers are the labels no more often than by chance: the labels may mean other classes."""
+    right, n, classes = int(answered.sum()), len(answered), encoder.info.classes
+    if encoder.info.source.startswith("random:") or bdtrc(right - 1, n, 1 / classes) < 0.05:
+        return []
+    return [
+        f"the label is the model's first answer for {right} of {n} images, no more than chance: labels from other "
+        f"classes than the {classes} of the classifier? (--target prediction needs no labels)"
+    ]
 
 
 def _orders(encoder: Encoder, asked: Iterable[str] | None) -> tuple[list[str], list[str]]:

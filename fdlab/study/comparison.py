@@ -19,9 +19,13 @@ from fdlab.study.publish import write_report
 if TYPE_CHECKING:
     import pandas as pd
 
-# Which parts of a probe a comparison takes, and on how many images at most: curvature costs many passes.
-PARTS = {"hessian": ("whole", "balanced"), "sharpness": ("average", "worst", "noise")}
-AT_MOST = {"hessian": 128, "sharpness": 128, "landscape": 128}
+# Which parts of a probe a comparison takes, and on how many images at most: these cost many passes.
+PARTS = {
+    "attribution": ("curves", "heads"),
+    "hessian": ("whole", "balanced"),
+    "sharpness": ("average", "worst", "noise"),
+}
+AT_MOST = {"attribution": 32, "hessian": 128, "sharpness": 128, "landscape": 128}
 
 
 def compare(
@@ -44,7 +48,7 @@ def compare(
 
     Args:
         models: SOURCE or label=SOURCE each, or a cohort.
-        probes: by name; curvature probes see 128 images at most.
+        probes: by name; curvature probes see 128 images at most, attribution 32.
         baseline: the label that the others are compared with; the first model by default.
         control: add the first model's untrained start, unless the cohort names controls.
 

@@ -174,6 +174,7 @@ def gather(probe: str, models: Any, data: str, *, parts: Sequence[str] = (), **s
     notes = [*dict.fromkeys(said), *(f"{m['label']}: {s}" for m in manifests.values() for s in m["assumed"])]
     for m in manifests.values():
         notes += [f"{m['label']}: not measured: {text}" for text in m.get("not_measured", [])]
+        notes += [f"{m['label']}: {text}" for text in m.get("remarks", [])]
         if not m.get("renormalise", True):
             notes.append(f"{m['label']}: distances not renormalised: attention on prefix tokens shrinks them")
         if max(m.get("windows", [1])) > 1:
@@ -201,10 +202,20 @@ def _joined(parts: list[dict[str, Record]]) -> dict[str, Record]:
         label: Record(
             join(part[label].table for part in parts),
             {name: values for part in parts for name, values in part[label].arrays.items()},
-            {**first.manifest, **({"parts": [part[label].manifest for part in parts]} if len(parts) > 1 else {})},
+            _joined_manifest([part[label].manifest for part in parts]),
         )
-        for label, first in parts[0].items()
+        for label in parts[0]
     }
+
+
+def _joined_manifest(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    if len(manifests) == 1:
+        return dict(manifests[0])
+    said = {
+        key: list(dict.fromkeys(text for manifest in manifests for text in manifest.get(key, [])))
+        for key in ("not_measured", "remarks")
+    }
+    return {**manifests[0], **said, "parts": manifests}
 
 
 def facts_of(probe: str, data: str, seed: int, manifests: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

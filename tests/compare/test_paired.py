@@ -68,6 +68,46 @@ def test_spread_over_heads_is_of_the_averaged_distances() -> None:
     assert spread["low"] > 4
 
 
+def curves(fall: float, objective: str = "cosine", images: int = IMAGES) -> Record:
+    """Linear deletion curves that end at 0 and, in the order of gradients, bend to the area ``fall``."""
+    draw = stream(3, "curves")
+    scale = draw.uniform(1, 3, (images, 1))
+    arrays = {
+        "deletion_random": scale * np.array([1.0, 0.5, 0.0]),
+        "deletion_gradients": scale * np.array([1.0, 2 * fall - 0.5, 0.0]),
+        "score_whole": scale[:, 0],
+        "score_empty": np.zeros(images),
+        "head_effect": scale[:, :, None] * np.full((images, 2, 2), fall),
+    }
+    rows = [{"metric": "deletion_curve_random", "x": x, "value": 1 - x} for x in (0.0, 0.5, 1.0)]
+    made = record(arrays, probe="attribution", objective=objective, images=images)
+    return Record(frame(rows), arrays, made.manifest)
+
+
+@pytest.mark.parametrize("images", [IMAGES, 6])
+def test_areas_gains_and_shares_of_scores_of_other_scale(images: int) -> None:
+    first, second = curves(0.4, images=images), curves(0.3, images=images)
+    for name in second.arrays:  # a model with ten times larger logits
+        second.arrays[name] = 10 * second.arrays[name]
+    table = rows_of(first, second).set_index("metric")
+    assert set(table.index) == {
+        "deletion_area_random", "deletion_area_gradients", "deletion_gain_gradients", "head_effect_share"
+    }  # fmt: skip
+    expected = {"deletion_area_random": 0.0, "deletion_area_gradients": 0.1, "deletion_gain_gradients": -0.1}
+    for metric, value in (expected | {"head_effect_share": 0.1}).items():
+        assert table.loc[metric, ["value", "low", "high"]].astype(float).tolist() == pytest.approx([value] * 3)
+
+
+def test_undefined_shares_and_other_scores_have_no_difference() -> None:
+    undefined = curves(0.4)
+    row = {"metric": "deletion_area_random", "value": np.nan}
+    undefined = Record(frame([*undefined.table.to_dict("records"), row]), undefined.arrays, undefined.manifest)
+    assert "deletion_area_random" not in set(rows_of(undefined, curves(0.3))["metric"])
+    found, said = paired_rows({"a": curves(0.4), "b": curves(0.3, "logit of the label")}, [("a", "b")])
+    assert found == []
+    assert "other scores (cosine and logit of the label)" in said[0]
+
+
 def test_undefined_values_are_left_out() -> None:
     first = np.full((IMAGES, 2, 2), 0.5)
     first[:10] = np.nan

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fdlab.measures import attribution as form
+from fdlab.measures import shares as shares_of
 
 DOUBLE = torch.float64
 GRID = (2, 4)
@@ -94,8 +95,8 @@ def test_one_cell_that_carries_the_score(rank: int) -> None:
 
     removed, added = form.curves(score, images, torch.zeros(1), order, GRID, range(9))
     shares = np.arange(9) / 8
-    assert float(form.area(form.falling(removed.numpy()), shares)[0]) == pytest.approx((rank + 0.5) / 8)
-    assert float(form.area(form.rising(added.numpy()), shares)[0]) == pytest.approx(1 - (rank + 0.5) / 8)
+    assert float(shares_of.area(shares_of.falling(removed.numpy()), shares)[0]) == pytest.approx((rank + 0.5) / 8)
+    assert float(shares_of.area(shares_of.rising(added.numpy()), shares)[0]) == pytest.approx(1 - (rank + 0.5) / 8)
 
 
 def test_curves_of_a_sum_are_the_sums_of_its_cells() -> None:

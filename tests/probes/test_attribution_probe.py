@@ -266,6 +266,21 @@ def test_how_often_the_label_is_the_first_answer() -> None:
     labels = torch.where(torch.arange(4) < 3, first, (first + 1) % 5)
     record = measure_attribution(model, images, labels, orders=["random"], **FEW)
     assert record.manifest["label_is_first_answer"] == 0.75
+    assert record.manifest["remarks"] == []
+    wrong = measure_attribution(model, images, (first + 1) % 5, orders=["random"], **FEW)
+    assert "first answer for 0 of 4 images, no more than chance" in wrong.manifest["remarks"][0]
+
+
+def test_labels_of_other_classes_are_said(tmp_path: Path) -> None:
+    from fdlab.study.diagnosis import gather
+
+    model = linear(classes=50)
+    with torch.no_grad():
+        model.module.head.weight.zero_()
+        model.module.head.weight[40, 0] = 1e-3
+    settings: dict[str, Any] = {"images": 5, "store": Store(tmp_path), "steps": 2, "gradient_steps": 2}
+    found = gather("attribution", {"m": model}, "digits", parts=("curves", "heads"), **settings)
+    assert any("m: the label is the model's first answer for" in note for note in found.notes)
 
 
 # --- the store -------------------------------------------------------------------------------------------

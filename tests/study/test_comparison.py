@@ -92,3 +92,13 @@ def test_one_model_alone_and_unknown_names(run: Path, tmp_path: Path) -> None:
         compare([f"a={run}"], "digits#test", tmp_path / "r", **{**SETTINGS, "probes": ("atention",)})
     with pytest.raises(FdlabError, match="baseline is 'b'"):
         compare([f"a={run}"], "digits#test", tmp_path / "r", baseline="b", **SETTINGS)
+
+
+def test_what_any_part_of_a_probe_left_out_is_kept() -> None:
+    from fdlab.study.diagnosis import _joined_manifest
+
+    parts = [{"label": "m", "not_measured": ["a", "b"]}, {"label": "m", "not_measured": ["b", "c"], "remarks": ["d"]}]
+    joined = _joined_manifest(parts)
+    assert joined["not_measured"] == ["a", "b", "c"]
+    assert joined["remarks"] == ["d"]
+    assert joined["parts"] == parts
