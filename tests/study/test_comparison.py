@@ -11,7 +11,7 @@ import fdlab
 from fdlab.compare.cohort import Cohort, Member
 from fdlab.encoders.encoder import Encoder
 from fdlab.errors import FdlabError
-from fdlab.records.table import differences, read_table
+from fdlab.records.table import differences, read_table, values
 from fdlab.study.comparison import compare, snapshots_of
 
 
@@ -92,6 +92,23 @@ def test_one_model_alone_and_unknown_names(run: Path, tmp_path: Path) -> None:
         compare([f"a={run}"], "digits#test", tmp_path / "r", **{**SETTINGS, "probes": ("atention",)})
     with pytest.raises(FdlabError, match="baseline is 'b'"):
         compare([f"a={run}"], "digits#test", tmp_path / "r", baseline="b", **SETTINGS)
+
+
+def test_attribution_is_compared_in_shares_of_the_score(run: Path, tmp_path: Path) -> None:
+    models = [f"masked={run}", f"start=random:{run}"]
+    result = compare(models, "digits#test", tmp_path / "r", images=6, quiet=True, probes=("attribution",))
+    changes = differences(result["table"])
+    pair = (changes["model"] == "start") & (changes["reference"] == "masked")
+    own = changes[pair].set_index("metric")
+    plain = values(result["table"]).set_index(["model", "metric"])["value"].sort_index()
+    for metric in ("deletion_area_random", "insertion_gain_gradients"):
+        expected = plain["start", metric] - plain["masked", metric]
+        assert own.loc[metric, "value"] == pytest.approx(expected, abs=1e-6)
+        assert own.loc[metric, "low"] < own.loc[metric, "high"]
+    assert "head_effect_share" in own.index
+    assert not {"head_effect", "score_whole"} & set(own.index)
+    same = changes[(changes["model"] == "start") & (changes["reference"] == "random start")]
+    assert (same["value"].abs() < 1e-6).all()
 
 
 def test_what_any_part_of_a_probe_left_out_is_kept() -> None:
