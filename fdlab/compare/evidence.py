@@ -18,7 +18,8 @@ import pandas as pd
 
 from fdlab.compare.cohort import Cohort, Member
 from fdlab.compare.hypotheses import BLOCKS, SCORE
-from fdlab.compare.paired import OVER_HEADS, same_images
+from fdlab.compare.of_averages import OVER_HEADS
+from fdlab.compare.paired import same_images
 from fdlab.compare.significance import Change, change_of, change_with
 from fdlab.errors import FdlabError
 from fdlab.records.store import Record
