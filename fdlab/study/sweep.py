@@ -21,9 +21,8 @@ from fdlab.records.intervals import t_interval
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join, write_table
-from fdlab.study.parallel import Job, report, run_jobs
-
-FAILED = 1  # the exit code of a training that diverged; settings that are wrong have another one
+from fdlab.study import stage
+from fdlab.study.parallel import Job, run_jobs
 
 
 @dataclass(frozen=True)
@@ -112,8 +111,6 @@ def sweep(
     Raises:
         FdlabError: code 2, a point whose settings are wrong (before anything is trained).
     """
-    from fdlab.study.training import plan
-
     if seeds < 1 or not 1 <= part[0] <= part[1]:
         raise FdlabError(
             f"{seeds} seeds, part {part[0]}/{part[1]}.",
@@ -126,41 +123,13 @@ def sweep(
     jobs: dict[str, Job] = {}
     for point, number in runs[part[0] - 1 :: part[1]]:
         given = {**(overrides or {}), **point.settings, "run.seed": number}
-        planned = plan(recipe, overrides=given, config=config)
-        keywords = {"recipe": recipe, "config": config, "overrides": given, "run": str(folder / point.run(number))}
-        cost = max(planned.recipe.run.steps, 1)
-        jobs[point.run(number)] = Job(train, {**keywords, "label": point.label, "cost": cost}, cost=cost)
+        run = point.run(number)
+        jobs[run] = stage.job(recipe, str(folder / run), given, config=config, label=point.label)
     write_json(folder / "sweep.json", {"recipe": recipe, "over": dict(over), "seeds": seeds, "seed": seed})
     run_jobs(jobs, workers=workers, label="sweep", quiet=quiet)
     table = collect(folder, runs)
     write_table(folder / "table.csv", table)
     return table
-
-
-def train(
-    recipe: str, config: str | None, overrides: Mapping[str, Any], run: str, label: str, cost: int
-) -> dict[str, Any]:
-    """One run of a sweep in a worker; a divergence is noted in its folder, not raised."""
-    from fdlab.study import training
-
-    folder, done = RunFolder(run), [0]
-
-    def tell(step: int) -> None:
-        if step % 10 == 0:
-            report(step - done[0])
-            done[0] = step
-
-    if not (folder.path / "failed.json").is_file():
-        try:
-            training.run(
-                training.plan(recipe, overrides=overrides, config=config), run, on_step=[tell], label=label, quiet=True
-            )
-        except FdlabError as error:
-            if error.code != FAILED:
-                raise
-            write_json(folder.path / "failed.json", {"why": str(error).splitlines()[0]})
-    report(max(cost - done[0], 0))
-    return folder.facts()
 
 
 def collect(folder: Path, runs: Sequence[tuple[Point, int]]) -> pd.DataFrame:
@@ -173,7 +142,7 @@ def collect(folder: Path, runs: Sequence[tuple[Point, int]]) -> pd.DataFrame:
             rows = Record.load(run.path / "record").table
             parts.append(rows.assign(model=point.label, x=np.nan if point.x is None else point.x))
             parts.append(frame([{**common, "metric": "diverged", "value": 0.0}]))
-        elif (run.path / "failed.json").is_file():
+        elif stage.failure(str(run.path)):
             parts.append(frame([{**common, "metric": "diverged", "value": 1.0}]))
     return join([*parts, _means(join(parts))])
 
