@@ -15,6 +15,7 @@ from fdlab.records.landscape_metrics import LANDSCAPE
 from fdlab.records.map_metrics import MAPS
 from fdlab.records.prefix_metrics import PREFIX
 from fdlab.records.sharpness_metrics import SHARPNESS
+from fdlab.records.trainability_metrics import TRAINABILITY
 
 
 @dataclass(frozen=True)
@@ -295,6 +296,8 @@ _OTHERS = (
 
 _ATTRIBUTION = tuple(Metric(*fields) for fields in ATTRIBUTION)
 
+_TRAINABILITY = tuple(Metric(*fields) for fields in TRAINABILITY)
+
 _HESSIAN = tuple(Metric(*fields) for fields in CURVATURE)
 
 _FEATURES = tuple(Metric(*fields) for fields in FEATURES)
@@ -319,6 +322,7 @@ METRICS: dict[str, Metric] = {
         *_SHARPNESS,
         *_LANDSCAPE,
         *_ATTRIBUTION,
+        *_TRAINABILITY,
     )
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from fdlab.records.intervals import mean_interval
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join
+from fdlab.study import stage
 from fdlab.study.parallel import report
 
 HELD_OUT, RIDGE_IMAGES, RULER_IMAGES = 256, 400, 128
@@ -95,7 +95,7 @@ def measure_ruler(run: str, alpha: float, seed: int, record: str) -> float:
     from fdlab.probes.attention import measure_attention
 
     started = time.monotonic()
-    question: dict[str, Any] = {"weights": _weights(run)}
+    question: dict[str, Any] = {"weights": stage.digest(run)}
     question |= {"version": __version__, "stage": "ruler", "alpha": alpha, "seed": seed, "images": RULER_IMAGES}
     if _answered(record, question):
         return 0.0
@@ -146,7 +146,7 @@ def measure_model(source: str, teacher: str, label: str, family: str, seed: int,
     from fdlab.probes.teacher import measure_teacher_r2, position_mean_loss
 
     started = time.monotonic()
-    question: dict[str, Any] = {"weights": [_weights(source.removeprefix("random:")), _weights(teacher)]}
+    question: dict[str, Any] = {"weights": [stage.digest(source.removeprefix("random:")), stage.digest(teacher)]}
     question |= {"version": __version__, "stage": "model", "source": source, "seed": seed, "images": HELD_OUT}
     question["features"] = list(FEATURES)
     if _answered(record, question):
@@ -182,7 +182,7 @@ def measure_curvature(source: str, label: str, family: str, seed: int, record: s
     from fdlab.probes.landscape import measure_landscape
 
     started = time.monotonic()
-    question: dict[str, Any] = {"weights": [_weights(source)], "version": __version__, "stage": "curvature"}
+    question: dict[str, Any] = {"weights": [stage.digest(source)], "version": __version__, "stage": "curvature"}
     question |= {"source": source, "seed": seed, "images": CURVED}
     if _answered(record, question):
         return 0.0
@@ -201,18 +201,8 @@ def measure_curvature(source: str, label: str, family: str, seed: int, record: s
     return float(manifest["seconds"])
 
 
-def _weights(run: str) -> str:
-    """sha256 of a run's result, so that a run made again is measured again."""
-    path = RunFolder(run).result
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
-
-
 def _answered(record: str, question: dict[str, Any]) -> bool:
-    try:
-        known = Record.load(record).manifest.get("stage_question")
-    except FdlabError:
-        return False
-    if known == question:
+    if stage.answered(record, question):
         report(PROBE_COST)
         return True
     return False

@@ -13,12 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from fdlab.records.atomic import writable_folder
-from fdlab.study import stage
+from fdlab.study import factorial_stages as stages
+from fdlab.study import stage, trainability
 from fdlab.study.parallel import Job, run_jobs
+from fdlab.study.trainability import Start
 
 KINDS = ("contrastive", "masked", "supervised")
 DESIGNS = ("plain", "student")
 FAMILIES = {"contrastive": "contrastive", "masked": "mim", "supervised": "supervised", "random": "random"}
+RECIPE, FINETUNED = "cifar/finetune", "finetuned"
+# What each probe is asked for; the rest of its settings are its defaults.
+PROBES: dict[str, tuple[dict[str, Any], ...]] = {
+    "attention": ({},),
+    "features": ({"metrics": ("knn", "linear_probe"), "pooling": ("patches", "attentive")},),
+    "sharpness": ({"part": "average"}, {"part": "noise"}),
+    "hessian": ({"part": "balanced", "k": 1, "probes": 0},),
+}
 _MODEL = {"contrastive": "contrastive.model", "masked": "masked.model", "supervised": "classify.design"}
 
 
@@ -79,7 +89,7 @@ class Size:
         steps: by kind, "distill", "finetune" and "few"; a stage without one has its recipe's epochs.
         rates: learning rates of the fine-tuning search. few: labels a class. costs: milliseconds a step, for the
         time that is left.
-        probe_images, feature_images, curvature_images: of the test images, what each probe sees.
+        images: of the test images, how many each probe sees.
     """
 
     name: str
@@ -93,9 +103,9 @@ class Size:
     finetune: Mapping[str, Any] = field(default_factory=dict)
     few: tuple[int, ...] = (20, 200)
     costs: Mapping[str, int] = field(default_factory=dict)
-    probe_images: int = 256
-    feature_images: int = 1000
-    curvature_images: int = 128
+    images: Mapping[str, int] = field(
+        default_factory=lambda: {"attention": 256, "features": 1000, "hessian": 32, "sharpness": 128}
+    )
 
     def length(self, what: str) -> dict[str, Any]:
         return {"run.steps": self.steps[what], "run.epochs": 0} if what in self.steps else {}
@@ -150,9 +160,67 @@ def _cost(size: Size, what: str) -> int:
     return size.steps.get(what, 0) * size.costs.get(what, 100)
 
 
-def pretrain(
-    folder: str | Path, size: Size, seeds: Sequence[int], *, workers: int = 2, quiet: bool = False
-) -> dict[str, Any]:
-    """Trains what is missing of the models."""
+def starts(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> list[Start]:
+    """Where the fine-tunings begin, a model and seed each."""
+    return [
+        Start(
+            cell.label,
+            source(folder, cell, seed),
+            seed,
+            cell.family,
+            overrides={"classify.bias_scale": 10} if cell.design == "student" else {},
+            needs=(f"{made_by(cell).name} {seed}",),
+            after=(source(folder, made_by(cell), seed),),
+        )
+        for seed in seeds
+        for cell in cells
+    ]
+
+
+def finetuning(size: Size) -> dict[str, Any]:
+    """The settings of every fine-tuning."""
+    settings = {**size.common, **size.length("finetune"), **size.finetune, "run.log_every": 5}
+    settings |= {"data.source": size.train, "data.test": size.test, "data.validation": size.validation}
+    return settings
+
+
+def all_jobs(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> dict[str, Job]:
+    """Every stage of the study."""
+    own, tuned = starts(folder, size, seeds, cells), folder / FINETUNED
+    jobs = pretraining(folder, size, seeds, cells)
+    jobs |= trainability.jobs(own, size.rates, tuned, RECIPE, finetuning(size), _cost(size, "finetune"))
+    for start in own:
+        searched = tuple(f"{start.name} {rate:g}" for rate in size.rates)
+        for labels in size.few:
+            settings = {**finetuning(size), **size.length("few"), **start.overrides, "data.per_class": labels}
+            settings |= {"classify.model": start.source, "run.seed": start.seed, "data.label_seed": start.seed}
+            keywords = {"recipe": RECIPE, "tuned": str(tuned), "start": start, "rates": size.rates}
+            keywords["settings"] = settings
+            keywords |= {"run": str(few_run(folder, start, labels)), "cost": _cost(size, "few")}
+            jobs[f"{start.name} {labels} labels"] = Job(stages.few_labels, keywords, searched, keywords["cost"])
+    for cell in cells:
+        for seed in seeds:
+            for probe, parts in PROBES.items():
+                name = f"{probe} {cell.name} {seed}"
+                keywords = {"model": source(folder, cell, seed), "label": cell.label, "family": cell.family}
+                keywords |= {"seed": seed, "probe": probe, "parts": parts, "data": size.test}
+                keywords |= {"images": size.images[probe], "record": str(record_of(folder, cell, seed, probe))}
+                keywords["cost"] = size.costs.get(probe, 1000)
+                jobs[name] = Job(stages.measured, keywords, (f"{made_by(cell).name} {seed}",), keywords["cost"])
+    return jobs
+
+
+def few_run(folder: Path, start: Start, labels: int) -> Path:
+    """The run of one model and seed with so many labels a class."""
+    return folder / "few" / f"{start.name}_{labels}"
+
+
+def record_of(folder: Path, cell: Cell, seed: int, probe: str) -> Path:
+    """Where a probe's answer on one model and seed is kept."""
+    return folder / "records" / f"seed-{seed}" / f"{cell.name}-{probe}"
+
+
+def run(folder: str | Path, size: Size, seeds: Sequence[int], *, workers: int = 2, quiet: bool = False) -> None:
+    """Trains and measures what is missing."""
     folder = writable_folder(folder)
-    return run_jobs(pretraining(folder, size, seeds), workers=workers, label="pre-training", quiet=quiet)
+    run_jobs(all_jobs(folder, size, seeds), workers=workers, label="study", quiet=quiet)

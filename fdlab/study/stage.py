@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fdlab.errors import FdlabError
 from fdlab.records.atomic import write_json
 from fdlab.records.run_folder import RunFolder
+from fdlab.records.store import Record
 from fdlab.study.parallel import Job, report
 
 FAILED = 1  # the exit code of a training that diverged; settings that are wrong have another one
@@ -84,8 +88,6 @@ def _fail(folder: RunFolder, why: str) -> None:
 
 def failure(run: str) -> str:
     """Why a run has no result: it diverged, or what it needs did; empty where it has one or has not been run."""
-    import json
-
     path = RunFolder(run).path / "failed.json"
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["why"])
@@ -93,3 +95,18 @@ def failure(run: str) -> str:
         return ""
     except (OSError, ValueError, KeyError):
         return "its failed.json is damaged"
+
+
+def digest(run: str) -> str:
+    """sha256 of a run's result, so that a run made again is measured again; empty where it has none."""
+    path = RunFolder(run).result
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
+
+
+def answered(record: str | Path, question: Mapping[str, Any]) -> bool:
+    """Whether a stage's record is there and answers this very question."""
+    try:
+        known = Record.load(record).manifest.get("stage_question")
+    except FdlabError:
+        return False
+    return bool(known == json.loads(json.dumps(question)))

@@ -1,0 +1,59 @@
+"""Stages of the factorial study that are more than one training: few labels at the best rate, and the probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fdlab.records.store import Record, Store
+from fdlab.records.table import join
+from fdlab.study import stage, trainability
+from fdlab.study.parallel import report
+from fdlab.study.trainability import Start
+
+
+def few_labels(
+    recipe: str,
+    tuned: str,
+    start: Start,
+    rates: Sequence[float],
+    settings: Mapping[str, Any],
+    run: str,
+    cost: int,
+) -> None:
+    """Fine-tunes with few labels at the model's own best rate of the search with all of them (folder ``tuned``)."""
+    rate = trainability.best_rate(Path(tuned), start, rates)
+    after = start.after if rate is not None else (str(trainability.run_of(Path(tuned), start, rates[0]).path),)
+    given = {**settings, "optim.lr": rate or rates[0]}
+    stage.train(recipe, None, given, run, start.label, start.family, after, cost)
+
+
+def measured(
+    model: str,
+    label: str,
+    family: str,
+    seed: int,
+    probe: str,
+    parts: Sequence[Mapping[str, Any]],
+    data: str,
+    images: int,
+    record: str,
+    cost: int,
+) -> None:
+    """One probe on one model, as a record without arrays; nothing where the model diverged or the record is there.
+
+    All models and seeds see the same images; ``seed`` is the training's.
+    """
+    run = model.removeprefix("random:")
+    question = {"model": stage.digest(run), "untrained": model != run, "seed": seed, "probe": probe}
+    question |= {"parts": [dict(part) for part in parts], "data": data, "images": images}
+    if not stage.failure(run) and not stage.answered(record, question):
+        from fdlab.encoders.open import open_model
+        from fdlab.probes.measure import measure
+
+        opened, store = {label: open_model(model, seed=seed)}, Store(Path(record).parent.parent / "store")
+        tables = [measure(probe, opened, data, images, 0, store=store, **part) for part in parts]
+        table = join(tables).assign(family=family, seed=seed)
+        Record(table, {}, {"stage_question": question}).save(record)
+    report(cost)
