@@ -63,14 +63,20 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+# Probes whose rows speak of groups of models, and of effects, not of models.
+OF_GROUPS = ("two_way",)
+
+
 def values(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that are values: all but differences to a ``reference``."""
-    return table[(table["reference"] == "") | table["metric"].isin(OF_TWO)]
+    value = (table["reference"] == "") | table["metric"].isin(OF_TWO)
+    return table[value & ~table["probe"].isin(OF_GROUPS)]
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that are differences: ``model`` minus ``reference``."""
-    return table[(table["reference"] != "") & ~table["metric"].isin(OF_TWO)]
+    difference = (table["reference"] != "") & ~table["metric"].isin(OF_TWO)
+    return table[difference & ~table["probe"].isin(OF_GROUPS)]
 
 
 def join(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:

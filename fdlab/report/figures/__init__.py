@@ -42,6 +42,8 @@ FIGURES = {
     "sharpness": "fdlab.report.figures.sharpness",
     "noise": "fdlab.report.figures.noise",
     "reparametrisation": "fdlab.report.figures.reparametrisation",
+    "two_way": "fdlab.report.figures.two_way",
+    "trainability": "fdlab.report.figures.trainability",
     "finetune": "fdlab.report.figures.finetune",
     "teacher": "fdlab.report.figures.teacher",
     "teacher_blocks": "fdlab.report.figures.teacher_blocks",

@@ -1,0 +1,109 @@
+"""The numbers of the factorial study: one a model, seed and measure, read from its runs and records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from fdlab.errors import FdlabError
+from fdlab.records.run_folder import RunFolder
+from fdlab.records.store import Record
+from fdlab.records.table import frame, join
+from fdlab.study import stage, trainability
+from fdlab.study.factorial import CELLS, FINETUNED, PROBES, Cell, Size, few_run, made_by, record_of, source, starts
+
+PROBE = "cells"
+
+
+class Measure(NamedTuple):
+    """A number of the two-way table: of which probe, and how it is made one number."""
+
+    probe: str
+    metric: str
+    late: bool = False  # the mean over heads and the last half of the blocks
+    log: bool = False  # its decimal logarithm, for what is positive and skewed
+
+
+MEASURES = (
+    Measure("attention", "distance_spread", late=True),
+    Measure("attention", "r2_relative", late=True),
+    Measure("attention", "r2_absolute", late=True),
+    Measure("attention", "nmi", late=True),
+    Measure("attention", "head_similarity", late=True),
+    Measure("attention", "entropy", late=True),
+    Measure("hessian", "eigenvalue_1_balanced", log=True),
+    Measure("sharpness", "sharpness_adaptive"),
+    Measure("sharpness", "noise_to_rise"),
+    Measure("features", "knn"),
+    Measure("features", "linear_probe"),
+    Measure("trainability", "best_accuracy"),
+    Measure("trainability", "lr_width"),
+    Measure("trainability", "steps_to_loss"),
+)
+
+
+def measured(folder: Path, seeds: Sequence[int], cells: Iterable[Cell] = CELLS) -> pd.DataFrame:
+    """Every row that the probes gave, by block and head; absent records are left out."""
+    tables = []
+    for cell in cells:
+        for seed in seeds:
+            for probe in PROBES:
+                try:
+                    tables.append(Record.load(record_of(folder, cell, seed, probe)).table)
+                except FdlabError:
+                    continue
+    return join(tables)
+
+
+def finetuned(
+    folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS
+) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of ``trainability`` with their means over seeds, and of few labels (``x`` = labels a class)."""
+    own = starts(folder, size, seeds, cells)
+    table, said = trainability.collect(folder / FINETUNED, own, size.rates)
+    rows: list[dict[str, Any]] = []
+    for start in own:
+        for labels in size.few:
+            run = RunFolder(few_run(folder, start, labels))
+            if run.finished:
+                line = Record.load(run.path / "record").table.query("metric == 'accuracy'").iloc[0]
+                common = {"model": start.label, "family": start.family, "seed": start.seed, "probe": "few_labels"}
+                bounds = {"low": line["low"], "high": line["high"], "n": int(line["n"])}
+                rows.append({**common, "metric": "accuracy", "x": labels, "value": line["value"], **bounds})
+    return join([table, frame(rows)]), said
+
+
+def values(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a model, seed and measure, of probe ``cells``."""
+    parts = [_one(table, measure) for measure in MEASURES]
+    few = table[(table["probe"] == "few_labels") & table["seed"].notna()]
+    return join([*parts, few.assign(probe=PROBE, low=np.nan, high=np.nan, n=None)])
+
+
+def _one(table: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    own = table[(table["probe"] == measure.probe) & (table["metric"] == measure.metric) & table["seed"].notna()]
+    if measure.late:
+        own = own[own["depth"] > 0.5]
+    rows = []
+    keys = ["model", "family", "seed", "objective", "unit"]
+    for key, group in own.groupby(keys, sort=False, dropna=False):
+        value = float(group["value"].mean())
+        row: dict[str, Any] = {**dict(zip(keys, key, strict=True)), "probe": PROBE, "metric": measure.metric}
+        if measure.log:
+            row |= {"unit": "log10", "value": np.log10(value) if value > 0 else np.nan}
+        rows.append({"value": value, **row})
+    return frame(rows)
+
+
+def lost(folder: Path, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> list[str]:
+    """A sentence for each model that has no result: it is counted, and has no values."""
+    said = []
+    for seed in seeds:
+        for cell in dict.fromkeys(made_by(cell) for cell in cells):
+            if why := stage.failure(source(folder, cell, seed)):
+                said.append(f"{cell.label}, seed {seed}, has no result: {why}")
+    return said
