@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Processes that share the fast tests, one thread each (some of the slow ones start several themselves).
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow check format reports clean
+.PHONY: help demo test test-slow check format reports study clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
 
@@ -41,6 +41,10 @@ format: $(VENV)/.installed-dev  ## put the code into shape
 reports: $(VENV)/.installed  ## make the committed galleries again
 	$(BIN)/python analyses/digits_gallery.py
 	$(BIN)/python analyses/curvature_gallery.py
+
+# ARGS: e.g. ARGS="--size gpu --workers 1"; see analyses/cifar_study.py.
+study: $(VENV)/.installed-dev  ## the study on CIFAR-10, hours on two cores; continues where it was stopped
+	OMP_NUM_THREADS=1 $(BIN)/python analyses/cifar_study.py $(ARGS)
 
 clean:  ## remove the environment
 	rm -rf $(VENV)

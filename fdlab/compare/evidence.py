@@ -58,7 +58,7 @@ class Evidence:
         self, tables: Iterable[pd.DataFrame], records: Mapping[tuple[str, str], Path], scores: Mapping[str, float]
     ) -> None:
         known = values(join(tables))
-        self.table = known[~known["probe"].isin(NO_VALUES) & known["value"].notna()]
+        self.table = _without_means(known[~known["probe"].isin(NO_VALUES) & known["value"].notna()])
         self.records, self.scores = dict(records), dict(scores)
         self._loaded: dict[Path, Record] = {}
 
@@ -202,6 +202,13 @@ class Evidence:
             if held is not None and held.shape[:1] == (record.manifest.get("images"),) and held.ndim <= 3:
                 return record
         return None
+
+
+def _without_means(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the rows that are means over the seeds whose own rows the table has."""
+    seeded = table.loc[table["seed"].notna(), ["model", "probe", "metric"]].drop_duplicates()
+    found = table.merge(seeded.assign(seeded=True), how="left", on=["model", "probe", "metric"])["seeded"].notna()
+    return table[~(found.to_numpy() & table["seed"].isna().to_numpy())]
 
 
 def _image_values(array: np.ndarray, metric: str, blocks: str) -> tuple[float, np.ndarray]:

@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        return f"{self.kind}{' distilled' if self.distilled else ''}, {self.design} design"
+        return f"{self.kind}{' distilled' if self.distilled else ''}, {self.design}"
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ class Size:
     Args:
         train, test: images (``--data`` grammar). validation: training images held out for choosing rates.
         common: settings of every training. model: of every pre-trained model (width, depth, heads).
-        steps: by kind, "distill", "finetune" and "few"; a stage without one has its recipe's epochs.
+        steps: of each kind, "distill", "finetune" and "few".
         rates: learning rates of the fine-tuning search. few: labels a class. costs: milliseconds a step, for the
         time that is left.
         images: of the test images, how many each probe sees.
@@ -108,7 +108,7 @@ class Size:
     )
 
     def length(self, what: str) -> dict[str, Any]:
-        return {"run.steps": self.steps[what], "run.epochs": 0} if what in self.steps else {}
+        return {"run.steps": self.steps[what], "run.epochs": 0}
 
 
 def source(folder: Path, cell: Cell, seed: int) -> str:
@@ -157,7 +157,7 @@ def _settings(folder: Path, size: Size, cell: Cell, seed: int) -> dict[str, Any]
 
 
 def _cost(size: Size, what: str) -> int:
-    return size.steps.get(what, 0) * size.costs.get(what, 100)
+    return size.steps[what] * size.costs.get(what, 100)
 
 
 def starts(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> list[Start]:

@@ -101,9 +101,6 @@ def _one(table: pd.DataFrame, measure: Measure) -> pd.DataFrame:
 
 def lost(folder: Path, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> list[str]:
     """A sentence for each model that has no result: it is counted, and has no values."""
-    said = []
-    for seed in seeds:
-        for cell in dict.fromkeys(made_by(cell) for cell in cells):
-            if why := stage.failure(source(folder, cell, seed)):
-                said.append(f"{cell.label}, seed {seed}, has no result: {why}")
-    return said
+    models = [(cell, seed) for seed in seeds for cell in dict.fromkeys(made_by(cell) for cell in cells)]
+    failed = [(cell, seed, stage.failure(source(folder, cell, seed))) for cell, seed in models]
+    return [f"{cell.label}, seed {seed}, has no result: {why}" for cell, seed, why in failed if why]

@@ -130,7 +130,7 @@ def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
     lines = []
     for name in models(table, facts, "trainability"):
         lost = rows(table, "trainability", "diverged")
-        lost = lost[(lost["model"] == name) & lost["seed"].notna()]["value"]
+        lost = lost[(lost["model"] == name) & lost["seed"].notna()]
         lines.append(
             {
                 "model": name,
@@ -138,7 +138,7 @@ def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
                 "best rate": _text(_single(table, "best_rate", name), 1, 4),
                 "lr_width, decades": _text(_single(table, "lr_width", name), 1, 2),
                 "steps_to_loss": _text(_single(table, "steps_to_loss", name), 1, 0),
-                "diverged": f"{int(lost.sum())} of {len(lost)}",
+                "diverged": f"{lost['value'].sum():.0f} of {len(lost)}",
             }
         )
     return pd.DataFrame(lines)

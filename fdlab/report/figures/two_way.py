@@ -49,7 +49,7 @@ def title_of(row: pd.Series) -> str:
     if metric == "accuracy" and pd.notna(row["x"]):
         name = f"accuracy, {row['x']:g} labels a class"
     if metric in ("knn", "linear_probe") and row["objective"]:
-        name += ", " + str(row["objective"]).partition(":")[0].partition(" (")[0]
+        name += ", " + str(row["objective"]).partition(",")[0]
     return name + (f" ({row['unit']})" if row["unit"] else "")
 
 
@@ -90,7 +90,7 @@ def _panel(axes: Axes, title: str, group: pd.DataFrame, kinds: list[str]) -> Non
                 label=label if place == 0 else None,
             )
     axes.axvline(0, color=INK, lw=0.8)
-    axes.set_title(wrap(title, 26, 2), fontsize=6.5)
+    axes.set_title(wrap(title, 22, 3), fontsize=6.5)
     axes.set_yticks(range(len(kinds)), kinds, fontsize=6.5)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(3))
@@ -118,6 +118,7 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     """What, how to read, what it shows here, what not to conclude."""
     own = effects(table)
     kinds, seeds = list(dict.fromkeys(own["model"])), int(own["n"].max())
+    words = f"{seeds} seeds are the unit" if seeds > 1 else "one seed"
     counts = {effect: count(table, effect) for effect in EFFECTS}
     if all(total == 0 for _, total in counts.values()):
         third = "With one seed there is no interval, so no effect can be called seen."
@@ -125,12 +126,12 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
         parts = [f"{effect} in {some} of {total}" for effect, (some, total) in counts.items()]
         third = f"The interval leaves out 0 for {listed(parts)} measures and kinds of pre-training."
     return (
-        f"Effects of the student's design, of distillation and of both together beyond their sum on {len(measures(table))}"
-        f" measures, for {listed(kinds)} pre-training, over {seeds} seed{'s' if seeds != 1 else ''}.",
+        f"Effects of the student's design, of distillation and of both together beyond their sum on "
+        f"{len(measures(table))} measures, for {listed(kinds)} pre-training; {words}.",
         "Right of the line the student's design (or distilling) raises the measure; bars are 95 % t-intervals over "
         "seeds, and design plus distillation is the difference between the paper's student and its teacher.",
         third,
-        f"{seeds} seeds see only large effects, with this many intervals one in twenty leaves out 0 by chance, and a "
+        f"So few seeds ({seeds}) show only large effects, one interval in twenty leaves out 0 by chance, and a "
         "model of this size says nothing about larger ones.",
     )
 
