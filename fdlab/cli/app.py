@@ -23,6 +23,7 @@ from fdlab.cli import (
     runs,
     sweep,
     train,
+    trainability,
 )
 from fdlab.errors import INTERRUPTED, FdlabError
 
@@ -39,6 +40,7 @@ app.command(rich_help_panel="Train")(train.pretrain)
 app.command(rich_help_panel="Train")(train.distill)
 app.command(rich_help_panel="Train")(train.finetune)
 app.command(rich_help_panel="Train")(sweep.sweep)
+app.command(rich_help_panel="Measure")(trainability.trainability)
 app.command(rich_help_panel="Train")(runs.runs)
 app.command(name="recipes", rich_help_panel="Train")(recipes.recipes)
 app.add_typer(diagnose.app, name="diagnose", rich_help_panel="Measure")

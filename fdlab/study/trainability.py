@@ -16,12 +16,13 @@ import pandas as pd
 
 from fdlab.errors import USAGE, FdlabError
 from fdlab.measures.trainability import lr_width, smoothed, steps_to
+from fdlab.records.atomic import writable_folder
 from fdlab.records.intervals import t_interval
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join
 from fdlab.study import stage
-from fdlab.study.parallel import Job
+from fdlab.study.parallel import Job, run_jobs
 
 PROBE = "trainability"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
@@ -185,3 +186,54 @@ def check(starts: Sequence[Start], rates: Sequence[float]) -> None:
     names = [start.name for start in starts]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise FdlabError(f"Two models are called {twice[0].rpartition('_')[0]!r}.", "", "Name them apart.", USAGE)
+
+
+def trainability(
+    models: Sequence[str],
+    out: str | Path,
+    *,
+    recipe: str = "digits/finetune",
+    rates: Sequence[float] = RATES,
+    seeds: int = 3,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+    along: int = 3,
+    images: int = 64,
+    workers: int = 2,
+    quiet: bool = False,
+    command: str = "fdlab trainability",
+) -> dict[str, Any]:
+    """Fine-tunes what is missing, looks at the curvature along the way and writes the report.
+
+    Args:
+        models: SOURCE or label=SOURCE each.
+        recipe: of the fine-tuning; the same budget for all. overrides: of its settings, by dotted key.
+        seeds: trainings a model and rate, with seed, seed + 1, ...; they also draw the labelled and validation images.
+        along: at how many places of each model's best run the balanced largest eigenvalue is measured (of the
+            linear-probe objective, on ``images`` of the recipe's held-out images); 0: nowhere.
+
+    Returns:
+        ``page``, ``table``, ``numbers`` (text, one row a model) and ``notes``.
+
+    Raises:
+        FdlabError: code 2, a grid, labels or settings that are wrong, or data without validation or test images.
+    """
+    from fdlab.report.figures import trainability as figure
+    from fdlab.study import trainability_stages as stages
+    from fdlab.study.publish import write_report
+
+    starts = stages.starts_of(models, range(seed, seed + seeds))
+    check(starts, rates)
+    plan = stages.planned(recipe, overrides or {}, along)
+    folder = writable_folder(out)
+    runs = folder / "runs"
+    found = jobs(starts, rates, runs, recipe, plan.overrides, 0)
+    run_jobs(found, workers=workers, label=PROBE, quiet=quiet)
+    curved = stages.curvature_jobs(starts, rates, runs, plan, folder / "records", images) if along else {}
+    run_jobs(curved, workers=workers, label="curvature", quiet=quiet)
+    table, said = collect(runs, starts, rates)
+    curves = stages.curvature(curved)
+    table = join([table, curves, means_over_seeds(curves)])
+    facts = stages.facts_of(starts, rates, plan, table) | {"notes": said, "command": command}
+    page = write_report(folder, table, facts)
+    return {"page": page, "table": table, "numbers": figure.numbers(table, facts), "notes": said}

@@ -369,6 +369,40 @@ def attribution_rows() -> Iterable[dict[str, Any]]:
                     yield {**common, **at, "metric": metric, "low": value - 0.004, "high": value + 0.005}
 
 
+def trainability_rows() -> Iterable[dict[str, Any]]:
+    """Three models over three seeds and four rates, their means, and the curvature along the way."""
+    for number, model in enumerate((TEACHER, STUDENT, RANDOM_B)):
+        common = {"model": model, "family": TYPICAL[model][0], "probe": "trainability"}
+        for seed in (0, 1, 2, None):
+            at = {**common, "seed": seed}
+            bounds = {} if seed is not None else {"n": 3}
+            for place, rate in enumerate((3e-4, 1e-3, 3e-3, 1e-2)):
+                value = 0.95 - 0.05 * number - 0.03 * abs(place - 1.5 - 0.2 * number) + 0.004 * (seed or 0)
+                own = {} if seed is not None else {**bounds, "low": value - 0.02, "high": value + 0.02}
+                yield {**at, "metric": "accuracy", "x": rate, "value": value, **own}
+                yield {**at, "metric": "diverged", "x": rate, "value": float(place == 3 and number == 2), **bounds}
+            single = {"best_accuracy": 0.93 - 0.05 * number, "best_rate": 1e-3, "lr_width": 0.8, "steps_to_loss": 90.0}
+            for metric, value in single.items():
+                own = {} if seed is not None else {**bounds, "low": 0.9 * value, "high": 1.04 * value}
+                yield {**at, "metric": metric, "value": value, **own}
+            for step in (50, 100, 150):
+                value = 900.0 / step * (1 + number)
+                own = {} if seed is not None else {**bounds, "low": 0.8 * value, "high": 1.3 * value}
+                yield {**at, "metric": "eigenvalue_1_balanced", "x": step, "value": value, **own}
+
+
+def two_way_rows() -> Iterable[dict[str, Any]]:
+    """Effects on three measures for two kinds of pre-training."""
+    for number, kind in enumerate(("contrastive", "masked")):
+        common = {"model": kind, "family": ("contrastive", "mim")[number], "probe": "two_way", "n": 3}
+        for metric, x, size in (("r2_absolute", None, -0.3), ("distance_spread", None, 1.2), ("accuracy", 20, 0.02)):
+            effects = {"design": size, "distillation": 0.1 * size, "interaction": 0.05 * size, "together": 1.1 * size}
+            for effect, value in effects.items():
+                bounds = {"value": value, "low": value - 0.4 * abs(size), "high": value + 0.4 * abs(size)}
+                unit = "px" if metric == "distance_spread" else ""
+                yield {**common, "metric": metric, "x": x, "unit": unit, "reference": effect, **bounds}
+
+
 def study_table() -> pd.DataFrame:
     """The whole made-up study."""
     made: list[dict[str, Any]] = []
@@ -386,6 +420,8 @@ def study_table() -> pd.DataFrame:
             *feature_rows(),
             *map_rows(),
             *attribution_rows(),
+            *trainability_rows(),
+            *two_way_rows(),
         ]
     )
 
