@@ -60,7 +60,7 @@ def write_study(
     table = join([known, *effects(single, cells)])
     facts = facts_of(table, folder, size, seeds, cells) | {"command": command, "data": data, "limits": list(limits)}
     facts["notes"] = [*premise_notes(table), *two_way_notes(table), *lost(folder, seeds, cells), SUPERVISED]
-    facts["notes"] += [bounds_note(said)] if said else []
+    facts["notes"] += said
     write_report(out, table, facts)
     judged = claims(out, cohort=cohort_of(cells))
     facts["claims"] = judged["facts"]
@@ -150,12 +150,6 @@ def two_way_notes(table: pd.DataFrame) -> list[str]:
             where = "; ".join(found) if found else "nowhere"
             said.append(f"Effect of the {effect}, seen in {len(found)} of {len(kept)}: {where}.")
     return said
-
-
-def bounds_note(said: Sequence[str]) -> str:
-    """How many fine-tuning searches reached the grid's edge or lost a rate, instead of a line each."""
-    edge = sum("lower bound" in sentence for sentence in said)
-    return f"lr_width is a lower bound in {edge} searches, and {len(said) - edge} searches lost a rate that diverged."
 
 
 def _sign(row: Mapping[str, Any] | pd.Series) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fdlab.errors import USAGE, FdlabError
-from fdlab.measures.trainability import lr_width, smoothed, steps_to
+from fdlab.measures.trainability import Width, lr_width, smoothed, steps_to
 from fdlab.records.atomic import writable_folder
 from fdlab.records.intervals import t_interval
 from fdlab.records.run_folder import RunFolder
@@ -91,7 +91,13 @@ def collect(folder: Path, starts: Sequence[Start], rates: Sequence[float]) -> tu
     said: list[str] = []
     for start in starts:
         rows += _by_rate(folder, start, rates)
-        rows += _best(folder, start, rates, said)
+    for label in dict.fromkeys(start.label for start in starts):
+        own = [start for start in starts if start.label == label]
+        found = [(start, _width(folder, start, rates)) for start in own]
+        known = [(start, width) for start, width in found if width is not None]
+        for start, width in known:
+            rows += _best(folder, start, rates, width)
+        said += _open_ends(label, [width for _, width in known])
     rows += _paces(folder, starts, rates)
     table = frame(rows)
     return join([table, means_over_seeds(table)]), said
@@ -117,23 +123,23 @@ def _by_rate(folder: Path, start: Start, rates: Sequence[float]) -> list[dict[st
     return rows
 
 
-def _best(folder: Path, start: Start, rates: Sequence[float], said: list[str]) -> list[dict[str, Any]]:
-    best, who = best_rate(folder, start, rates), f"{start.label}, seed {start.seed}"
-    if best is None:
-        return []
-    facts = [run_of(folder, start, rate).facts() for rate in rates]
-    accuracies = [_accuracy(each) for each in facts]
-    width = lr_width(rates, accuracies)
-    if lost := sum(np.isnan(accuracies)):
-        said.append(f"{who}: {lost} of {len(rates)} learning rates have no result (the training diverged).")
-    if width.open_below or width.open_above:
-        side = " and ".join(["lowest"] * width.open_below + ["highest"] * width.open_above)
-        said.append(f"{who}: lr_width is a lower bound, it reaches the {side} rate of the grid.")
-    found = {"best_accuracy": _accuracy(facts[rates.index(best)]), "best_rate": best, "lr_width": width.decades}
-    return [
-        {**_common(start), "metric": name, "value": value, "unit": "decades" if name == "lr_width" else ""}
-        for name, value in found.items()
-    ]
+def _width(folder: Path, start: Start, rates: Sequence[float]) -> Width | None:
+    accuracies = [_accuracy(run_of(folder, start, rate).facts()) for rate in rates]
+    return None if np.isnan(accuracies).all() else lr_width(rates, accuracies)
+
+
+def _best(folder: Path, start: Start, rates: Sequence[float], width: Width) -> list[dict[str, Any]]:
+    best = best_rate(folder, start, rates)
+    accuracy = _accuracy(run_of(folder, start, best).facts()) if best else float("nan")
+    found = {"best_accuracy": (accuracy, ""), "best_rate": (best, ""), "lr_width": (width.decades, "decades")}
+    return [{**_common(start), "metric": name, "value": value, "unit": unit} for name, (value, unit) in found.items()]
+
+
+def _open_ends(label: str, widths: Sequence[Width]) -> list[str]:
+    """A sentence where the grid ended before the range of good rates did."""
+    ends = {"lowest": sum(w.open_below for w in widths), "highest": sum(w.open_above for w in widths)}
+    where = [f"{side} rate of the grid in {count} of {len(widths)} seeds" for side, count in ends.items() if count]
+    return [f"{label}: lr_width is a lower bound, it reaches the {' and the '.join(where)}."] if where else []
 
 
 def _accuracy(facts: Mapping[str, Any]) -> float:

@@ -135,13 +135,19 @@ def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
             {
                 "model": name,
                 "best accuracy % (95 %)": _text(_single(table, "best_accuracy", name), 100, 1),
-                "best rate": _text(_single(table, "best_rate", name), 1, 4),
+                "best rate, by seed": _rates_of(table, name),
                 "lr_width, decades": _text(_single(table, "lr_width", name), 1, 2),
                 "steps_to_loss": _text(_single(table, "steps_to_loss", name), 1, 0),
                 "diverged": f"{lost['value'].sum():.0f} of {len(lost)}",
             }
         )
     return pd.DataFrame(lines)
+
+
+def _rates_of(table: pd.DataFrame, name: str) -> str:
+    own = rows(table, "trainability", "best_rate")
+    own = own[(own["model"] == name) & own["seed"].notna()].sort_values("seed")
+    return " / ".join(f"{rate:g}" for rate in own["value"]) or "–"
 
 
 def _text(value: Estimate, scale: float, digits: int) -> str:
