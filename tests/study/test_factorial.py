@@ -1,0 +1,121 @@
+"""The factorial study at toy size: who depends on whom, what is made again, what diverged, what the page says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fdlab.records.run_folder import RunFolder
+from fdlab.records.table import frame
+from fdlab.study import factorial
+from fdlab.study.factorial import CELLS, FINETUNED, Cell, Size, all_jobs, source
+from fdlab.study.factorial_report import cohort_of, effects, premise_notes, write_study
+from fdlab.study.factorial_values import lost, values
+
+TOY = Size(
+    name="toy",
+    train="digits#train[:120]",
+    test="digits#test[:40]",
+    validation=20,
+    common={"run.batch": 8, "run.precision": "float32", "run.device": "cpu", "data.size": 16},
+    model={"width": 16, "depth": 2, "heads": 2},
+    steps={"contrastive": 2, "masked": 2, "supervised": 2, "distill": 2, "finetune": 2, "few": 2},
+    rates=(1e-3, 1e-2),
+    few=(3,),
+    images={"attention": 8, "features": 40, "hessian": 2, "sharpness": 2},
+)
+KIND = tuple(cell for cell in CELLS if cell.kind in ("masked", "random"))
+
+
+def test_every_model_has_its_teacher_control_and_the_same_budget() -> None:
+    assert len(set(CELLS)) == 15
+    jobs = all_jobs(Path("w"), TOY, [0, 1])
+    trained = [name for name in jobs if name.split()[0] in {cell.name for cell in CELLS}]
+    assert len(trained) == 2 * 13  # an untrained model is no training
+    assert jobs["masked-student-distilled 1"].needs == ("masked-plain 1",)
+    assert jobs["random-student-distilled 0"].needs == ("contrastive-plain 0",)
+    assert jobs["random-student-distilled 0"].keywords["overrides"]["distill.teacher"].startswith("random:")
+    tuned = [job for name, job in jobs.items() if name.endswith((" 0.001", " 0.01"))]
+    assert len(tuned) == 2 * 15 * 2
+    budgets = {json.dumps({k: v for k, v in job.keywords["overrides"].items() if k in BUDGET}) for job in tuned}
+    assert len(budgets) == 1
+    held = jobs["supervised-plain 1"].keywords["overrides"]
+    assert (held["data.validation"], held["data.label_seed"]) == (TOY.validation, 1)  # not learnt from
+
+
+BUDGET = ("run.steps", "run.batch", "data.source", "data.test", "data.validation")
+
+
+def test_values_are_means_of_late_blocks_and_logarithms() -> None:
+    common = {"model": "masked, plain", "family": "mim", "seed": 0}
+    late = [{**common, "probe": "attention", "metric": "nmi", "depth": d, "value": v} for d, v in ((0.5, 9), (1, 2))]
+    sharp = {**common, "probe": "hessian", "metric": "eigenvalue_1_balanced", "value": 1000.0}
+    found = values(frame([*late, sharp])).set_index("metric")["value"]
+    assert found.to_dict() == {"nmi": 2.0, "eigenvalue_1_balanced": pytest.approx(3.0)}
+
+
+@pytest.mark.parametrize(("gap", "word"), [(0.5, "present"), (0.0, "absent")])
+def test_the_premise_is_judged_against_the_untrained_start(gap: float, word: str) -> None:
+    rows = []
+    for seed, noise in enumerate((0.01, -0.01, 0.0)):
+        for cell in (Cell("masked", "plain"), Cell("random", "plain")):
+            value = 0.2 + gap * (cell.kind == "masked") + noise * (cell.kind == "masked")
+            row = {"model": cell.label, "family": cell.family, "seed": seed, "probe": "cells"}
+            rows.append({**row, "metric": "r2_absolute", "value": value})
+    notes = premise_notes(effects(frame(rows), CELLS)[1])
+    assert len(notes) == 1
+    assert f"premise is {word}" in notes[0]
+
+
+def test_the_cohort_names_teachers_and_controls() -> None:
+    members = {member.label: member for member in cohort_of(CELLS).model}
+    student = members["contrastive distilled, student"]
+    assert (student.pair_of, student.control, student.design) == ("contrastive, plain", "random, student", "student")
+    assert members["random, plain"].control == ""
+
+
+@pytest.mark.slow
+def test_a_study_is_continued_and_repaired_and_its_page_says_what_is_lost(tmp_path: Path) -> None:
+    work, out = tmp_path / "work", tmp_path / "out"
+
+    def times() -> dict[Path, int]:
+        found = [*work.rglob("run.json"), *(work / "records").rglob("manifest.json")]
+        return {path.relative_to(work): path.stat().st_mtime_ns for path in found if "store" not in path.parts}
+
+    jobs = {name: job for name, job in all_jobs(work, TOY, [0], KIND).items() if "hessian" not in name}
+    factorial.run_jobs(jobs, workers=2, label="toy", quiet=True)
+    before = times()
+    assert len([path for path in before if "pretrained" in path.parts]) == 7
+    shutil.rmtree(work / "seed-0" / "pretrained" / "masked-student")
+    tuned = work / FINETUNED / "masked--plain_seed-0" / "lr-0.01"
+    shutil.rmtree(tuned)
+    RunFolder(tuned).path.mkdir()
+    (tuned / "failed.json").write_text('{"why": "the loss is not a number"}')
+    factorial.run_jobs(jobs, workers=2, label="toy", quiet=True)
+    after = times()
+    changed = {path.parts for path in after if after[path] != before.get(path)}
+    assert changed == {("seed-0", "pretrained", "masked-student", "run.json")}
+    made = write_study(out, work, TOY, [0], command="make study", data="digits", limits=["toy"], cells=KIND)
+    own = made["table"][made["table"]["probe"] == "two_way"]
+    assert set(own["model"]) == {"masked"}
+    lines = (out / "README.md").read_text()
+    assert "| 1 of 2 |" in lines
+    assert "premise cannot be judged" in lines
+    assert "make study" in (out / "index.html").read_text()
+
+
+def test_a_teacher_that_diverged_is_said_and_its_student_has_no_result(tmp_path: Path) -> None:
+    teacher = Cell("masked", "plain")
+    run = RunFolder(Path(source(tmp_path, teacher, 0)))
+    run.path.mkdir(parents=True)
+    (run.path / "failed.json").write_text('{"why": "the loss is not a number"}')
+    jobs = factorial.pretraining(tmp_path, replace(TOY), [0], (Cell("masked", "student", True),))
+    job = jobs["masked-student-distilled 0"]
+    assert job.call(**job.keywords) == {}
+    said = lost(tmp_path, [0], (teacher, Cell("masked", "student", True)))
+    assert len(said) == 2
+    assert "the run it begins with has no result: the loss is not a number" in said[1]
