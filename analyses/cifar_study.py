@@ -102,8 +102,7 @@ def main() -> None:
         stop_after(given.minutes)
     try:
         if not given.report:
-            for seed in seeds:  # a seed that is finished can be read while the next one trains
-                factorial.run(work, size, [seed], workers=given.workers)
+            factorial.run(work, size, seeds, workers=given.workers)
         signal.setitimer(signal.ITIMER_REAL, 0)
         limits = (*LIMITS[given.size], *COMMON_LIMITS)
         made = write_study(given.out, work, size, seeds, command="make study", data=given.data, limits=limits)

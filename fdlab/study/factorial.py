@@ -7,8 +7,8 @@ Every stage is a run folder, so the same call continues what was interrupted and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,30 +184,54 @@ def finetuning(size: Size) -> dict[str, Any]:
     return settings
 
 
-def all_jobs(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> dict[str, Job]:
-    """Every stage of the study."""
-    own, tuned = starts(folder, size, seeds, cells), folder / FINETUNED
-    jobs = pretraining(folder, size, seeds, cells)
-    jobs |= trainability.jobs(own, size.rates, tuned, RECIPE, finetuning(size), _cost(size, "finetune"))
-    for start in own:
-        searched = tuple(f"{start.name} {rate:g}" for rate in size.rates)
+def tuning(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> dict[str, Job]:
+    """The fine-tuning searches, with all labels."""
+    own = starts(folder, size, seeds, cells)
+    return trainability.jobs(own, size.rates, folder / FINETUNED, RECIPE, finetuning(size), _cost(size, "finetune"))
+
+
+def few_labels(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> dict[str, Job]:
+    """Fine-tunings with few labels, each at its model's own best rate of the search."""
+    jobs = {}
+    for start in starts(folder, size, seeds, cells):
         for labels in size.few:
             settings = {**finetuning(size), **size.length("few"), **start.overrides, "data.per_class": labels}
             settings |= {"classify.model": start.source, "run.seed": start.seed, "data.label_seed": start.seed}
-            keywords = {"recipe": RECIPE, "tuned": str(tuned), "start": start, "rates": size.rates}
-            keywords["settings"] = settings
-            keywords |= {"run": str(few_run(folder, start, labels)), "cost": _cost(size, "few")}
-            jobs[f"{start.name} {labels} labels"] = Job(stages.few_labels, keywords, searched, keywords["cost"])
-    for cell in cells:
+            keywords = {"recipe": RECIPE, "tuned": str(folder / FINETUNED), "start": start, "rates": size.rates}
+            keywords |= {"settings": settings, "run": str(few_run(folder, start, labels)), "cost": _cost(size, "few")}
+            needs = tuple(f"{start.name} {rate:g}" for rate in size.rates)
+            jobs[f"{start.name} {labels} labels"] = Job(stages.few_labels, keywords, needs, keywords["cost"])
+    return jobs
+
+
+def probing(
+    folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS, probes: Iterable[str] = PROBES
+) -> dict[str, Job]:
+    """The probes on every model."""
+    jobs = {}
+    for probe in probes:
         for seed in seeds:
-            for probe, parts in PROBES.items():
-                name = f"{probe} {cell.name} {seed}"
+            for cell in cells:
                 keywords = {"model": source(folder, cell, seed), "label": cell.label, "family": cell.family}
-                keywords |= {"seed": seed, "probe": probe, "parts": parts, "data": size.test}
+                keywords |= {"seed": seed, "probe": probe, "parts": PROBES[probe], "data": size.test}
                 keywords |= {"images": size.images[probe], "record": str(record_of(folder, cell, seed, probe))}
                 keywords["cost"] = size.costs.get(probe, 1000)
-                jobs[name] = Job(stages.measured, keywords, (f"{made_by(cell).name} {seed}",), keywords["cost"])
+                needs = (f"{made_by(cell).name} {seed}",)
+                jobs[f"{probe} {cell.name} {seed}"] = Job(stages.measured, keywords, needs, keywords["cost"])
     return jobs
+
+
+def passes(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> dict[str, dict[str, Job]]:
+    """Every stage of the study, what tells most for its time first; a pass needs the passes before it."""
+    where = (folder, size, seeds, cells)
+    quick = [probe for probe in PROBES if probe != "hessian"]
+    return {
+        "models": pretraining(*where),
+        "probes": probing(*where, probes=quick),
+        "fine-tuning": tuning(*where),
+        "few labels": few_labels(*where),
+        "curvature": probing(*where, probes=["hessian"]),
+    }
 
 
 def few_run(folder: Path, start: Start, labels: int) -> Path:
@@ -220,7 +244,16 @@ def record_of(folder: Path, cell: Cell, seed: int, probe: str) -> Path:
     return folder / "records" / f"seed-{seed}" / f"{cell.name}-{probe}"
 
 
-def run(folder: str | Path, size: Size, seeds: Sequence[int], *, workers: int = 2, quiet: bool = False) -> None:
+def run(
+    folder: str | Path,
+    size: Size,
+    seeds: Sequence[int],
+    cells: Sequence[Cell] = CELLS,
+    *,
+    workers: int = 2,
+    quiet: bool = False,
+) -> None:
     """Trains and measures what is missing."""
-    folder = writable_folder(folder)
-    run_jobs(all_jobs(folder, size, seeds), workers=workers, label="study", quiet=quiet)
+    for label, jobs in passes(writable_folder(folder), size, seeds, cells).items():
+        alone = {name: replace(job, needs=tuple(n for n in job.needs if n in jobs)) for name, job in jobs.items()}
+        run_jobs(alone, workers=workers, label=label, quiet=quiet)

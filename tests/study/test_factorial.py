@@ -12,7 +12,7 @@ import pytest
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.table import frame
 from fdlab.study import factorial
-from fdlab.study.factorial import CELLS, FINETUNED, Cell, Size, all_jobs, source
+from fdlab.study.factorial import CELLS, FINETUNED, Cell, Size, passes, source
 from fdlab.study.factorial_report import cohort_of, effects, premise_notes, write_study
 from fdlab.study.factorial_values import lost, values
 
@@ -33,13 +33,13 @@ KIND = tuple(cell for cell in CELLS if cell.kind in ("masked", "random"))
 
 def test_every_model_has_its_teacher_control_and_the_same_budget() -> None:
     assert len(set(CELLS)) == 15
-    jobs = all_jobs(Path("w"), TOY, [0, 1])
-    trained = [name for name in jobs if name.split()[0] in {cell.name for cell in CELLS}]
-    assert len(trained) == 2 * 13  # an untrained model is no training
+    stages = passes(Path("w"), TOY, [0, 1])
+    jobs = stages["models"]
+    assert len(jobs) == 2 * 13  # an untrained model is no training
     assert jobs["masked-student-distilled 1"].needs == ("masked-plain 1",)
     assert jobs["random-student-distilled 0"].needs == ("contrastive-plain 0",)
     assert jobs["random-student-distilled 0"].keywords["overrides"]["distill.teacher"].startswith("random:")
-    tuned = [job for name, job in jobs.items() if name.endswith((" 0.001", " 0.01"))]
+    tuned = list(stages["fine-tuning"].values())
     assert len(tuned) == 2 * 15 * 2
     budgets = {json.dumps({k: v for k, v in job.keywords["overrides"].items() if k in BUDGET}) for job in tuned}
     assert len(budgets) == 1
@@ -86,8 +86,7 @@ def test_a_study_is_continued_and_repaired_and_its_page_says_what_is_lost(tmp_pa
         found = [*work.rglob("run.json"), *(work / "records").rglob("manifest.json")]
         return {path.relative_to(work): path.stat().st_mtime_ns for path in found if "store" not in path.parts}
 
-    jobs = {name: job for name, job in all_jobs(work, TOY, [0], KIND).items() if "hessian" not in name}
-    factorial.run_jobs(jobs, workers=2, label="toy", quiet=True)
+    factorial.run(work, TOY, [0], KIND, quiet=True)
     before = times()
     assert len([path for path in before if "pretrained" in path.parts]) == 7
     shutil.rmtree(work / "seed-0" / "pretrained" / "masked-student")
@@ -95,7 +94,7 @@ def test_a_study_is_continued_and_repaired_and_its_page_says_what_is_lost(tmp_pa
     shutil.rmtree(tuned)
     RunFolder(tuned).path.mkdir()
     (tuned / "failed.json").write_text('{"why": "the loss is not a number"}')
-    factorial.run_jobs(jobs, workers=2, label="toy", quiet=True)
+    factorial.run(work, TOY, [0], KIND, quiet=True)
     after = times()
     changed = {path.parts for path in after if after[path] != before.get(path)}
     assert changed == {("seed-0", "pretrained", "masked-student", "run.json")}
