@@ -212,7 +212,11 @@ def probing(
     for probe in probes:
         for seed in seeds:
             for cell in cells:
-                keywords = {"model": source(folder, cell, seed), "label": cell.label, "family": cell.family}
+                keywords: dict[str, Any] = {
+                    "model": source(folder, cell, seed),
+                    "label": cell.label,
+                    "family": cell.family,
+                }
                 keywords |= {"seed": seed, "probe": probe, "parts": PROBES[probe], "data": size.test}
                 keywords |= {"images": size.images[probe], "record": str(record_of(folder, cell, seed, probe))}
                 keywords["cost"] = size.costs.get(probe, 1000)
