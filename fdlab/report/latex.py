@@ -33,6 +33,9 @@ _ESCAPES = {c: f"\\{c}" for c in "#$%&_{}"} | {
 }
 
 
+AS_TABLES = ("trainability", "two_way")  # figures whose numbers a paper prints as tables too
+
+
 def write_latex(folder: Path | str, table: pd.DataFrame, facts: Facts) -> list[Path]:
     """Writes numbers.tex, tables.tex and captions.tex; all three need ``\\usepackage{booktabs}`` and UTF-8 alone."""
     folder = Path(folder)
@@ -136,6 +139,11 @@ def tables(table: pd.DataFrame, facts: Facts) -> list[str]:
     found = pairwise(table, facts)
     if len(found):
         parts.append(_tabular(list(found.columns), found.astype(str).to_numpy().tolist(), plain=len(found.columns)))
+    for figure in AS_TABLES:
+        module = figure_module(figure)
+        if module.present(table):
+            shown = module.numbers(table, facts)
+            parts.append(_tabular(list(shown.columns), shown.astype(str).to_numpy().tolist(), plain=len(shown.columns)))
     return parts
 
 

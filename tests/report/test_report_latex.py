@@ -65,7 +65,7 @@ def test_files_are_balanced_and_defined_once(written: dict[str, str]) -> None:
 
 def test_tables_have_whole_rows(written: dict[str, str]) -> None:
     tabulars = re.findall(r"\\begin\{tabular\}\{(l+)\}(.*?)\\end\{tabular\}", written["tables.tex"], re.S)
-    assert len(tabulars) == 2
+    assert len(tabulars) == 4
     for columns, body in tabulars:
         lines = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert len(lines) > 2
