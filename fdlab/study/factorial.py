@@ -219,7 +219,7 @@ def probing(
                 }
                 keywords |= {"seed": seed, "probe": probe, "parts": PROBES[probe], "data": size.test}
                 keywords |= {"images": size.images[probe], "record": str(record_of(folder, cell, seed, probe))}
-                keywords["cost"] = size.costs.get(probe, 1000)
+                keywords |= {"device": size.common.get("run.device", "cpu"), "cost": size.costs.get(probe, 1000)}
                 needs = (f"{made_by(cell).name} {seed}",)
                 jobs[f"{probe} {cell.name} {seed}"] = Job(stages.measured, keywords, needs, keywords["cost"])
     return jobs

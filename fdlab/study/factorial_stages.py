@@ -39,6 +39,7 @@ def measured(
     data: str,
     images: int,
     record: str,
+    device: str,
     cost: int,
 ) -> None:
     """One probe on one model, as a record without arrays; nothing where the model diverged or the record is there.
@@ -49,10 +50,14 @@ def measured(
     question = {"model": stage.digest(run), "untrained": model != run, "seed": seed, "probe": probe}
     question |= {"parts": [dict(part) for part in parts], "data": data, "images": images}
     if not stage.failure(run) and not stage.answered(record, question):
+        from fdlab.encoders.devices import pick_device
         from fdlab.encoders.open import open_model
         from fdlab.probes.measure import measure
 
-        opened, store = {label: open_model(model, seed=seed)}, Store(Path(record).parent.parent / "store")
+        opened, store = (
+            {label: open_model(model, seed=seed, device=pick_device(device))},
+            Store(Path(record).parent.parent / "store"),
+        )
         tables = [measure(probe, opened, data, images, 0, store=store, **part) for part in parts]
         table = join(tables).assign(family=family, seed=seed)
         Record(table, {}, {"stage_question": question}).save(record)
