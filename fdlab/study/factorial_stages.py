@@ -54,10 +54,8 @@ def measured(
         from fdlab.encoders.open import open_model
         from fdlab.probes.measure import measure
 
-        opened, store = (
-            {label: open_model(model, seed=seed, device=pick_device(device))},
-            Store(Path(record).parent.parent / "store"),
-        )
+        opened = {label: open_model(model, seed=seed, device=pick_device(device))}
+        store = Store(Path(record).parent.parent / "store")
         tables = [measure(probe, opened, data, images, 0, store=store, **part) for part in parts]
         table = join(tables).assign(family=family, seed=seed)
         Record(table, {}, {"stage_question": question}).save(record)
