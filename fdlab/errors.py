@@ -31,6 +31,10 @@ class FdlabError(Exception):
         return "\n".join(line for line in (self.what, self.why, self.fix) if line)
 
 
+class Diverged(FdlabError):
+    """A training whose loss is not a number: no other fault is kept as its result where many are trained."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the closest known word, else an empty string."""
     found = get_close_matches(word, list(known), n=1, cutoff=0.5)

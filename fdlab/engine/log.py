@@ -14,7 +14,7 @@ from torch import Tensor
 from fdlab.engine.board import Board
 from fdlab.engine.distributed import current
 from fdlab.engine.hardware import most_memory, queued_work
-from fdlab.errors import FAILED, FdlabError
+from fdlab.errors import Diverged
 from fdlab.records.run_folder import RunFolder
 
 T = TypeVar("T")
@@ -109,11 +109,10 @@ class Log:
         """Raises where a loss or gradient since the last look was not finite."""
         if self.first_bad is not None and math.isfinite(step := float(self.first_bad)):
             last = self.folder.last
-            raise FdlabError(
+            raise Diverged(
                 f"The loss or its gradient at step {int(step)} is not a number.",
                 f"The last good state is kept in {last}." if last.is_file() else "No state had been saved yet.",
                 "Lower optim.lr or optim.clip in a new folder; the data or the teacher may hold bad values.",
-                code=FAILED,
             )
 
     def write(self, line: dict[str, Any]) -> None:

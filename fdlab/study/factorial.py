@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import writable_folder
 from fdlab.study import factorial_stages as stages
 from fdlab.study import stage, trainability
@@ -124,6 +125,11 @@ def made_by(cell: Cell) -> Cell:
     return Cell("contrastive", cell.design) if cell.kind == "random" and not cell.distilled else cell
 
 
+def before(folder: Path, cell: Cell, seed: int) -> tuple[str, ...]:
+    """The run of a distilled model's teacher, without which it cannot begin."""
+    return (source(folder, made_by(cell.teacher), seed),) if cell.teacher else ()
+
+
 def pretraining(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> dict[str, Job]:
     """The trainings of all models, teachers before their students."""
     jobs: dict[str, Job] = {}
@@ -137,7 +143,7 @@ def pretraining(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[
                 label=cell.label,
                 family=cell.family,
                 needs=(f"{origin.name} {seed}",) if origin else (),
-                after=(source(folder, origin, seed),) if origin else (),
+                after=before(folder, cell, seed),
                 cost=_cost(size, "distill" if cell.distilled else cell.kind),
             )
     return jobs
@@ -170,7 +176,7 @@ def starts(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell]
             cell.family,
             overrides={"classify.bias_scale": 10} if cell.design == "student" else {},
             needs=(f"{made_by(cell).name} {seed}",),
-            after=(source(folder, made_by(cell), seed),),
+            after=(*before(folder, cell, seed), source(folder, made_by(cell), seed)),
         )
         for seed in seeds
         for cell in cells
@@ -219,6 +225,7 @@ def probing(
                 }
                 keywords |= {"seed": seed, "probe": probe, "parts": PROBES[probe], "data": size.test}
                 keywords |= {"images": size.images[probe], "record": str(record_of(folder, cell, seed, probe))}
+                keywords["after"] = before(folder, cell, seed)
                 keywords |= {"device": size.common.get("run.device", "cpu"), "cost": size.costs.get(probe, 1000)}
                 needs = (f"{made_by(cell).name} {seed}",)
                 jobs[f"{probe} {cell.name} {seed}"] = Job(stages.measured, keywords, needs, keywords["cost"])
@@ -248,6 +255,23 @@ def record_of(folder: Path, cell: Cell, seed: int, probe: str) -> Path:
     return folder / "records" / f"seed-{seed}" / f"{cell.name}-{probe}"
 
 
+def check(size: Size, seeds: Sequence[int]) -> None:
+    """Opens the images once, before hours of training (and before two workers would download them)."""
+    from fdlab.data.sources import open_data
+
+    if len(set(seeds)) < len(seeds) or not seeds:
+        raise FdlabError("A seed is given twice, or none.", "", "Give each seed once.", USAGE)
+    train, test = open_data(size.train), open_data(size.test)
+    wanted = size.validation + max(size.few) * max(len(train.classes), 1)
+    if len(train) <= wanted or len(test) < max(size.images.values()):
+        raise FdlabError(
+            f"There are {len(train)} training and {len(test)} test images.",
+            f"More than {wanted} and at least {max(size.images.values())} are needed.",
+            "Name more images with --train and --test.",
+            code=USAGE,
+        )
+
+
 def run(
     folder: str | Path,
     size: Size,
@@ -257,7 +281,12 @@ def run(
     workers: int = 2,
     quiet: bool = False,
 ) -> None:
-    """Trains and measures what is missing."""
+    """Trains and measures what is missing.
+
+    Raises:
+        FdlabError: code 2, a seed given twice, or images that cannot be had or are too few (before any training).
+    """
+    check(size, seeds)
     for label, jobs in passes(writable_folder(folder), size, seeds, cells).items():
         alone = {name: replace(job, needs=tuple(n for n in job.needs if n in jobs)) for name, job in jobs.items()}
         run_jobs(alone, workers=workers, label=label, quiet=quiet)

@@ -16,7 +16,7 @@ from fdlab.records.table import join
 from fdlab.study.demo_report import versions
 from fdlab.study.factorial import CELLS, FAMILIES, KINDS, Cell, Size
 from fdlab.study.factorial_values import finetuned, lost, measured, values
-from fdlab.study.publish import write_report
+from fdlab.study.publish import rewrite_page, write_report
 
 PREMISE = "premise"
 # A teacher is called global or alike where one of these moved this way from its untrained start.
@@ -27,8 +27,8 @@ WORDS = {
     "head_similarity": "heads more alike",
 }
 SUPERVISED = (
-    "Supervised models have seen every label before: their rows with few labels, and those of their students, are no "
-    "results on few labels."
+    "Supervised pre-training learnt from the labels of the training images that were not held out, and every model's "
+    "learning rate was chosen with all labels: accuracies on few labels are no results of few labels alone."
 )
 
 
@@ -59,13 +59,13 @@ def write_study(
     single = values(known)
     table = join([known, *effects(single, cells)])
     facts = facts_of(table, folder, size, seeds, cells) | {"command": command, "data": data, "limits": list(limits)}
-    facts["notes"] = [*premise_notes(table), *two_way_notes(table), *lost(folder, seeds, cells), SUPERVISED]
-    facts["notes"] += said
+    facts["notes"] = [*two_way_notes(table), *lost(folder, size, seeds, cells), SUPERVISED, *said]
     write_report(out, table, facts)
     judged = claims(out, cohort=cohort_of(cells))
-    facts["claims"] = judged["facts"]
+    facts["claims"] = [*premises(table), *judged["facts"]]
+    page = rewrite_page(out, table, facts)
     write_text(out / "README.md", as_markdown(table, facts))
-    return {"page": judged["page"], "table": table, "facts": facts}
+    return {"page": page, "table": table, "facts": facts}
 
 
 def effects(single: pd.DataFrame, cells: Sequence[Cell]) -> list[pd.DataFrame]:
@@ -93,14 +93,14 @@ def facts_of(
     """What is known beside the table."""
     steps = ", ".join(f"{name} {count}" for name, count in size.steps.items())
     return {
-        "title": f"Is it the distillation, or the student's design? ({size.name} size)",
+        "title": f"Is it the distillation, or the student's design? (CIFAR-10, {size.name} size)",
         "question": "Three kinds of pre-training, each in the plain and in the student's design, with and without "
         "distillation: to which of the two does each difference belong?",
         "order": [cell.label for cell in cells],
         "controls": {cell.label: cell.control.label for cell in cells if cell != cell.control},
         "compare": [Cell(KINDS[0], "plain").label, Cell(KINDS[0], "student", True).label],
         "seed": list(seeds),
-        "images": dict(size.images),
+        "images_by_probe": dict(size.images),
         "budget": f"{steps or 'the epochs of the recipes'}; rates {', '.join(f'{rate:g}' for rate in size.rates)}",
         "seconds": seconds(folder),
         "versions": versions(),
@@ -109,7 +109,7 @@ def facts_of(
 
 
 def seconds(folder: Path) -> dict[str, float]:
-    """Seconds that the trainings of each kind took, each on its own, summed over models and seeds."""
+    """Seconds of the trainings of each kind, summed; of one that was stopped only those after its last start."""
     kinds = {
         "pre-training and distilling": "seed-*/pretrained/*",
         "fine-tuning": "finetuned/*/*",
@@ -121,19 +121,26 @@ def seconds(folder: Path) -> dict[str, float]:
     }
 
 
-def premise_notes(table: pd.DataFrame) -> list[str]:
-    """For each teacher, whether its deep maps are global or alike, against the untrained start of its design."""
+def premises(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """For the verdict strip: whether each teacher's deep maps are global or alike, against its untrained start."""
     own = table[table["probe"] == PREMISE]
-    said = []
-    for model, group in own.groupby("model", sort=False):
-        found = [WORDS[row["metric"]] for _, row in group.iterrows() if _sign(row) == SIGNS[row["metric"]]]
+    found = []
+    for kind in KINDS:
+        label = Cell(kind, "plain").label
+        group = own[own["model"] == label]
+        seen = [WORDS[row["metric"]] for _, row in group.iterrows() if _sign(row) == SIGNS[row["metric"]]]
         numbers = ", ".join(f"{row['metric']} {_signed(row)}" for _, row in group.iterrows())
-        if group["low"].isna().all():
-            verdict = "one seed, no interval: the premise cannot be judged"
+        n = int(group["n"].max()) if len(group) else 0
+        if group.empty or group["low"].isna().all():
+            verdict, words = "not tested", f"{n} seed{'s' if n != 1 else ''}, no interval"
+        elif seen:
+            verdict, words = "supported", f"{numbers}, {n} seeds: {', '.join(seen)}"
         else:
-            verdict = f"the premise is present ({', '.join(found)})" if found else "the premise is absent"
-        said.append(f"{model} against its untrained start, last half of the blocks: {numbers}; {verdict}.")
-    return said
+            verdict, words = "undecided", f"{numbers}, {n} seeds: not seen in any of {len(group)} measures"
+        statement = f"Premise: the deep maps of the {kind} teacher are the same for every query, or alike over heads."
+        uncorrected = "three measures, none corrected for the others"
+        found.append({"verdict": verdict, "statement": statement, "effect": words, "not_controlled": uncorrected})
+    return found
 
 
 def two_way_notes(table: pd.DataFrame) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join
 from fdlab.study import stage, trainability
-from fdlab.study.factorial import CELLS, FINETUNED, PROBES, Cell, Size, few_run, made_by, record_of, source, starts
+from fdlab.study.factorial import CELLS, FINETUNED, PROBES, Cell, Size, few_run, record_of, starts
 
 PROBE = "cells"
 
@@ -69,18 +70,22 @@ def finetuned(
     for start in own:
         for labels in size.few:
             run = RunFolder(few_run(folder, start, labels))
+            common = {"model": start.label, "family": start.family, "seed": start.seed, "probe": "few_labels"}
+            failed = bool(stage.failure(str(run.path), start.after))
+            if run.finished or failed:
+                rows.append({**common, "metric": "diverged", "x": labels, "value": float(failed)})
             if run.finished:
                 line = Record.load(run.path / "record").table.query("metric == 'accuracy'").iloc[0]
-                common = {"model": start.label, "family": start.family, "seed": start.seed, "probe": "few_labels"}
                 bounds = {"low": line["low"], "high": line["high"], "n": int(line["n"])}
                 rows.append({**common, "metric": "accuracy", "x": labels, "value": line["value"], **bounds})
-    return join([table, frame(rows)]), said
+    few = frame(rows)
+    return join([table, few, trainability.means_over_seeds(few)]), said
 
 
 def values(table: pd.DataFrame) -> pd.DataFrame:
     """One row a model, seed and measure, of probe ``cells``."""
     parts = [_one(table, measure) for measure in MEASURES]
-    few = table[(table["probe"] == "few_labels") & table["seed"].notna()]
+    few = table[(table["probe"] == "few_labels") & (table["metric"] == "accuracy") & table["seed"].notna()]
     return join([*parts, few.assign(probe=PROBE, low=np.nan, high=np.nan, n=None)])
 
 
@@ -99,8 +104,21 @@ def _one(table: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     return frame(rows)
 
 
-def lost(folder: Path, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> list[str]:
-    """A sentence for each model that has no result: it is counted, and has no values."""
-    models = [(cell, seed) for seed in seeds for cell in dict.fromkeys(made_by(cell) for cell in cells)]
-    failed = [(cell, seed, stage.failure(source(folder, cell, seed))) for cell, seed in models]
-    return [f"{cell.label}, seed {seed}, has no result: {why}" for cell, seed, why in failed if why]
+def lost(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> list[str]:
+    """A sentence for what has no result: models, probes on them, fine-tunings. All are counted, and have no values."""
+    said = []
+    for start in starts(folder, size, seeds, cells):
+        cell = next(cell for cell in cells if cell.label == start.label)
+        if why := next(filter(None, (stage.failure(run) for run in start.after)), ""):
+            said.append(f"{start.label}, seed {start.seed}, has no result: {why}")
+            continue
+        for probe in PROBES:
+            path = record_of(folder, cell, start.seed, probe) / "failed.json"
+            if path.is_file():
+                why = json.loads(path.read_text(encoding="utf-8"))["why"]
+                said.append(f"{probe} of {start.label}, seed {start.seed}, has no result: {why}")
+        runs = [trainability.run_of(folder / FINETUNED, start, rate).path for rate in size.rates]
+        runs += [few_run(folder, start, labels) for labels in size.few]
+        if count := sum(bool(stage.failure(str(run))) for run in runs):
+            said.append(f"{count} of {len(runs)} fine-tunings of {start.label}, seed {start.seed}, diverged.")
+    return said

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fdlab.errors import FdlabError
+from fdlab.errors import Diverged, FdlabError
 from fdlab.records.atomic import write_json
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
 from fdlab.study.parallel import Job, report
-
-FAILED = 1  # the exit code of a training that diverged; settings that are wrong have another one
 
 
 def job(
@@ -56,13 +54,14 @@ def train(
     after: Sequence[str],
     cost: int,
 ) -> dict[str, Any]:
-    """Runs or continues one training in a worker; returns run.json, or an empty dict where there is no result."""
+    """Runs or continues one training in a worker; returns run.json, or an empty dict where there is no result.
+
+    Nothing is trained where a run of ``after`` has no result: that is not kept, so that it is tried again later.
+    """
     from fdlab.study import training
 
-    folder, lost = RunFolder(run), [name for name in after if failure(name)]
-    if lost:
-        _fail(folder, f"the run it begins with has no result: {failure(lost[0])}")
-    if not failure(run):
+    folder = RunFolder(run)
+    if not failure(run, after):
         planned = training.plan(recipe, overrides=overrides, config=config)
         share, done = cost / max(planned.recipe.run.steps, 1), [0]
 
@@ -73,28 +72,28 @@ def train(
 
         try:
             training.run(planned, run, on_step=[tell], label=label, family=family, quiet=True)
-        except FdlabError as error:
-            if error.code != FAILED:
-                raise
-            _fail(folder, str(error).splitlines()[0])
+        except Diverged as error:
+            write_json(folder.path / "failed.json", {"why": error.what})
         cost -= round(share * done[0])
     report(max(cost, 0))
     return folder.facts()
 
 
-def _fail(folder: RunFolder, why: str) -> None:
-    write_json(folder.path / "failed.json", {"why": why})
+def failure(run: str, after: Sequence[str] = ()) -> str:
+    """Why a run has no result: it diverged, or one that it needs did; empty where it has one or has not been run.
 
-
-def failure(run: str) -> str:
-    """Why a run has no result: it diverged, or what it needs did; empty where it has one or has not been run."""
-    path = RunFolder(run).path / "failed.json"
+    To try a run that diverged once more, its folder is deleted.
+    """
+    for needed in after:
+        if why := failure(needed):
+            return f"the run it begins with has no result: {why}"
+    path = RunFolder(run.removeprefix("random:")).path / "failed.json"
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["why"])
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, KeyError):
-        return "its failed.json is damaged"
+        return f"{path} is damaged"
 
 
 def digest(run: str) -> str:

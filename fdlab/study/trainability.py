@@ -6,6 +6,7 @@ folder, so the same command continues it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,15 @@ def jobs(
     return made
 
 
+def _failed(folder: Path, start: Start, rate: float) -> bool:
+    return bool(stage.failure(str(run_of(folder, start, rate).path), start.after))
+
+
+def complete(folder: Path, start: Start, rates: Sequence[float]) -> bool:
+    """Whether every rate of the search has ended, well or not: an unfinished search has no best rate."""
+    return all(run_of(folder, start, rate).finished or _failed(folder, start, rate) for rate in rates)
+
+
 def best_rate(folder: Path, start: Start, rates: Sequence[float]) -> float | None:
     """The rate of the highest validation accuracy (ties: the lower final loss); None where every run diverged."""
     known = {rate: run_of(folder, start, rate).facts() for rate in rates}
@@ -92,7 +102,9 @@ def collect(folder: Path, starts: Sequence[Start], rates: Sequence[float]) -> tu
     for start in starts:
         rows += _by_rate(folder, start, rates)
     for label in dict.fromkeys(start.label for start in starts):
-        own = [start for start in starts if start.label == label]
+        own = [start for start in starts if start.label == label and complete(folder, start, rates)]
+        if left := sum(start.label == label for start in starts) - len(own):
+            said.append(f"{label}: the search of {left} seed{'s' if left > 1 else ''} is not finished.")
         found = [(start, _width(folder, start, rates)) for start in own]
         known = [(start, width) for start, width in found if width is not None]
         for start, width in known:
@@ -111,7 +123,7 @@ def _by_rate(folder: Path, start: Start, rates: Sequence[float]) -> list[dict[st
     rows: list[dict[str, Any]] = []
     for rate in rates:
         run, common = run_of(folder, start, rate), {**_common(start), "x": rate}
-        failed = bool(stage.failure(str(run.path)))
+        failed = _failed(folder, start, rate)
         if not (run.finished or failed):
             continue
         rows.append({**common, "metric": "diverged", "value": float(failed)})
@@ -150,7 +162,7 @@ def _paces(folder: Path, starts: Sequence[Start], rates: Sequence[float]) -> lis
     """``steps_to_loss``: for each seed, the steps to the highest of the models' final losses."""
     curves: dict[int, dict[str, tuple[Start, np.ndarray, np.ndarray]]] = {}
     for start in starts:
-        best = best_rate(folder, start, rates)
+        best = best_rate(folder, start, rates) if complete(folder, start, rates) else None
         if best is not None:
             steps, losses = loss_curve(run_of(folder, start, best))
             curves.setdefault(start.seed, {})[start.label] = (start, steps, smoothed(losses))
@@ -171,6 +183,8 @@ def loss_curve(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
 
 def means_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """Rows without a seed: means over seeds with t-intervals, ``n`` = seeds; one seed has no interval."""
+    if table["seed"].nunique() < 2:
+        return frame([])  # a seed's own rows say it all
     keys = ["model", "metric", "block", "head", "x", "y", "objective", "reference"]
     kept = table[table["value"].notna() & table["seed"].notna()]
     rows = []
@@ -187,10 +201,11 @@ def check(starts: Sequence[Start], rates: Sequence[float]) -> None:
     Raises:
         FdlabError: code 2.
     """
-    if len(rates) < 2 or len(set(rates)) < len(rates) or min(rates) <= 0:
+    names = {f"{rate:g}" for rate in rates}
+    if len(rates) < 2 or len(names) < len(rates) or not all(0 < rate < math.inf for rate in rates):
         raise FdlabError("The learning rates are no grid.", "", "Give two or more different, positive rates.", USAGE)
-    names = [start.name for start in starts]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    labels = [start.name for start in starts]
+    if twice := sorted({name for name in labels if labels.count(name) > 1}):
         raise FdlabError(f"Two models are called {twice[0].rpartition('_')[0]!r}.", "", "Name them apart.", USAGE)
 
 
@@ -205,6 +220,7 @@ def trainability(
     overrides: Mapping[str, Any] | None = None,
     along: int = 3,
     images: int = 64,
+    device: str = "cpu",
     workers: int = 2,
     quiet: bool = False,
     command: str = "fdlab trainability",
@@ -216,7 +232,8 @@ def trainability(
         recipe: of the fine-tuning; the same budget for all. overrides: of its settings, by dotted key.
         seeds: trainings a model and rate, with seed, seed + 1, ...; they also draw the labelled and validation images.
         along: at how many places of each model's best run the balanced largest eigenvalue is measured (of the
-            linear-probe objective, on ``images`` of the recipe's held-out images); 0: nowhere.
+            linear-probe objective, on ``images`` of the recipe's held-out images), at most 6; 0: nowhere.
+        device: where everything runs.
 
     Returns:
         ``page``, ``table``, ``numbers`` (text, one row a model) and ``notes``.
@@ -230,12 +247,13 @@ def trainability(
 
     starts = stages.starts_of(models, range(seed, seed + seeds))
     check(starts, rates)
-    plan = stages.planned(recipe, overrides or {}, along)
+    plan = stages.planned(recipe, {"run.device": device, **(overrides or {})})
     folder = writable_folder(out)
     runs = folder / "runs"
     found = jobs(starts, rates, runs, recipe, plan.overrides, 0)
     run_jobs(found, workers=workers, label=PROBE, quiet=quiet)
-    curved = stages.curvature_jobs(starts, rates, runs, plan, folder / "records", images) if along else {}
+    where = {"records": folder / "records", "images": images, "device": device, "along": along}
+    curved = stages.curvature_jobs(starts, rates, runs, plan.test, **where) if along else {}
     run_jobs(curved, workers=workers, label="curvature", quiet=quiet)
     table, said = collect(runs, starts, rates)
     curves = stages.curvature(curved)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from fdlab import __version__
 from fdlab.encoders.open import open_model, parse_label
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.store import Record, Store
@@ -22,6 +23,7 @@ from fdlab.study.trainability import PROBE, Start
 
 CURVATURE = "eigenvalue_1_balanced"
 SCALE = "bias_scale "
+KEPT = 6  # encoders that each run keeps, so that a later call may look at more of them
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,6 @@ class Budget:
     data: str
     test: str
     per_class: int
-    every: int  # steps between the kept encoders; 0: none
 
 
 def starts_of(models: Sequence[str], seeds: Sequence[int]) -> list[Start]:
@@ -51,8 +52,8 @@ def starts_of(models: Sequence[str], seeds: Sequence[int]) -> list[Start]:
     return starts
 
 
-def planned(recipe: str, overrides: Mapping[str, Any], along: int) -> Budget:
-    """The budget, with what the measures need: dense log lines, kept encoders.
+def planned(recipe: str, overrides: Mapping[str, Any]) -> Budget:
+    """The budget, with what the measures need: dense log lines, ``KEPT`` encoders along the way.
 
     Raises:
         FdlabError: code 2, no held-out images to judge on or to choose the rate on.
@@ -68,14 +69,21 @@ def planned(recipe: str, overrides: Mapping[str, Any], along: int) -> Budget:
             code=USAGE,
         )
     steps = planned_steps(settings)
-    every = max(steps // along, 1) if along else 0
-    given = {"run.log_every": max(steps // 30, 1), **overrides, "save.snapshots": every}
+    given = {"run.log_every": max(steps // 30, 1), **overrides, "save.snapshots": max(steps // KEPT, 1)}
     data = settings.data
-    return Budget(given, steps, settings.run.batch, data.source, data.test, data.per_class, every)
+    return Budget(given, steps, settings.run.batch, data.source, data.test, data.per_class)
 
 
 def curvature_jobs(
-    starts: Sequence[Start], rates: Sequence[float], runs: Path, plan: Budget, records: Path, images: int
+    starts: Sequence[Start],
+    rates: Sequence[float],
+    runs: Path,
+    data: str,
+    *,
+    records: Path,
+    images: int,
+    device: str,
+    along: int,
 ) -> dict[str, Job]:
     """One job a model and seed: the curvature at each kept encoder of its best run."""
     found = {}
@@ -84,22 +92,27 @@ def curvature_jobs(
         if best is None:
             continue
         run = trainability.run_of(runs, start, best)
-        keywords = {"run": str(run.path), "start": start, "data": plan.test, "images": images}
+        keywords = {"run": str(run.path), "start": start, "data": data, "images": images, "device": device}
+        keywords["along"] = along
         keywords["record"] = str(records / start.name)
         found[start.name] = Job(measure_along, keywords)
     return found
 
 
-def measure_along(run: str, start: Start, data: str, images: int, record: str) -> None:
-    """The balanced largest eigenvalue at the encoders that a run kept, as a record."""
+def measure_along(run: str, start: Start, data: str, images: int, device: str, along: int, record: str) -> None:
+    """The balanced largest eigenvalue at ``along`` of the encoders that a run kept, evenly to its end, as a record."""
+    from fdlab.encoders.devices import pick_device
     from fdlab.probes.measure import measure
 
-    files = sorted((Path(run) / "snapshots").glob("step-*.safetensors"))
+    kept = sorted((Path(run) / "snapshots").glob("step-*.safetensors"))
+    turns = sorted({round((turn + 1) * len(kept) / along) - 1 for turn in range(along)} - {-1})
+    files = [kept[turn] for turn in turns]
     question = {"run": stage.digest(run), "steps": [file.stem for file in files], "data": data, "images": images}
+    question["version"] = __version__
     if not stage.answered(record, question):
         store, parts = Store(Path(record).parent / "store"), []
         for file in files:
-            opened = {start.label: open_model(file)}
+            opened = {start.label: open_model(file, device=pick_device(device))}
             own = measure("hessian", opened, data, images, 0, store=store, part="balanced", k=1, probes=0)
             own = own[(own["metric"] == CURVATURE) & (own["model"] == start.label)]
             step = int(file.stem.removeprefix("step-"))

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from fdlab.errors import FdlabError
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.table import frame
 from fdlab.study import factorial
 from fdlab.study.factorial import CELLS, FINETUNED, Cell, Size, passes, source
-from fdlab.study.factorial_report import cohort_of, effects, premise_notes, write_study
+from fdlab.study.factorial_report import cohort_of, effects, premises, write_study
 from fdlab.study.factorial_values import lost, values
 
 TOY = Size(
@@ -58,7 +59,7 @@ def test_values_are_means_of_late_blocks_and_logarithms() -> None:
     assert found.to_dict() == {"nmi": 2.0, "eigenvalue_1_balanced": pytest.approx(3.0)}
 
 
-@pytest.mark.parametrize(("gap", "word"), [(0.5, "present"), (0.0, "absent")])
+@pytest.mark.parametrize(("gap", "word"), [(0.5, "supported"), (0.0, "undecided")])
 def test_the_premise_is_judged_against_the_untrained_start(gap: float, word: str) -> None:
     rows = []
     for seed, noise in enumerate((0.01, -0.01, 0.0)):
@@ -66,9 +67,9 @@ def test_the_premise_is_judged_against_the_untrained_start(gap: float, word: str
             value = 0.2 + gap * (cell.kind == "masked") + noise * (cell.kind == "masked")
             row = {"model": cell.label, "family": cell.family, "seed": seed, "probe": "cells"}
             rows.append({**row, "metric": "r2_absolute", "value": value})
-    notes = premise_notes(effects(frame(rows), CELLS)[1])
-    assert len(notes) == 1
-    assert f"premise is {word}" in notes[0]
+    found = premises(effects(frame(rows), CELLS)[1])
+    assert [one["verdict"] for one in found] == ["not tested", word, "not tested"]
+    assert "3 seeds" in found[1]["effect"]
 
 
 def test_the_cohort_names_teachers_and_controls() -> None:
@@ -103,7 +104,7 @@ def test_a_study_is_continued_and_repaired_and_its_page_says_what_is_lost(tmp_pa
     assert set(own["model"]) == {"masked"}
     lines = (out / "README.md").read_text()
     assert "| 1 of 2 |" in lines
-    assert "premise cannot be judged" in lines
+    assert "1 of 3 fine-tunings of masked, plain, seed 0, diverged." in lines
     assert "make study" in (out / "index.html").read_text()
 
 
@@ -115,6 +116,17 @@ def test_a_teacher_that_diverged_is_said_and_its_student_has_no_result(tmp_path:
     jobs = factorial.pretraining(tmp_path, replace(TOY), [0], (Cell("masked", "student", True),))
     job = jobs["masked-student-distilled 0"]
     assert job.call(**job.keywords) == {}
-    said = lost(tmp_path, [0], (teacher, Cell("masked", "student", True)))
-    assert len(said) == 2
-    assert "the run it begins with has no result: the loss is not a number" in said[1]
+    assert not Path(job.keywords["run"]).exists()  # nothing is kept: a teacher made again has its students made too
+    said = lost(tmp_path, TOY, [0], (teacher, Cell("masked", "student", True)))
+    assert [sentence.partition(":")[0] for sentence in said] == [
+        "masked, plain, seed 0, has no result",
+        "masked distilled, student, seed 0, has no result",
+    ]
+
+
+def test_seeds_given_twice_and_too_few_images_are_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(FdlabError, match="twice"):
+        factorial.run(tmp_path, TOY, [0, 0])
+    with pytest.raises(FdlabError, match="40 test images"):
+        factorial.run(tmp_path, replace(TOY, images={**TOY.images, "features": 41}), [0])
+    assert not any(tmp_path.iterdir())

@@ -74,9 +74,9 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
 def _panel(axes: Axes, title: str, group: pd.DataFrame, kinds: list[str]) -> None:
     for number, (effect, (color, marker, label)) in enumerate(EFFECTS.items()):
         own = group[group["reference"] == effect].set_index("model")
-        for place, kind in enumerate(kinds):
-            if kind not in own.index:
-                continue
+        shown = [kind for kind in kinds if kind in own.index]
+        for kind in shown:
+            place = kinds.index(kind)
             row = own.loc[kind]
             axes.errorbar(
                 [row["value"]],
@@ -87,7 +87,7 @@ def _panel(axes: Axes, title: str, group: pd.DataFrame, kinds: list[str]) -> Non
                 marker=marker,
                 color=color,
                 markersize=4,
-                label=label if place == 0 else None,
+                label=label if kind == shown[0] else None,
             )
     axes.axvline(0, color=INK, lw=0.8)
     axes.set_title(wrap(title, 22, 3), fontsize=6.5)
