@@ -134,6 +134,7 @@ class _Recorder:
         self.names: list[str] = []  # the modules whose forward pass is running, the innermost last
         self.seen = 0
         self.busy = False
+        self.heads = 0  # of the nn.MultiheadAttention that is running: asked for its weights, it joins images and heads
 
     @contextlib.contextmanager
     def quiet(self) -> Iterator[None]:
@@ -205,6 +206,8 @@ def _softmax(recorder: _Recorder, original: Callable[..., Tensor]) -> Callable[.
             out = original(*args, **kwargs)
         source = args[0] if args else kwargs["input"]
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
+        if recorder.heads and source.dim() == 3 and dim in (-1, 2):
+            source, dim = source.unflatten(0, (-1, recorder.heads)), -1
         if source.dim() == 4 and dim in (-1, 3) and source.shape[-2] == source.shape[-1] > 1:
             recorder.report(tuple(source.shape), lambda images, queries: _float(source[images, :, queries]))
         elif source.dim() >= 3:
@@ -212,6 +215,21 @@ def _softmax(recorder: _Recorder, original: Callable[..., Tensor]) -> Callable[.
         return out
 
     return softmax
+
+
+def _multi_head(recorder: _Recorder, original: Callable[..., Any]) -> Callable[..., Any]:
+    """``nn.MultiheadAttention``'s function: tells the softmax in it how many heads there are."""
+
+    def multi_head_attention_forward(
+        query: Tensor, key: Tensor, value: Tensor, embed_dim_to_check: int, num_heads: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        before, recorder.heads = recorder.heads, num_heads
+        try:
+            return original(query, key, value, embed_dim_to_check, num_heads, *args, **kwargs)
+        finally:
+            recorder.heads = before
+
+    return multi_head_attention_forward
 
 
 def _masked(logits: Tensor, mask: Tensor) -> Tensor:
@@ -245,6 +263,7 @@ def _patched(recorder: _Recorder) -> Iterator[None]:
         undo.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)  # a native kernel that no Python function sees
         _replace(undo, F, "scaled_dot_product_attention", _sdpa(recorder, F.scaled_dot_product_attention))
+        _replace(undo, F, "multi_head_attention_forward", _multi_head(recorder, F.multi_head_attention_forward))
         for owner in (torch, torch.Tensor, F):
             _replace(undo, owner, "softmax", _softmax(recorder, owner.softmax))  # type: ignore[attr-defined]
         yield

@@ -188,6 +188,7 @@ def patched() -> tuple[Any, ...]:
     return (
         F.scaled_dot_product_attention, F.softmax, torch.softmax, torch.Tensor.softmax,
         "softmax" in vars(torch.Tensor), torch.backends.mha.get_fastpath_enabled(),
+        F.multi_head_attention_forward,
     )  # fmt: skip
 
 
@@ -219,6 +220,25 @@ def test_multi_head_attention_module_is_seen_despite_its_fast_path() -> None:
             during = model(x)
     assert shapes == [(2, 2, 5, 5)] * 2
     torch.testing.assert_close(before, during)
+
+
+@pytest.mark.parametrize("weights", [{"need_weights": False}, {}, {"average_attn_weights": False}])
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("masked", [False, True])
+def test_multi_head_attention_is_read_whether_or_not_it_gives_its_weights(
+    weights: dict[str, bool], batch_first: bool, masked: bool
+) -> None:
+    model = nn.MultiheadAttention(16, 4, batch_first=batch_first).eval()
+    x = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0))
+    inputs = x if batch_first else x.transpose(0, 1)
+    mask = torch.randn(5, 5, generator=torch.Generator().manual_seed(1)) if masked else None
+    _, expected = model(inputs, inputs, inputs, average_attn_weights=False, attn_mask=mask)
+    before = model(inputs, inputs, inputs, attn_mask=mask, **weights)[0]
+    maps = []
+    with tap(model, lambda call: maps.append(call.maps()), expected=1):
+        during = model(inputs, inputs, inputs, attn_mask=mask, **weights)[0]
+    torch.testing.assert_close(maps[0], expected)
+    assert torch.equal(before, during)
 
 
 def test_a_partial_reading_is_an_error() -> None:

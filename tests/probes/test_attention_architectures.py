@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from fdlab.encoders.encoder import Encoder
 from fdlab.encoders.tap import tap
 from fdlab.errors import FdlabError
-from fdlab.measures.attention import uniform_distance
+from fdlab.measures.attention import attention_metrics, uniform_distance
 from fdlab.probes.attention import measure_attention
 
 # name -> (prefix tokens, settings): small images and two blocks where the class lets us
@@ -212,3 +213,47 @@ def test_without_renormalising_prefix_attention_shortens_distances() -> None:
     np.testing.assert_allclose(found[True].arrays["distance"], line, rtol=1e-5)
     np.testing.assert_allclose(found[False].arrays["distance"], line * 16 / 17, rtol=1e-5)
     assert found[False].manifest["renormalise"] is False
+
+
+class _Block(nn.Module):
+    """A block around torch's own attention, which is asked for its weights as its default is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attn = nn.LayerNorm(24), nn.MultiheadAttention(24, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.norm(x)
+        return x + self.attn(seen, seen, seen)[0]
+
+
+class _OwnModel(nn.Module):
+    """Somebody's own model: timm's patch embedding, blocks of ``nn.MultiheadAttention``, no class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_features = 24
+        self.patch_embed = PatchEmbed(img_size=(32, 64), patch_size=16, embed_dim=24)
+        self.blocks = nn.ModuleList(_Block() for _ in range(2))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        x = self.patch_embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_a_model_of_torchs_own_attention_is_measured() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = Encoder.wrap(_OwnModel())
+    assert (encoder.info.depth, encoder.info.heads, encoder.info.grid) == (2, 3, (2, 4))
+    images = torch.rand(3, 3, 32, 64, generator=torch.Generator().manual_seed(1))
+    found = measure_attention(encoder, images, label="own")
+    with torch.no_grad():
+        first = encoder.module.blocks[0]
+        seen = first.norm(encoder.module.patch_embed(encoder.normalise(images)))
+        maps = first.attn(seen, seen, seen, average_attn_weights=False)[1]
+    expected = attention_metrics(maps, grid=(2, 4), patch_size=16, metrics=("distance", "entropy"))
+    for metric, values in expected.items():
+        np.testing.assert_allclose(found.arrays[metric][:, 0], values, rtol=1e-4)
