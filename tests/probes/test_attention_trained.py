@@ -1,4 +1,4 @@
-"""Two released trained models: the probe gives the distances that were measured on them independently."""
+"""Two released trained models: distances and accuracies are those that were measured on them independently."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fdlab.data.sources import open_data
 from fdlab.encoders.open import open_model
@@ -31,3 +32,19 @@ def test_distances_by_block(name: str, shared: Callable[[str], Path]) -> None:
     record = measure_attention(open_model(shared(f"data/trained/{name}")), images, label=name, metrics=["distance"])
     assert record.manifest["uniform_distance_px"] == pytest.approx(16.7, abs=0.05)
     np.testing.assert_allclose(record.arrays["distance"].mean((0, 2)), KNOWN[name], atol=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("vit_d12_w72_p2_cifar10_scratch.safetensors", 73.0), ("vit_d12_w72_p2_cifar10_mae_finetuned.pth", 81.0)],
+)
+def test_accuracies(name: str, expected: float, shared: Callable[[str], Path]) -> None:
+    source = open_data(str(shared("data/cifar10/test_lossless_1017.parquet")), size=32, seed=0)
+    encoder = open_model(shared(f"data/trained/{name}"))
+    right = 0
+    for start in range(0, len(source), 64):
+        images, labels = source.stack(range(start, min(start + 64, len(source))), 32)
+        with torch.no_grad():
+            right += int((encoder.logits(encoder.normalise(images)).argmax(1) == labels).sum())
+    assert 100 * right / 1017 == pytest.approx(expected, abs=0.3)
