@@ -27,7 +27,7 @@ from fdlab.progress import Progress
 from fdlab.records.atomic import replacing
 from fdlab.records.attribution_metrics import ORDERS
 from fdlab.records.metrics import METRICS
-from fdlab.records.store import Record
+from fdlab.records.store import DAMAGED, Record
 from fdlab.records.table import frame
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def _kept(folder: Path | None, start: int, make: Callable[[], Arrays]) -> Arrays
         try:
             with np.load(path, allow_pickle=False) as kept:
                 return dict(kept)
-        except (OSError, ValueError):
+        except DAMAGED:
             pass  # damaged: made again
     arrays = make()
     if path is not None:

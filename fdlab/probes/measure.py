@@ -225,6 +225,13 @@ class _Run:
             shutil.rmtree(unfinished, ignore_errors=True)
         record = None if self.fresh else self.store.get(question)
         if record is None:
+            older = None if self.fresh else self.store.older_version(question)
+            if older is not None:
+                warnings.warn(
+                    f"{label}: the store's answer is of version {older} of the {self.probe} probe, now "
+                    f"{self.module.VERSION}: measured again.",
+                    stacklevel=4,
+                )
             if hasattr(self.module, "announcement"):
                 say(f"{label}: {self.module.announcement(encoder, _size(encoder), self.settings)}", quiet=self.quiet)
             record = _answer(self.function, encoder, streamed, label, self.seed, self.batch, self.quiet, more)

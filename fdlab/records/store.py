@@ -6,10 +6,14 @@ The same question (weights, probe and version, settings, images, preprocessing) 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import warnings
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,9 @@ from fdlab.records.atomic import replacing, write_json
 from fdlab.records.table import read_table, write_table
 
 STORE_VERSION = 1
+RETRIES = 10
+# what numpy raises on a file that was cut short or changed
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass
@@ -53,7 +60,7 @@ class Record:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
                 return Record(read_table(folder / "table.csv"), dict(arrays), manifest)
-        except (OSError, ValueError, KeyError) as error:
+        except DAMAGED as error:
             raise FdlabError(f"The record {folder} is absent or damaged.", str(error)) from None
 
 
@@ -79,14 +86,32 @@ class Store:
         return self.root / "unfinished" / question_key(question)
 
     def get(self, question: dict[str, Any]) -> Record | None:
-        """The answer, or None where there is none or it is damaged (it is then made again)."""
+        """The answer, or None where there is none, or where it is damaged (which is said: it is then made again)."""
         folder = self.folder(question)
-        if not (folder / "manifest.json").is_file():
+        for _ in range(RETRIES):  # another process may put a new answer in its place while this one is read
+            before, problem, record = _stamp(folder), "", None
+            if before is None:
+                return None
+            try:
+                record = Record.load(folder)
+            except FdlabError as error:
+                problem = f"{error.what} It is made again. ({error.why})"
+            if _stamp(folder) == before:
+                break
+        else:
             return None
-        try:
-            return Record.load(folder)
-        except FdlabError:
+        if problem:
+            warnings.warn(problem, stacklevel=2)
+        return record
+
+    def older_version(self, question: dict[str, Any]) -> int | None:
+        """The newest earlier ``version`` of the probe that answered this question, where only such an answer is kept."""
+        if _stamp(self.folder(question)) is not None:
             return None
+        for version in range(int(question.get("version", 1)) - 1, 0, -1):
+            if (self.folder({**question, "version": version}) / "manifest.json").is_file():
+                return version
+        return None
 
     def put(self, question: dict[str, Any], record: Record) -> Path:
         """Keeps the answer. Two processes may write the same one: the last whole one stays."""
@@ -94,13 +119,26 @@ class Store:
         draft = folder.with_name(f".{folder.name}.{os.getpid()}")
         record.manifest.setdefault("question", question)
         record.save(draft)
-        shutil.rmtree(folder, ignore_errors=True)
+        old = draft.with_name(f"{draft.name}.old")
+        with contextlib.suppress(OSError):  # renamed, so that nobody reads a folder that is being emptied
+            folder.replace(old)
         try:
             draft.replace(folder)
         except OSError:
             shutil.rmtree(draft, ignore_errors=True)  # another process was first, with the same answer
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(self.unfinished(question), ignore_errors=True)
         return folder
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """Which answer lies here; None where there is none."""
+    try:
+        (folder / "manifest.json").stat()
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def default_store() -> Store:

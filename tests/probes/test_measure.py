@@ -89,6 +89,26 @@ def test_another_question_is_measured(store: Store, runs: list[str], change: dic
     assert len(runs) == 3
 
 
+def test_an_older_version_and_a_damaged_answer_are_measured_again_and_that_is_said(
+    store: Store, runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, version = encoder(), attention_probe.VERSION
+    first = run({"a": model}, store)
+    monkeypatch.setattr(attention_probe, "VERSION", version + 2)
+    with pytest.warns(UserWarning, match=f"a: .* of version {version} of the attention probe, now {version + 2}"):
+        run({"a": model}, store)
+    for path in store.root.glob("*/*/arrays.npz"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="It is made again"):
+        again = run({"a": model}, store)
+    assert runs == ["a"] * 3
+    np.testing.assert_array_equal(first["value"], again["value"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run({"a": model}, store)
+    assert runs == ["a"] * 3
+
+
 def test_images_are_those_of_the_seed(store: Store) -> None:
     def values(**more: Any) -> np.ndarray:
         return run({"a": encoder()}, store, fresh=True, **more).attrs["record"]["a"].arrays["distance"]

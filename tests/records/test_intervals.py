@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # importlib mode adds no folder by itself
+
+from interval_coverage import covered
 
 from fdlab.records.intervals import (
     bootstrap_interval,
@@ -130,13 +136,24 @@ def test_bootstrap_of_a_statistic_with_several_values() -> None:
     assert (found.value < found.high).all()
 
 
-@pytest.mark.parametrize("n", [8, 40])
-def test_coverage(n: int) -> None:
-    rng = np.random.default_rng(5)
-    values = rng.normal(3.0, 2.0, size=(n, 2000))  # 2000 trials at once, one a column
-    _, low, high = mean_interval(values, 0)
-    covered = float(((low <= 3) & (high >= 3)).mean())
-    assert 0.91 < covered < 0.975  # nominal 0.95; percentile intervals are a little short at 40
+@pytest.mark.parametrize(
+    ("kind", "paired", "sizes"),
+    [
+        ("normal", False, (3, 8, 32, 256)),
+        ("normal", True, (3, 8, 32, 256)),
+        ("log-normal, sigma 0.5", True, (3, 8, 32, 256)),
+        ("log-normal, sigma 0.5", False, (256,)),
+        ("log-normal, sigma 1", True, (8, 256)),
+    ],
+)
+def test_intervals_hold_the_truth_as_often_as_they_say(kind: str, paired: bool, sizes: tuple[int, ...]) -> None:
+    for n in sizes:
+        assert 0.93 <= covered(kind, paired, n, 2000, seed=1) <= 0.97, n
+
+
+def test_plain_means_of_few_skewed_values_fall_short_as_the_docs_say() -> None:
+    for n, least in ((3, 0.81), (8, 0.81), (32, 0.86)):
+        assert least < covered("log-normal, sigma 1", False, n, 2000, seed=1) < 0.91, n
 
 
 def test_missing_values_are_left_out() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +33,86 @@ def test_the_same_question_in_another_order_finds_the_answer(tmp_path: Path) -> 
     assert store.get({**QUESTION, "weights": "abd"}) is None
 
 
-def test_a_damaged_answer_is_no_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["arrays.npz", "table.csv", "manifest.json"])
+@pytest.mark.parametrize("kept", [0, 9, 0.5, -30])
+def test_a_damaged_answer_is_no_answer_and_is_said(name: str, kept: float, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    folder = store.put(QUESTION, record(1.0))
-    (folder / "arrays.npz").write_bytes(b"not an archive")
-    assert store.get(QUESTION) is None
+    path = store.put(QUESTION, record(1.0)) / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept) if 0 < kept < 1 else int(kept)])
+    if name == "table.csv":  # a row less is no damage that can be seen, half a row is
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.warns(UserWarning, match="It is made again"):
+        assert store.get(QUESTION) is None
     store.put(QUESTION, record(2.0))
     again = store.get(QUESTION)
     assert again is not None
     assert again.table["value"][0] == 2.0
+
+
+def test_a_changed_byte_in_the_arrays_is_noticed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = store.put(QUESTION, record(1.0)) / "arrays.npz"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"nmi.npy") + 60] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="It is made again"):
+        assert store.get(QUESTION) is None
+
+
+def test_an_answer_of_an_older_version_is_known(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put({**QUESTION, "version": 2}, record(1.0))
+    assert store.older_version({**QUESTION, "version": 4}) == 2
+    assert store.older_version({**QUESTION, "version": 2}) is None
+    assert store.older_version({**QUESTION, "version": 4, "weights": "other"}) is None
+    assert store.older_version(QUESTION) is None
+
+
+WRITER = """
+import sys
+import numpy as np
+from fdlab.records.store import Record, Store
+from fdlab.records.table import frame
+store = Store(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(40):
+    value = float(f"{sys.argv[2]}.{number + 100}")
+    store.put({"probe": "x"}, Record(frame([{"model": "a", "value": value}]), {"nmi": np.full(5000, value)}, {}))
+"""
+
+
+def test_two_processes_that_write_the_same_answer_leave_a_whole_one(tmp_path: Path) -> None:
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), number],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for number in ("1", "2")
+    ]
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    store, whole = Store(tmp_path), 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # read while it is replaced: an answer or none, but not a damaged one
+        while any(writer.poll() is None for writer in writers):
+            found = store.get({"probe": "x"})
+            if found is not None:  # never half of one and half of another
+                assert (found.arrays["nmi"] == found.table["value"][0]).all()
+                whole += 1
+    assert [writer.wait() for writer in writers] == [0, 0]
+    found = store.get({"probe": "x"})
+    assert found is not None
+    assert (found.arrays["nmi"] == found.table["value"][0]).all()
+    assert whole > 0
+    assert [path.name for path in tmp_path.glob("*/.*")] == []
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

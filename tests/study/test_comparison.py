@@ -34,8 +34,10 @@ def test_a_comparison_is_one_table_and_a_second_one_passes_no_image(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "report"
-    out.mkdir()
+    (out / "figures").mkdir(parents=True)
     (out / "mine.txt").write_text("stays")
+    (out / "figures" / "mine.pdf").write_text("stays")
+    (out / "table.csv").write_text("of an older report")
     models = [f"masked={run}", f"start=random:{run}"]
     first = compare(models, "digits#test", out, **SETTINGS)
     table = read_table(out / "table.csv")
@@ -59,7 +61,7 @@ def test_a_comparison_is_one_table_and_a_second_one_passes_no_image(
     monkeypatch.setattr("fdlab.probes.attention.measure_attention", refused)
     again = compare(models, "digits#test", out, **SETTINGS)
     assert again["table"].round(9).equals(first["table"].round(9)) or len(again["table"]) == len(first["table"])
-    assert (out / "mine.txt").read_text() == "stays"
+    assert (out / "mine.txt").read_text() == (out / "figures" / "mine.pdf").read_text() == "stays"
 
 
 def test_a_cohort_names_pairs_families_and_controls(run: Path, tmp_path: Path) -> None:
