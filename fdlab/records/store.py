@@ -105,7 +105,7 @@ class Store:
         return record
 
     def older_version(self, question: dict[str, Any]) -> int | None:
-        """The newest earlier ``version`` of the probe that answered this question, where only such an answer is kept."""
+        """The newest earlier ``version`` of the probe that answered this question, where it alone is kept."""
         if _stamp(self.folder(question)) is not None:
             return None
         for version in range(int(question.get("version", 1)) - 1, 0, -1):
