@@ -18,6 +18,7 @@ from fdlab.cli import (
     export,
     figures,
     inspect,
+    predict,
     recipes,
     report,
     runs,
@@ -47,6 +48,7 @@ app.add_typer(diagnose.app, name="diagnose", rich_help_panel="Measure")
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Measure")
 app.command(rich_help_panel="Read")(compare.compare)
 app.command(rich_help_panel="Read")(claims.claims)
+app.command(rich_help_panel="Read")(predict.predict)
 app.command(rich_help_panel="Read")(figures.figures)
 app.command(rich_help_panel="Read")(report.report)
 app.command(rich_help_panel="Measure")(inspect.inspect)

@@ -46,7 +46,7 @@ def claims(
         lines = [
             {
                 "claim": one.claim.id,
-                "verdict": one.verdict,
+                "verdict": one.verdict + (f" ({one.scope})" if one.scope else ""),
                 "effect (95 %, uncorrected)": effect_text(one),
                 "why": one.why,
                 "not controlled": "; ".join(one.not_controlled),

@@ -61,6 +61,11 @@ class Verdict:
         return min(self.p_for, self.p_against)
 
     @property
+    def scope(self) -> str:
+        """Of what the verdict holds; empty where several trainings are behind it."""
+        return "these checkpoints" if self.contrasts and not any(c.found.unit == SEEDS for c in self.contrasts) else ""
+
+    @property
     def effect(self) -> Contrast | None:
         """The contrast that a line shows: the first of the effects."""
         return next((one for one in self.contrasts if one.role == "effect"), None)
@@ -172,7 +177,7 @@ def _decide(one: Verdict, claims: int) -> None:
         one.verdict = SUPPORTED if one.p_for <= one.p_against else CONTRADICTED
         against = [c for c in one.contrasts if c.role in ("effect", "control") and c.p[1] <= LEVEL]
         if one.verdict == CONTRADICTED and against:
-            one.why = f"{against[0].what} points the other way"
+            one.why = f"{min(against, key=lambda c: c.p[1]).what} points the other way"
         return
     one.verdict = UNDECIDED
     one.why = _why_not(one, claims)

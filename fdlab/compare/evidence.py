@@ -25,7 +25,8 @@ from fdlab.errors import FdlabError
 from fdlab.records.store import Record
 from fdlab.records.table import join, values
 
-NO_VALUES = ("tuning", "ruler", "curve", "predict")  # probes whose rows are no measure of a model as it is
+# Probes whose rows are no measure of a model as it is, or one in another unit.
+NO_VALUES = ("tuning", "ruler", "curve", "predict", "few_labels", "cells")
 SEEDS, IMAGES, INTERVALS = "seeds", "images", "intervals"
 
 
@@ -59,7 +60,10 @@ class Evidence:
     ) -> None:
         known = values(join(tables))
         self.table = _without_means(known[~known["probe"].isin(NO_VALUES) & known["value"].notna()])
+        groups = self.table.groupby(["model", "metric"], sort=False)
+        self._own = {(str(model), str(metric)): rows for (model, metric), rows in groups}
         self.records, self.scores = dict(records), dict(scores)
+        self._seen: dict[tuple[str, str, str], dict[int | None, float]] = {}
         self._loaded: dict[Path, Record] = {}
 
     def metrics(self) -> set[str]:
@@ -116,17 +120,17 @@ class Evidence:
     def _has(self, member: Member, metric: str) -> bool:
         if metric == SCORE:
             return member.label in self.scores
-        return bool(((self.table["model"] == member.label) & (self.table["metric"] == metric)).any())
+        return (member.label, metric) in self._own
 
     def rows(self, label: str, metric: str, blocks: str) -> pd.DataFrame:
-        """The rows of a model that count: of one objective; of the whole model, else of the blocks asked for.
+        """The rows of a model that count: of one probe and objective; of the whole model, else of the blocks asked for.
 
         Raises:
-            Missing: the rows are a curve over x, or the model has no such blocks.
+            Missing: the rows are curves over x, or the model has no such blocks.
         """
-        own = self.table[(self.table["model"] == label) & (self.table["metric"] == metric)]
-        own = own[own["objective"] == own["objective"].iloc[0]]
-        if (own.groupby(["seed", "block", "head"], dropna=False)["x"].nunique() > 1).any():
+        groups = [rows for _, rows in self._own[label, metric].groupby(["probe", "objective"], sort=False)]
+        own = next((rows for rows in groups if not _is_curve(rows)), None)
+        if own is None:
             raise Missing(f"{metric} of {label} is a curve, not one number")
         whole = own[own["block"].isna()]
         if len(whole):
@@ -137,19 +141,32 @@ class Evidence:
             raise Missing(f"{label} has no blocks in its {blocks}")
         return kept
 
+    def value(self, member: Member, metric: str, blocks: str) -> float:
+        """A model's number, the mean of its seeds.
+
+        Raises:
+            Missing: it was not measured, or is no one number.
+        """
+        if not self._has(member, metric):
+            raise Missing(f"{metric} was not measured on {member.label}")
+        return float(np.mean(list(self._by_seed(member.label, metric, blocks).values())))
+
     def _by_seed(self, label: str, metric: str, blocks: str) -> dict[int | None, float]:
         """A model's value for each seed of its rows."""
         if metric == SCORE:
             return {None: self.scores[label]}
+        if (label, metric, blocks) in self._seen:
+            return self._seen[label, metric, blocks]
         means = self.rows(label, metric, blocks).assign(seed=lambda t: t["seed"].fillna(-1)).groupby("seed")["value"]
-        return {None if seed == -1 else int(seed): float(value) for seed, value in means.mean().items()}  # type: ignore[call-overload]
+        found = {None if seed == -1 else int(str(seed)): float(value) for seed, value in means.mean().items()}
+        self._seen[label, metric, blocks] = found
+        return found
 
     def _objectives(self, usable: Sequence[Combination], metric: str) -> list[str]:
         if metric == SCORE:
             return []
         labels = {member.label for one in usable for _, member in one.terms}
-        own = self.table[self.table["model"].isin(labels) & (self.table["metric"] == metric)]
-        first = {str(rows["objective"].iloc[0]) for _, rows in own.groupby("model")}
+        first = {str(self._own[label, metric]["objective"].iloc[0]) for label in labels}
         return [f"objectives differ: {', '.join(sorted(first))}"] if len(first) > 1 else []
 
     # --- one seed ----------------------------------------------------------------------------------------
@@ -202,6 +219,10 @@ class Evidence:
             if held is not None and held.shape[:1] == (record.manifest.get("images"),) and held.ndim <= 3:
                 return record
         return None
+
+
+def _is_curve(rows: pd.DataFrame) -> bool:
+    return bool((rows.groupby(["seed", "block", "head"], dropna=False)["x"].nunique() > 1).any())
 
 
 def _without_means(table: pd.DataFrame) -> pd.DataFrame:

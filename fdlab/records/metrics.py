@@ -13,6 +13,7 @@ from fdlab.records.curvature_metrics import CURVATURE
 from fdlab.records.feature_metrics import FEATURES
 from fdlab.records.landscape_metrics import LANDSCAPE
 from fdlab.records.map_metrics import MAPS
+from fdlab.records.predict_metrics import PREDICT
 from fdlab.records.prefix_metrics import PREFIX
 from fdlab.records.sharpness_metrics import SHARPNESS
 from fdlab.records.trainability_metrics import TRAINABILITY
@@ -308,6 +309,8 @@ _MAPS = tuple(Metric(*fields) for fields in MAPS)
 
 _PREFIX = tuple(Metric(*fields) for fields in PREFIX)
 
+_PREDICT = tuple(Metric(*fields) for fields in PREDICT)
+
 _SHARPNESS = tuple(Metric(*fields) for fields in SHARPNESS)
 
 METRICS: dict[str, Metric] = {
@@ -323,6 +326,7 @@ METRICS: dict[str, Metric] = {
         *_LANDSCAPE,
         *_ATTRIBUTION,
         *_TRAINABILITY,
+        *_PREDICT,
     )
 }
 

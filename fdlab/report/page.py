@@ -47,7 +47,7 @@ HEADERS = {
 
 FAMILY_NAMES = {"mim": "masked image modelling", "random": "untrained control"}
 EMBED = 600_000  # bytes of compressed table that a page carries inside
-CLAIM = {"verdict": "not tested", "statement": "", "effect": "", "not_controlled": ""}
+CLAIM = {"verdict": "not tested", "scope": "", "statement": "", "effect": "", "not_controlled": ""}
 VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "not tested": "–"}
 
 

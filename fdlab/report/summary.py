@@ -71,7 +71,7 @@ def rows(table: pd.DataFrame, probe: str, metric: str | None = None) -> pd.DataF
 
 def models(table: pd.DataFrame, facts: Facts, probe: str | None = None) -> list[str]:
     """The models of a probe in the order of ``facts["order"]``; others follow as they come."""
-    kept = values(table[~table["probe"].isin(["ruler", "curve"])]) if probe is None else rows(table, probe)
+    kept = values(table[~table["probe"].isin(["ruler", "curve", "predict"])]) if probe is None else rows(table, probe)
     present = list(dict.fromkeys(kept["model"]))
     order = [label for label in facts.get("order", ()) if label in present]
     return order + [label for label in present if label not in order]

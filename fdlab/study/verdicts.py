@@ -115,6 +115,7 @@ def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             {
                 "id": one.claim.id,
                 "verdict": one.verdict,
+                "scope": one.scope,
                 "statement": one.claim.statement,
                 "metric": effect.found.metric if effect else "",
                 "direction": effect.direction if effect else "",
@@ -176,7 +177,12 @@ def effect_text(one: Verdict) -> str:
         return ""
     change = effect.change
     number = signed(effect.found.metric, change.value, change.low, change.high)
-    return f"{effect.found.metric} {number}, {change.n} {_unit(effect.found.unit)}, p {one.p_holm:.2g} after Holm"
+    return f"{effect.found.metric} {number}, {change.n} {_unit(effect.found.unit)}, p {p_text(one.p_holm)} after Holm"
+
+
+def p_text(p: float) -> str:
+    """``0.012``, ``below 0.0001``."""
+    return f"{p:.2g}" if p >= 1e-4 else "below 0.0001"
 
 
 def _unit(unit: str) -> str:
@@ -190,6 +196,7 @@ def _fact(one: Verdict) -> dict[str, Any]:
     return {
         "id": one.claim.id,
         "verdict": one.verdict,
+        "scope": one.scope,
         "statement": f"{one.claim.id}. {one.claim.statement}",
         "effect": text,
         "not_controlled": "; ".join(one.not_controlled),

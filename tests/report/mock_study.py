@@ -403,6 +403,20 @@ def two_way_rows() -> Iterable[dict[str, Any]]:
                 yield {**common, "metric": metric, "x": x, "unit": unit, "reference": effect, **bounds}
 
 
+def prediction_rows() -> Iterable[dict[str, Any]]:
+    """What ``fdlab predict`` writes: each model's score, and two measures against it."""
+    for place, (model, (family, _)) in enumerate(TYPICAL.items()):
+        yield {"model": model, "family": family, "probe": "predict", "metric": "score", "value": 0.7 + place / 50}
+    for measure, tau, p in (("distance_spread", 0.9, 0.01), ("knn", -0.2, 0.6)):
+        same = {"probe": "predict", "objective": measure, "n": len(TYPICAL)}
+        yield {**same, "metric": "kendall_tau", "value": tau, "low": tau - 0.3, "high": min(1, tau + 0.3)}
+        for name in ("kendall_one_out", "kendall_family_out"):
+            yield {**same, "metric": name, "value": tau, "low": tau - 0.1, "high": min(1, tau + 0.1)}
+        yield from (
+            {**same, "metric": name, "value": p * k} for k, name in enumerate(("kendall_p", "kendall_p_holm"), 1)
+        )
+
+
 def study_table() -> pd.DataFrame:
     """The whole made-up study."""
     made: list[dict[str, Any]] = []
@@ -422,6 +436,7 @@ def study_table() -> pd.DataFrame:
             *attribution_rows(),
             *trainability_rows(),
             *two_way_rows(),
+            *prediction_rows(),
         ]
     )
 

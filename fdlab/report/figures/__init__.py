@@ -44,6 +44,7 @@ FIGURES = {
     "reparametrisation": "fdlab.report.figures.reparametrisation",
     "two_way": "fdlab.report.figures.two_way",
     "trainability": "fdlab.report.figures.trainability",
+    "prediction": "fdlab.report.figures.prediction",
     "finetune": "fdlab.report.figures.finetune",
     "teacher": "fdlab.report.figures.teacher",
     "teacher_blocks": "fdlab.report.figures.teacher_blocks",
