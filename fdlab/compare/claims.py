@@ -192,7 +192,7 @@ def _why_not(one: Verdict, claims: int) -> str:
     if [c for c in open_ if c.role != "control"]:
         failed = next(c for c in open_ if c.role != "control")
         edge = f"{failed.smallest:g}" if failed.smallest else "0"
-        return f"{failed.found.metric}, {failed.what}: the interval does not lie beyond {edge} on the claim's side"
+        return f"the interval of {failed.found.metric} does not lie beyond {edge} on the claim's side"
     if open_:
         name = open_[0].what.partition(":")[0]
         if name == "own-design":

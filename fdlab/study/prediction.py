@@ -13,6 +13,7 @@ from fdlab.compare.cohort import Cohort
 from fdlab.compare.predict import Prediction, Rank
 from fdlab.compare.predict import predict as rank
 from fdlab.records.atomic import writable_folder
+from fdlab.records.metrics import METRICS
 from fdlab.records.table import frame
 from fdlab.study.publish import write_report
 from fdlab.study.verdicts import gathered
@@ -56,13 +57,14 @@ def predict(
     found = rank(group, evidence, score=score, measures=measures, blocks=blocks, untrained=untrained)
     folder = writable_folder(out or (source.parent if source.suffix == ".csv" else source) / "predict")
     table = frame([*_scores(found), *(row for one in found.ranks for row in _rows(one))])
+    label = METRICS[found.score].label if found.score in METRICS else found.score
     said = {
-        "title": f"Which measures rank {len(found.scores)} models by {found.score}?",
+        "title": f"Which measures rank {len(found.scores)} models by their {label}?",
         "question": "Do cheap measures order models as fine-tuning orders them, beyond chance?",
         "notes": [*found.said, _listed(found)],
         "limits": list(LIMITS),
         "command": command,
-        "score": found.score,
+        "score": label,
     }
     said |= {key: facts[key] for key in ("data", "budget", "options", "versions") if key in facts}
     return {"prediction": found, "table": table, "page": write_report(folder, table, said)}
