@@ -88,32 +88,46 @@ class Evidence:
     def _change(self, usable: Sequence[Combination], asked: Sequence[Combination], metric: str, blocks: str) -> Found:
         left = [one.terms[0][1].label for one in asked if one not in usable]
         said = [f"{metric} not measured for all that {', '.join(left)} needs"] if left else []
-        groups = self._groups(usable, metric, blocks)
+        groups, dropped = self._groups(usable, metric, blocks)
+        said += [f"seeds {', '.join(map(str, dropped))} not in every model"] if dropped else []
         common = set.intersection(*(set(seeds) for seeds in groups.values()))
         by_group = {group: float(np.mean(list(seeds.values()))) for group, seeds in groups.items()}
         if len(common) > 1:
             units = [float(np.mean([seeds[key] for seeds in groups.values()])) for key in sorted(common, key=str)]
-            dropped = {key for seeds in groups.values() for key in seeds} - common
-            said += [f"seeds {', '.join(map(str, sorted(dropped, key=str)))} not in every model"] if dropped else []
+            apart = {key for seeds in groups.values() for key in seeds} - common
+            said += [f"seeds {', '.join(map(str, sorted(apart, key=str)))} not in every group"] if apart else []
             by_group = {group: float(np.mean([seeds[key] for key in common])) for group, seeds in groups.items()}
             return Found(metric, change_of(units), SEEDS, said + self._objectives(usable, metric), by_group)
-        if any(len(seeds) > 1 for seeds in groups.values()):
+        if dropped or any(len(seeds) > 1 for seeds in groups.values()):
             raise Missing(f"{', '.join(groups)} have not two seeds in common")
         change, unit = self._one_seed(usable, metric, blocks)
         return Found(metric, change, unit, said + self._objectives(usable, metric), by_group)
 
-    def _groups(self, usable: Sequence[Combination], metric: str, blocks: str) -> dict[str, dict[int | None, float]]:
-        """Group -> seed -> value of the combination."""
+    def _groups(
+        self, usable: Sequence[Combination], metric: str, blocks: str
+    ) -> tuple[dict[str, dict[int | None, float]], list[int]]:
+        """Group -> seed -> value of the combination; and the seeds that some model of a combination lacks.
+
+        Raises:
+            Missing: models whose rows carry seeds have none in common.
+        """
         groups: dict[str, dict[int | None, float]] = {}
+        dropped: set[int] = set()
         for one in usable:
             found = [(factor, self._by_seed(member.label, metric, blocks)) for factor, member in one.terms]
-            shared = set.intersection(*(set(seeds) for _, seeds in found))
-            if one.seed is None and len(shared) > 1:  # a table whose rows carry the seeds
-                added = {key: sum(factor * seeds[key] for factor, seeds in found) for key in shared}
+            several = [set(seeds) for _, seeds in found if len(seeds) > 1]
+            if one.seed is None and several:  # a table whose rows carry the seeds
+                shared = set.intersection(*(set(seeds) for _, seeds in found if set(seeds) != {None}))
+                dropped |= {key for key in set.union(*several) - shared if key is not None}
+                if not shared:
+                    raise Missing(f"{' and '.join(member.label for _, member in one.terms)} have no seed in common")
+                added = {
+                    key: sum(factor * seeds.get(key, seeds.get(None, 0.0)) for factor, seeds in found) for key in shared
+                }
             else:
                 added = {one.seed: sum(factor * float(np.mean(list(seeds.values()))) for factor, seeds in found)}
             groups.setdefault(one.group, {}).update(added)
-        return groups
+        return groups, sorted(dropped)
 
     # --- the table ---------------------------------------------------------------------------------------
 
