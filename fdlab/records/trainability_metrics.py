@@ -4,6 +4,8 @@ from __future__ import annotations
 
 Fields = tuple[str, str, str, str, float | None, float | None, str, str, str]
 
+# The objective of rows whose seeds are of one checkpoint's fine-tunings, not of its pre-training.
+OF_FINETUNING = "seeds of fine-tuning alone"
 _OURS = "ours; one budget for all models, a grid of learning rates, several seeds"
 
 TRAINABILITY: list[Fields] = [

@@ -22,6 +22,7 @@ from fdlab.records.intervals import t_interval
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join
+from fdlab.records.trainability_metrics import OF_FINETUNING
 from fdlab.study import stage
 from fdlab.study.parallel import Job, run_jobs
 
@@ -257,7 +258,7 @@ def trainability(
     run_jobs(curved, workers=workers, label="curvature", quiet=quiet)
     table, said = collect(runs, starts, rates)
     curves = stages.curvature(curved)
-    table = join([table, curves, means_over_seeds(curves)])
+    table = join([table, curves, means_over_seeds(curves)]).assign(objective=OF_FINETUNING)
     facts = stages.facts_of(starts, rates, plan, table) | {"notes": said, "command": command}
     page = write_report(folder, table, facts)
     return {"page": page, "table": table, "numbers": figure.numbers(table, facts), "notes": said}

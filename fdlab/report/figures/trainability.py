@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fdlab.records.trainability_metrics import OF_FINETUNING
 from fdlab.report.captions import Caption, caution, compared, listed, options, pair
 from fdlab.report.style import COLUMN, INK, WIDE, Look, looks_of, new_figure, wrap
 from fdlab.report.summary import Estimate, Facts, estimate, families, models, rows
@@ -99,7 +100,8 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     own = rows(table, "trainability", "accuracy")
     names = models(table, facts, "trainability")
     seeds, rates = own["seed"].dropna().nunique(), own["x"].nunique()
-    band = f"95 % t-intervals over {seeds} seeds" if seeds > 1 else "of the test images alone (one seed)"
+    alone = f" {OF_FINETUNING.removeprefix('seeds ')}" if OF_FINETUNING in set(own["objective"]) else ""
+    band = f"95 % t-intervals over {seeds} seeds{alone}" if seeds > 1 else "of the test images alone (one seed)"
     chosen = pair(names, families(table), facts)
     if chosen is None:
         third = f"The best accuracy of {names[0]} is {100 * _single(table, 'best_accuracy', names[0]).value:.1f} %."
