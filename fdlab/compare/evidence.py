@@ -24,6 +24,7 @@ from fdlab.compare.significance import Change, change_of, change_with
 from fdlab.errors import FdlabError
 from fdlab.records.store import Record
 from fdlab.records.table import join, values
+from fdlab.records.trainability_metrics import OF_FINETUNING
 
 # Probes whose rows are no measure of a model as it is, or one in another unit.
 NO_VALUES = ("tuning", "ruler", "curve", "predict", "few_labels", "cells")
@@ -181,7 +182,9 @@ class Evidence:
             return []
         labels = {member.label for one in usable for _, member in one.terms}
         first = {str(self._own[label, metric]["objective"].iloc[0]) for label in labels}
-        return [f"objectives differ: {', '.join(sorted(first))}"] if len(first) > 1 else []
+        said = [f"objectives differ: {', '.join(sorted(first))}"] if len(first) > 1 else []
+        alone = [f"{OF_FINETUNING}: about these checkpoints only, not about their training"]
+        return said + (alone if OF_FINETUNING in first else [])
 
     # --- one seed ----------------------------------------------------------------------------------------
 
