@@ -51,6 +51,8 @@ def write_study(
     Returns:
         ``page``, ``table``, ``facts``.
     """
+    from fdlab.report.folder import read_report
+    from fdlab.study.prediction import predict
     from fdlab.study.verdicts import claims
 
     folder, out = Path(folder), writable_folder(out)
@@ -64,7 +66,11 @@ def write_study(
     judged = claims(out, cohort=cohort_of(cells))
     facts["claims"] = [*premises(table), *judged["facts"]]
     page = rewrite_page(out, table, facts)
-    write_text(out / "README.md", as_markdown(table, facts))
+    lines = [as_markdown(table, facts)]
+    if (table["metric"] == "best_accuracy").any():
+        predict(out, cohort=cohort_of(cells), command=f"fdlab predict {out}")
+        lines.append(ranking(*read_report(out / "predict")))
+    write_text(out / "README.md", "\n".join([*lines, *limits_of(facts)]) + "\n")
     return {"page": page, "table": table, "facts": facts}
 
 
@@ -191,5 +197,21 @@ def as_markdown(table: pd.DataFrame, facts: Mapping[str, Any]) -> str:
         lines += ["| " + " | ".join(numbers.columns) + " |", "|" + "---|" * len(numbers.columns)]
         lines += ["| " + " | ".join(map(str, row)) + " |" for row in numbers.itertuples(index=False)]
     lines += ["", "An interval is a 95 % t-interval over seeds; * leaves out 0.", ""]
-    lines += ["## What this cannot show", "", *(f"- {limit}" for limit in facts["limits"])]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def ranking(table: pd.DataFrame, facts: Mapping[str, Any]) -> str:
+    """Which cheap measures order the models as their fine-tuning does: the report in ``predict/``, in short."""
+    from fdlab.report.figures import figure_module
+
+    module = figure_module("prediction")
+    lines = [f"## {module.TITLE}", "", "![prediction](predict/figures/prediction.png)", ""]
+    lines += [" ".join(module.caption(table, facts)), ""]
+    return "\n".join(
+        [*lines, "Models are means over seeds; students and teachers are related, not independent draws.", ""]
+    )
+
+
+def limits_of(facts: Mapping[str, Any]) -> list[str]:
+    """What the study cannot show, as the end of its README."""
+    return ["## What this cannot show", "", *(f"- {limit}" for limit in facts["limits"])]
