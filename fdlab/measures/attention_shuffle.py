@@ -29,10 +29,16 @@ def shuffled_column_mean(maps: Tensor) -> Tensor:
 
     One draw for all heads and images: the column mean of N shuffled rows hardly depends on the draw.
     """
-    order = shuffled_keys(maps.shape[-1], maps.device)
-    flat = order + torch.arange(len(order), device=maps.device)[:, None] * len(order)
+    return shuffled_sum(maps) / maps.shape[-1]
+
+
+def shuffled_sum(maps: Tensor, first: int = 0) -> Tensor:
+    """(..., N): the sum over queries ``first`` to ``first + n - 1`` of their shuffled rows (..., n, N)."""
+    count, patches = maps.shape[-2:]
+    order = shuffled_keys(patches, maps.device)[first : first + count]
+    flat = order + torch.arange(count, device=maps.device)[:, None] * patches
     rows = maps.flatten(-2)
-    return rows.gather(-1, flat.flatten().expand(rows.shape)).unflatten(-1, order.shape).mean(-2)
+    return rows.gather(-1, flat.flatten().expand(rows.shape)).unflatten(-1, order.shape).sum(-2)
 
 
 def shuffled_cosine(first_norm: Tensor, second_norm: Tensor, patches: int) -> Tensor:

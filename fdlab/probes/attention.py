@@ -19,8 +19,9 @@ from fdlab.encoders.layout import Layout, layouts
 from fdlab.encoders.reading import Advances, SlicedImages, heads_of, manifest_of, prefix_of
 from fdlab.encoders.tap import AttentionCall, tap
 from fdlab.errors import USAGE, FdlabError, nearest
-from fdlab.measures.attention import ALL, metrics_from_logits
+from fdlab.measures.attention import ALL, metrics_from_sums
 from fdlab.measures.attention_prefix import BY_KIND
+from fdlab.measures.attention_sums import QuerySums
 from fdlab.records.intervals import Interval, interval_of_means, mean_interval
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
@@ -124,18 +125,9 @@ def _one_batch(
     def on_call(call: AttentionCall) -> None:
         place = places[call.block]
         prefix = prefix_of(encoder, call, len(raw), place)
-        step = max(1, at_once // (call.shape[1] * call.shape[-1] ** 2))
         slices = [
-            metrics_from_logits(
-                call.logits(slice(first, first + step), slice(prefix, None)),
-                grid=place.grid,
-                patch_size=place.patch,
-                prefix_tokens=prefix,
-                renormalise=renormalise,
-                metrics=names,
-                prefix_kinds=encoder.info.prefix_kinds if prefix else (),
-            )
-            for first in range(0, call.shape[0], step)
+            _measured(call, images, prefix, place, at_once, encoder, set(names), renormalise)
+            for images in _image_slices(call, at_once)
         ]
         joined = {name: torch.cat([part[name].float() for part in slices]) for name in slices[0]}
         # windows of one image lie together, as timm cuts them
@@ -144,6 +136,27 @@ def _one_batch(
     with torch.no_grad(), tap(encoder.module, on_call, on_skip=lambda text: skipped.setdefault(text)):
         encoder.tokens(encoder.normalise(raw.to(encoder.device)))
     return {name: _stacked([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _image_slices(call: AttentionCall, at_once: int) -> list[slice]:
+    """As many images (or windows) at a time as fit, at least one."""
+    step = max(1, at_once // (call.shape[1] * call.shape[-1] ** 2))
+    return [slice(first, first + step) for first in range(0, call.shape[0], step)]
+
+
+def _measured(
+    call: AttentionCall, images: slice, prefix: int, place: Layout, at_once: int, encoder: Encoder, names: set[str],
+    renormalise: bool,
+) -> dict[str, Tensor]:  # fmt: skip
+    """The numbers of some images; of a single one that is too large, some rows of patches at a time."""
+    kinds = encoder.info.prefix_kinds if prefix else ()
+    sums = QuerySums(place.grid, place.patch, prefix, names, renormalise, kinds)
+    across = place.grid[1]
+    rows = max(1, 2 * at_once // (call.shape[1] * call.shape[-1] * across))
+    for first in range(0, place.patches, rows * across):
+        last = min(first + rows * across, place.patches)
+        sums.add(call.logits(images, slice(prefix + first, prefix + last)), first)
+    return metrics_from_sums(sums)
 
 
 def _stacked(blocks: list[Tensor]) -> np.ndarray:

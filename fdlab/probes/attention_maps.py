@@ -19,7 +19,8 @@ from fdlab.encoders.position_bias import position_biases
 from fdlab.encoders.reading import Advances, SlicedImages, heads_of, manifest_of, prefix_of
 from fdlab.encoders.tap import AttentionCall, tap
 from fdlab.errors import OUT_OF_SPACE, USAGE, FdlabError
-from fdlab.measures.attention import attention_metrics, offset_sums
+from fdlab.measures.attention import attention_metrics
+from fdlab.measures.attention_sums import offset_counts, offset_sums
 from fdlab.measures.basis import free_memory
 from fdlab.records.intervals import Interval, jackknife_interval
 from fdlab.records.map_metrics import OF_MEAN
@@ -251,8 +252,8 @@ def _bounded(found: Interval, place: int, n: int, low: float | None, high: float
 def _by_offset(bias: Tensor, place: Layout) -> np.ndarray:
     """(heads, T, T) -> (heads, 2 Gh - 1, 2 Gw - 1) over patches, less the mean over all pairs."""
     patches = bias[..., -place.patches :, -place.patches :].double().cpu()
-    sums, counts = offset_sums(patches - patches.mean((-2, -1), keepdim=True), place.grid)
-    return (sums / counts).float().numpy()
+    sums = offset_sums(patches - patches.mean((-2, -1), keepdim=True), place.grid)
+    return (sums / offset_counts(place.grid, sums.device)).float().numpy()
 
 
 def _bias_rows(by_offset: np.ndarray, place: Layout, heads: list[int]) -> list[dict[str, Any]]:

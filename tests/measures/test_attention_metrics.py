@@ -22,12 +22,13 @@ from fdlab.measures.attention import (
     ALL,
     PER_HEAD,
     PER_IMAGE,
-    _head_products,
     attention_metrics,
     metrics_from_logits,
+    metrics_from_sums,
     uniform_distance,
 )
 from fdlab.measures.attention_cases import from_rule, maps_of, names, run_case, truth, with_prefix
+from fdlab.measures.attention_sums import QuerySums, _head_products
 
 TRUTH = truth()
 FIXTURES = Path(os.environ.get("FDLAB_SHARED", "../shared")) / "fixtures"
@@ -224,3 +225,23 @@ def test_refusals(maps: torch.Tensor, options: dict[str, Any], words: str) -> No
     with pytest.raises(FdlabError, match=words) as caught:
         attention_metrics(maps, patch_size=16, **options)
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("renormalise", [True, False])
+def test_rows_of_patches_one_after_another_give_the_same_numbers(rows: int, masked: bool, renormalise: bool) -> None:
+    grid, prefix, kinds = (5, 4), 2, ("cls", "register")
+    logits = 2 * torch.randn(2, 3, 22, 22, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if masked:  # one head of one image cannot look at everything
+        logits[1, 2, :, 5:9] = -math.inf
+    options = {"patch_size": 16, "prefix_tokens": prefix, "renormalise": renormalise, "prefix_kinds": kinds}
+    expected = metrics_from_logits(logits, grid=grid, **options)
+    sums = QuerySums(grid, 16, prefix, set(ALL), renormalise, kinds)
+    for first in range(0, 20, 4 * rows):
+        sums.add(logits[:, :, prefix + first : prefix + first + 4 * rows], first)
+    found = metrics_from_sums(sums)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12, equal_nan=True)
+    assert bool(found["head_divergence"].isnan().any()) == masked

@@ -1,0 +1,189 @@
+"""Sums over the queries of one block's attention, slice by slice, and what follows from them.
+
+Every number of ``attention`` is a function of sums over queries, so that a large map is never needed as a whole: a few
+rows of patches at a time stay in a processor's cache. Definitions and notation are those of ``attention``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from fdlab.measures.attention_prefix import log_mass, mass_by_kind
+from fdlab.measures.attention_shuffle import shuffled_cosine, shuffled_sum
+
+Patch = int | tuple[int, int]
+
+# exp(-1e4) is 0 in every dtype, and 0 * -1e4 is 0 where 0 * -inf is not a number
+_MASKED = -1e4
+
+
+class QuerySums:
+    """Of the patch queries seen so far, in a block whose patches lie on ``grid``.
+
+    ``metrics`` is complete once all patch queries were added.
+    """
+
+    def __init__(
+        self, grid: tuple[int, int], patch_size: Patch, prefix_tokens: int, wanted: set[str], renormalise: bool,
+        prefix_kinds: Sequence[str],
+    ) -> None:  # fmt: skip
+        self.grid, self.patch_size, self.prefix = grid, patch_size, prefix_tokens
+        self.wanted, self.renormalise, self.kinds = wanted, renormalise, prefix_kinds
+        self.patches = grid[0] * grid[1]
+        self.sums: dict[str, Tensor] = {}
+
+    def _put(self, **sums: Tensor) -> None:
+        for name, value in sums.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def add(self, logits: Tensor, first: int = 0) -> None:
+        """(B, heads, n, T) logits of the patch queries ``first`` to ``first + n - 1``: whole rows of the grid."""
+        wanted = self.wanted
+        rows = _softmax_rows(logits[..., self.prefix :])
+        prefix = logits[..., : self.prefix]
+        if "prefix_mass" in wanted:
+            self._put(prefix_mass=torch.sigmoid(log_mass(prefix) - rows.log_mass).sum(-1))
+            kinds = mass_by_kind(prefix, rows.log_mass, self.kinds)
+            self._put(**{name: value * logits.shape[-2] for name, value in kinds.items()})
+        if wanted & {"distance", "distance_ratio"}:
+            share = None if self.renormalise else torch.sigmoid(rows.log_mass - log_mass(prefix))
+            self._put(distance=self._distance(rows.centred, first, share))
+        if wanted & {"entropy", "nmi", "nmi_shuffled", "head_divergence"}:
+            self._information(rows)
+        if wanted & {"nmi", "nmi_shuffled", "column_concentration", "r2_relative", "r2_absolute", "diagonality"}:
+            self._put(column=rows.centred.sum(-2))
+        if "nmi_shuffled" in wanted:
+            self._put(shuffled=shuffled_sum(rows.centred, first))
+        if wanted & {"column_concentration", "r2_relative", "r2_absolute", "diagonality"}:
+            self._put(squares=(rows.centred * rows.centred).sum((-2, -1)))
+            self._put(diagonal=rows.centred.diagonal(offset=first, dim1=-2, dim2=-1).sum(-1))
+        if "r2_relative" in wanted:
+            self._put(offsets=offset_sums(rows.centred, self.grid, first // self.grid[1]))
+        if wanted & {"head_similarity", "head_similarity_shuffled", "head_similarity_centred"}:
+            self._similarity(rows.centred)
+
+    def _distance(self, centred: Tensor, first: int, share: Tensor | None) -> Tensor:
+        distances = _distances(self.grid, *pair_of(self.patch_size), centred.dtype, centred.device)
+        distances = distances[first : first + centred.shape[-2]]
+        per_query = torch.einsum("bhij,ij->bhi", centred, distances) + distances.mean(-1)
+        return (per_query if share is None else per_query * share).sum(-1)
+
+    def _information(self, rows: _Rows) -> None:
+        """Entropies in nats of the queries, and their divergences between heads."""
+        log_total = rows.total.log()
+        if "head_divergence" in self.wanted:
+            cross = _head_products(rows.weight, rows.shifted) / rows.total.transpose(1, 2)[..., None]
+            cross = cross - log_total.transpose(1, 2)[:, :, None, :]  # (B, n, a, b): sum_j y^a ln y^b
+            per_query = -cross.diagonal(dim1=-2, dim2=-1).transpose(1, 2)
+            own = cross.diagonal(dim1=-2, dim2=-1)[..., None]
+            self._put(divergence=(own - cross).sum((-3, -2, -1)))  # a = b adds exact zeros
+            if rows.masked is not None:  # keys that a looks at and b cannot: the divergence is infinite
+                outside = _head_products(rows.weight, rows.masked).amax((1, 2, 3)) > 0
+                self._put(infinite=outside.to(cross.dtype))
+        else:
+            per_query = log_total - (rows.weight * rows.shifted).sum(-1) / rows.total
+        self._put(entropy=per_query.sum(-1))
+
+    def _similarity(self, centred: Tensor) -> None:
+        """<y^a, y^b> = <y^a - 1/N, y^b - 1/N> + 1/N: one Gram matrix a query for the plain and the centred cosine."""
+        heads, patches = centred.shape[1], centred.shape[-1]
+        first, second = torch.triu_indices(heads, heads, 1, device=centred.device)
+        gram = _head_products(centred, centred)
+        squares = gram.diagonal(dim1=-2, dim2=-1)  # (B, n, heads)
+        products = gram[..., first, second]
+        uniform = squares <= rounding(centred, patches)
+        usable = ~(uniform[..., first] | uniform[..., second])
+        norms = torch.where(uniform, 1.0, squares).sqrt()
+        cosines = products / (norms[..., first] * norms[..., second])
+        plain_norms = (squares + 1 / patches).sqrt()
+        plain = (products + 1 / patches) / (plain_norms[..., first] * plain_norms[..., second])
+        shuffled = shuffled_cosine(plain_norms[..., first], plain_norms[..., second], patches)
+        self._put(cosine=plain.sum((-2, -1)), cosine_shuffled=shuffled.sum((-2, -1)))
+        self.sums["pairs"] = plain.new_tensor(float(len(first)))
+        self._put(cosine_centred=torch.where(usable, cosines, 0.0).sum((-2, -1)), usable=usable.sum((-2, -1)))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some patch queries of one block, each tensor (B, heads, n, N) or (B, heads, n)."""
+
+    shifted: Tensor  # logits minus their row's maximum, masked ones at -1e4
+    weight: Tensor  # exp(shifted), not normalised
+    total: Tensor  # its row sums
+    centred: Tensor  # y - 1/N
+    log_mass: Tensor  # logarithm of the row sum of exp(logits)
+    masked: Tensor | None  # 1 where a key is masked by -inf; None where no key is
+
+
+def _softmax_rows(logits: Tensor) -> _Rows:
+    low, high = logits.detach().aminmax(dim=-1)
+    shifted = logits - high[..., None]
+    masked = None
+    if not bool(torch.isfinite(low).all()):
+        masked = (logits == -math.inf).to(logits.dtype)
+        shifted = shifted.clamp(min=_MASKED)
+    weight = shifted.exp()
+    total = weight.sum(-1)
+    # the same rounding on both sides: an exactly uniform row gives exact zeros
+    uniform = total.new_tensor(float(logits.shape[-1])).reciprocal()
+    centred = weight * total.reciprocal()[..., None] - uniform
+    mass = torch.where(high == -math.inf, high, high + total.log())  # a row wholly on the prefix: -inf
+    return _Rows(shifted, weight, total, centred, mass, masked)
+
+
+def offset_sums(maps: Tensor, grid: tuple[int, int], first_row: int = 0) -> Tensor:
+    """Sums of maps (..., n, N) over pairs of equal offset, (..., 2Gh-1, 2Gw-1).
+
+    The n queries are whole rows of the grid, from ``first_row`` on. Two sweeps of shifted additions, over the queries'
+    columns and then over their rows: vectorised steps in place of a scatter with n N indices.
+    """
+    down, across = grid
+    lead, some = maps.shape[:-2], maps.shape[-2] // across
+    cells = maps.reshape(*lead, some, across, down, across)
+    by_column = maps.new_zeros(*lead, some, down, 2 * across - 1)
+    for c in range(across):
+        by_column[..., across - 1 - c : 2 * across - 1 - c] += cells[..., :, c, :, :]
+    sums = maps.new_zeros(*lead, 2 * down - 1, 2 * across - 1)
+    for place in range(some):
+        r = first_row + place
+        sums[..., down - 1 - r : 2 * down - 1 - r, :] += by_column[..., place, :, :]
+    return sums
+
+
+def offset_counts(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """(2Gh-1, 2Gw-1): in how many pairs of patches each offset occurs."""
+    rows, columns = (side - torch.arange(1 - side, side, device=device).abs() for side in grid)
+    return rows[:, None] * columns
+
+
+def _head_products(a: Tensor, b: Tensor) -> Tensor:
+    """(B, N, heads, heads): <a of head h, b of head g> over keys, for every query."""
+    if a.is_cuda:
+        return torch.einsum("bhij,bgij->bihg", a, b)
+    # one image at a time: a batch would have to be copied before the product
+    return torch.stack([x.transpose(0, 1) @ y.permute(1, 2, 0) for x, y in zip(a, b, strict=True)])
+
+
+def rounding(like: Tensor, patches: int) -> float:
+    """Largest sum over N keys of (y - 1/N)^2 that is rounding alone, in the dtype of ``like``."""
+    return (8 * torch.finfo(like.dtype).eps) ** 2 / patches
+
+
+@lru_cache(maxsize=8)
+def _distances(grid: tuple[int, int], height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(N, N) distances between patch centres in pixels."""
+    with torch.inference_mode(False):  # kept for later calls, which may want gradients
+        r = torch.arange(grid[0], dtype=torch.float64).repeat_interleave(grid[1]) * height
+        c = torch.arange(grid[1], dtype=torch.float64).repeat(grid[0]) * width
+        return torch.hypot(r[:, None] - r, c[:, None] - c).to(device, dtype)
+
+
+def pair_of(patch_size: Patch) -> tuple[int, int]:
+    """(height, width) of a patch in pixels."""
+    return (patch_size, patch_size) if isinstance(patch_size, int) else (patch_size[0], patch_size[1])
