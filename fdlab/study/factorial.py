@@ -240,8 +240,8 @@ def passes(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell]
         "models": pretraining(*where),
         "probes": probing(*where, probes=quick),
         "fine-tuning": tuning(*where),
-        "few labels": few_labels(*where),
         "curvature": probing(*where, probes=["hessian"]),
+        "few labels": few_labels(*where),
     }
 
 
