@@ -104,7 +104,7 @@ def predict(
         )
     ranks = [_judged(one, adjusted) for one, adjusted in zip(ranks, holm([r.p for r in ranks]), strict=True)]
     ranks.sort(key=lambda one: (one.p, -abs(one.tau)))
-    return Prediction(chosen, scores, families, ranks, said + _sentences(ranks, scores, families, cohort, kept))
+    return Prediction(chosen, scores, families, ranks, _sentences(ranks, scores, families, cohort, kept) + said)
 
 
 def _scores(
