@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fdlab
@@ -121,3 +122,37 @@ def test_what_any_part_of_a_probe_left_out_is_kept() -> None:
     assert joined["not_measured"] == ["a", "b", "c"]
     assert joined["remarks"] == ["d"]
     assert joined["parts"] == parts
+
+
+@pytest.mark.slow
+def test_five_architectures_are_aligned_by_relative_depth_and_it_is_said(tmp_path: Path) -> None:
+    """160 and 224 px; patches of 16, 14 and 4; class token, register or none; windows; layer scale, rotary, bias."""
+    depths = {
+        "vit_tiny_patch16_224": 12,
+        "test_vit2": 8,
+        "eva02_tiny_patch14_224": 12,
+        "swin_tiny_patch4_window7_224": 12,
+        "test_vit_relpos": 9,
+    }
+    models = [f"{name}=random:{name}" for name in depths]
+    settings: dict[str, Any] = {"images": 8, "quiet": True, "probes": ("attention",)}
+    result = compare(models, "photos", tmp_path / "r", **settings)
+    page, first = (tmp_path / "r" / "index.html").read_text(), next(iter(depths))
+    table, changes = values(result["table"]), differences(result["table"])
+    entropy = table[(table["metric"] == "entropy") & table["head"].notna()]
+    late = entropy[entropy["depth"] > 0.5].groupby("model")["value"].mean()
+    for name, depth in depths.items():
+        own = entropy[entropy["model"] == name]
+        np.testing.assert_allclose(sorted(own["depth"].unique()), np.arange(1, depth + 1) / depth)
+        assert name in page
+        if name == first:
+            continue
+        change = changes[(changes["model"] == name) & (changes["metric"] == "entropy")]
+        assert set(change["reference"]) == {first}
+        assert change["block"].notna().sum() == (12 if depth == 12 else 0)
+        sentence = f"{name} and {first} have different depths: their last halves are compared."
+        assert any(sentence in note for note in result["notes"]) == (depth != 12)
+        assert (sentence in page) == (depth != 12)
+        if not name.startswith("swin"):  # stages have unlike numbers of heads
+            expected = late[name] - late[first]
+            assert change[change["block"].isna()]["value"].iloc[0] == pytest.approx(expected, abs=1e-5)
