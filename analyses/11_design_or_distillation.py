@@ -128,13 +128,14 @@ print("80, 80, 80 and 82 % with both:", {name: float(only_together[name]) for na
 # ## Trained models
 #
 # If this copy of fdlab holds the CIFAR-10 study (fifteen small models a seed, planned before they were looked at), its
-# effects stand here; a star marks intervals that leave out 0.
+# effects on four measures stand here (all: `reports/cifar`); a star marks intervals that leave out 0.
 
 # %%
 study = Path(fdlab.__file__).parents[1] / "reports" / "cifar" / "table.csv"
 if study.is_file():
     whole = read_table(study)
-    for row in whole[(whole["probe"] == "two_way") & whole["x"].isna()].itertuples():
+    shown = whole["metric"].isin(["distance_spread", "r2_relative", "entropy", "best_accuracy"])
+    for row in whole[(whole["probe"] == "two_way") & shown].itertuples():
         star = " *" if row.low > 0 or row.high < 0 else ""
         print(f"{row.metric}, {row.model}, {row.reference}: {row.value:+.3g} ({row.low:+.3g} to {row.high:+.3g}){star}")
 else:
