@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from fdlab.records.trainability_metrics import OF_FINETUNING
 from fdlab.report.captions import Caption, caution, compared, listed, options, pair
 from fdlab.report.style import COLUMN, INK, WIDE, Look, looks_of, new_figure, wrap
-from fdlab.report.summary import Estimate, Facts, estimate, families, models, rows
+from fdlab.report.summary import Estimate, Facts, estimate, families, models, plain, rows, show
 
 TITLE = "Fine-tuning over learning rates"
 METRICS = ("best_accuracy", "lr_width", "steps_to_loss", "diverged")
@@ -104,11 +104,13 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     band = f"95 % t-intervals over {seeds} seeds{alone}" if seeds > 1 else "of the test images alone (one seed)"
     chosen = pair(names, families(table), facts)
     if chosen is None:
-        third = f"The best accuracy of {names[0]} is {100 * _single(table, 'best_accuracy', names[0]).value:.1f} %."
+        third = (
+            f"The best accuracy of {names[0]} is {show(_single(table, 'best_accuracy', names[0]), 'accuracy', True)}."
+        )
     else:
         values = (_single(table, "best_accuracy", chosen[0]), _single(table, "best_accuracy", chosen[1]))
         third = compared("best accuracy", "accuracy", values, chosen).rstrip(".")
-        widths = [f"{_single(table, 'lr_width', name).value:.2f} for {name}" for name in chosen]
+        widths = [f"{plain(_single(table, 'lr_width', name).value)} for {name}" for name in chosen]
         third += f", and the good rates span {listed(widths)} decades."
     grey = ", grey lines are the other models" if len(names) > TOGETHER else ""
     curved = "; right, the curvature along the way" if not rows(table, "trainability", CURVATURE).empty else ""
@@ -148,7 +150,7 @@ def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
 
 def _rates_of(table: pd.DataFrame, name: str) -> str:
     own = rows(table, "trainability", "best_rate")
-    own = own[(own["model"] == name) & own["seed"].notna()].sort_values("seed")
+    own = own[(own["model"] == name) & own["seed"].notna() & own["value"].notna()].sort_values("seed")
     return " / ".join(f"{rate:g}" for rate in own["value"]) or "–"
 
 

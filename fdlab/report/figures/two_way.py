@@ -73,7 +73,7 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
 
 def _panel(axes: Axes, title: str, group: pd.DataFrame, kinds: list[str]) -> None:
     for number, (effect, (color, marker, label)) in enumerate(EFFECTS.items()):
-        own = group[group["reference"] == effect].set_index("model")
+        own = group[group["reference"] == effect].drop_duplicates("model").set_index("model")
         shown = [kind for kind in kinds if kind in own.index]
         for kind in shown:
             place = kinds.index(kind)
