@@ -15,7 +15,7 @@ from fdlab.records.run_folder import RunFolder
 from fdlab.records.table import join
 from fdlab.study.demo_report import versions
 from fdlab.study.factorial import CELLS, FAMILIES, KINDS, Cell, Size
-from fdlab.study.factorial_values import finetuned, lost, measured, values
+from fdlab.study.factorial_values import finetuned, lost, measured, unmeasured, values
 from fdlab.study.publish import rewrite_page, write_report
 
 PREMISE = "premise"
@@ -61,14 +61,14 @@ def write_study(
     single = values(known)
     table = join([known, *effects(single, cells)])
     facts = facts_of(table, folder, size, seeds, cells) | {"command": command, "data": data, "limits": list(limits)}
-    facts["notes"] = [*two_way_notes(table), *lost(folder, size, seeds, cells), SUPERVISED, *said]
+    facts["notes"] = [*two_way_notes(table), *lost(folder, size, seeds, cells), *unmeasured(single), SUPERVISED, *said]
     write_report(out, table, facts)
     judged = claims(out, cohort=cohort_of(cells))
     facts["claims"] = [*premises(table), *judged["facts"]]
     page = rewrite_page(out, table, facts)
     lines = [as_markdown(table, facts)]
     if (table["metric"] == "best_accuracy").any():
-        predict(out, cohort=cohort_of(cells), command=f"fdlab predict {out}")
+        predict(out, cohort=cohort_of(cells), command=command)
         lines.append(ranking(*read_report(out / "predict")))
     write_text(out / "README.md", "\n".join([*lines, *limits_of(facts)]) + "\n")
     return {"page": page, "table": table, "facts": facts}

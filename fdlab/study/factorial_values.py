@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fdlab.errors import FdlabError
+from fdlab.records.metrics import METRICS
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join
@@ -102,6 +103,14 @@ def _one(table: pd.DataFrame, measure: Measure) -> pd.DataFrame:
             row |= {"unit": "log10", "value": np.log10(value) if value > 0 else np.nan}
         rows.append({"value": value, **row})
     return frame(rows)
+
+
+def unmeasured(single: pd.DataFrame) -> list[str]:
+    """A sentence that names the measures without any value yet, from ``values``."""
+    known = set(single["metric"])
+    left = [METRICS[measure.metric].label for measure in MEASURES if measure.metric not in known]
+    left += [] if "accuracy" in known else ["accuracy with few labels"]
+    return [f"Not measured yet: {', '.join(left)}; the same command goes on with them."] if left else []
 
 
 def lost(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> list[str]:

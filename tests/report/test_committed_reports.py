@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,12 @@ def test_a_report_belongs_to_its_table(folder: Path) -> None:
         for kind in ("pdf", "svg", "png"):
             assert read_note(folder / "figures" / f"{figure}.{kind}")["table_sha256"] == digest, again
     assert (folder / "index.html").stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_a_report_names_no_place_of_the_machine_that_made_it(folder: Path) -> None:
+    for path in [file for kind in ("json", "html", "md", "csv", "svg", "tex") for file in folder.rglob(f"*.{kind}")]:
+        assert not re.search(r"[\s\"'>](/tmp|/home|/root|/work|/Users)/", path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)

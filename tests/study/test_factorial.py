@@ -15,7 +15,7 @@ from fdlab.records.table import frame
 from fdlab.study import factorial
 from fdlab.study.factorial import CELLS, FINETUNED, Cell, Size, passes, source
 from fdlab.study.factorial_report import cohort_of, effects, premises, write_study
-from fdlab.study.factorial_values import lost, values
+from fdlab.study.factorial_values import lost, unmeasured, values
 
 TOY = Size(
     name="toy",
@@ -57,6 +57,9 @@ def test_values_are_means_of_late_blocks_and_logarithms() -> None:
     sharp = {**common, "probe": "hessian", "metric": "eigenvalue_1_balanced", "value": 1000.0}
     found = values(frame([*late, sharp])).set_index("metric")["value"]
     assert found.to_dict() == {"nmi": 2.0, "eigenvalue_1_balanced": pytest.approx(3.0)}
+    (left,) = unmeasured(values(frame([*late, sharp])))
+    assert "few labels" in left
+    assert "Hessian" not in left
 
 
 @pytest.mark.parametrize(("gap", "word"), [(0.5, "supported"), (0.0, "undecided")])
