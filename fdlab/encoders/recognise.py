@@ -38,6 +38,7 @@ from fdlab.encoders.families import (
     simmim,
     swin,
     timm_files,
+    torchvision_vit,
 )
 from fdlab.encoders.families.family import Family, Place
 from fdlab.encoders.families.refusals import refuse_known
@@ -53,6 +54,7 @@ FAMILIES: tuple[Family, ...] = (
     *moco.FAMILIES,
     *clip.FAMILIES,
     *huggingface.FAMILIES,
+    *torchvision_vit.FAMILIES,
     *swin.FAMILIES,
     *eva02.FAMILIES,
     *dinov2.FAMILIES,

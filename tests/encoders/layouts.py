@@ -260,6 +260,26 @@ def mae_small(s):
     return module, content, {"heads": s.heads}
 
 
+TORCHVISION = (
+    (r"^patch_embed\.proj\.", "conv_proj."),
+    ("^cls_token$", "class_token"),
+    ("^pos_embed$", "encoder.pos_embedding"),
+    (r"^norm\.", "encoder.ln."),
+    (r"^head\.", "heads.head."),
+    (r"^blocks\.", "encoder.layers.encoder_layer_"),
+    (r"\.norm([12])\.", r".ln_\1."),
+    (r"attn\.qkv\.", "self_attention.in_proj_"),
+    (r"attn\.proj\.", "self_attention.out_proj."),
+    (r"mlp\.fc1\.", "mlp.0."),
+    (r"mlp\.fc2\.", "mlp.3."),
+)
+
+
+def torchvision_vit(s):
+    module = vit(s, num_classes=5, global_pool="token")
+    return module, lambda m: renamed(m, *TORCHVISION), {"heads": s.heads}
+
+
 LAYOUTS = {
     "dino": (dino, "dino"),
     "dino_full": (dino_full, "dino"),
@@ -292,5 +312,6 @@ LAYOUTS = {
     "eva02_small_finetuned": (eva02_small_finetuned, "eva02"),
     "eva02_without_tables": (eva02_without_tables, "eva02"),
     "mae_small": (mae_small, "mae_small"),
+    "torchvision_vit": (torchvision_vit, "torchvision"),
 }
 SIZES = [Sizes(48, 3, 3, 4, 5, 91), Sizes(160, 5, 1, 6, 3, 200), Sizes(32, 2, 2, 2, 4, 64)]

@@ -40,6 +40,12 @@ REFUSALS = (
         "Use vit_small or vit_base of MoCo v3.",
     ),
     Refusal(
+        r"^conv_proj\.conv_",
+        "is a torchvision ViT with a convolutional stem.",
+        "Its patch embedding is a stack of convolutions.",
+        "Use vit_b_16, vit_b_32, vit_l_16, vit_l_32 or vit_h_14.",
+    ),
+    Refusal(
         r"^visual\.(layer1\.|attnpool)",
         "is a CLIP with a ResNet image tower.",
         "It is no vision transformer.",
