@@ -22,18 +22,17 @@ if TYPE_CHECKING:
 
 # How a checkpoint's family is shown: by what it was trained on.
 SHOWN = {
-    "dino": "contrastive",
-    "ibot": "contrastive",
-    "mocov3": "contrastive",
-    "contrastive": "contrastive",
-    "mae": "mim",
-    "simmim": "mim",
-    "beit": "mim",
-    "mim": "mim",
-    "distilled": "distilled",
-    "clip": "image-text",
-    "deit": "supervised",
-    "supervised": "supervised",
+    **dict.fromkeys(
+        ("contrastive", "dino", "dinov2", "dinov3", "ibot", "esvit_swin", "mocov3", "hf_dinov2"), "contrastive"
+    ),
+    **dict.fromkeys(
+        ("mim", "mae", "mae_small", "hf_vitmae", "simmim_vit", "simmim_swin_v1", "simmim_swin_v2", "beit", "beitv2"),
+        "mim",
+    ),
+    **dict.fromkeys(("data2vec_vision", "ijepa"), "mim"),  # masked too, though the target is features
+    **dict.fromkeys(("distilled", "fd_vit_distilled", "fd_swin_distilled", "fd_swin_v2_distilled"), "distilled"),
+    **dict.fromkeys(("openai_clip", "open_clip", "hf_clip_vision"), "image-text"),
+    **dict.fromkeys(("supervised", "deit", "deit_distilled", "deit3", "torchvision"), "supervised"),
 }
 # Words in a timm name's tag; the first that fits decides, a name that says nothing is "other".
 BY_TIMM_TAG = {
@@ -41,6 +40,7 @@ BY_TIMM_TAG = {
     "lvd": "contrastive",
     "mae": "mim",
     "beit": "mim",
+    "ijepa": "mim",
     "clip": "image-text",
     "openai": "image-text",
     "laion": "image-text",

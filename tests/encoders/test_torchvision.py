@@ -138,7 +138,11 @@ def test_heads_are_the_files_or_the_published_ones_or_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("key", "shape", "word"),
     [
-        ("encoder.layers.encoder_layer_1.self_attention.in_proj_weight", (96, WIDTH), "qkv.weight (96, 48) for (144, 48)"),
+        (
+            "encoder.layers.encoder_layer_1.self_attention.in_proj_weight",
+            (96, WIDTH),
+            "qkv.weight (96, 48) for (144, 48)",
+        ),
         ("encoder.layers.encoder_layer_1.ln_2.weight", (49,), "norm2.weight (49,) for (48,)"),
         ("encoder.pos_embedding", (1, 24, WIDTH), "23 position rows are not a square grid"),
         ("conv_proj.weight", (WIDTH, 3, PATCH, 5), "4x5 pixels"),

@@ -19,7 +19,9 @@ _RENAMES = (
     (_BLOCK + r"mlp\.(3|linear_2)\.", r"blocks.\1.mlp.fc2."),
     (r"^heads\.((head|\d+)\.)?(weight|bias)$", r"head.\3"),  # the last layer, or what fine-tuning put in its place
 )
-_SWAG = "images by bilinear resizing, as the weights IMAGENET1K_V1 state (SWAG's weights look the same; theirs is bicubic)"
+_SWAG = (
+    "images by bilinear resizing, as the weights IMAGENET1K_V1 state (SWAG's weights look the same; theirs is bicubic)"
+)
 
 
 def _is_torchvision(network: Network) -> bool:
