@@ -1,4 +1,4 @@
-"""torchvision's own ViTs (``vit_b_16`` and the like): a flat state dict, or ``{model: ...}`` of its reference training."""
+"""torchvision's own ViTs (``vit_b_16`` and the like): a flat state dict, or ``{model: ...}`` of its training script."""
 
 from __future__ import annotations
 
