@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
+from fdlab.data import vision as tv
 from fdlab.data.images import Images, Indices
 from fdlab.errors import USAGE, FdlabError
 from fdlab.randomness import stream
@@ -35,10 +37,14 @@ class Digits(Images):
         super().__init__()
         self.size = size or DIGITS_SIZE
         self.native_size = (self.size, self.size)
-        pixels, self._labels = _load_digits()
-        small = torch.from_numpy(pixels)[:, None]
-        large = F.interpolate(small, size=self.native_size, mode="bilinear", align_corners=False)
-        self._pixels = large.clamp(0, 1)
+        self._small, self._labels = _load_digits()
+
+    @cached_property
+    def _pixels(self) -> Tensor:
+        """(1797, 1, size, size), made when the first image is read."""
+        small = torch.from_numpy(self._small)[:, None]
+        large = F.interpolate(small, size=(self.size, self.size), mode="bilinear", align_corners=False)
+        return large.clamp(0, 1)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -98,10 +104,22 @@ class Photos(Images):
 
 @lru_cache(maxsize=1)
 def _load_digits() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits
+    """(1797, 8, 8) float32 in [0, 1] and (1797,) int64, from scikit-learn's file.
 
-    data = load_digits()
-    return (data.images / 16).astype(np.float32), data.target.astype(np.int64)
+    Importing scikit-learn takes longer than all that the store needs to know of the digits.
+    """
+    package = find_spec("sklearn")  # finds the package without importing it
+    home = Path(package.origin).parent if package and package.origin else None
+    path = home / "datasets" / "data" / "digits.csv.gz" if home else None
+    if path is not None and path.is_file():
+        table = np.loadtxt(path, delimiter=",")
+        images, target = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
+    else:  # another layout of that package
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        images, target = data.images, data.target
+    return (images / 16).astype(np.float32), target.astype(np.int64)
 
 
 @lru_cache(maxsize=1)

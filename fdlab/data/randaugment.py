@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
+
+from fdlab.data import vision as tv
 
 FILL = (124.0, 116.0, 104.0)  # what is shifted or turned in: ImageNet's mean colour
-BILINEAR = InterpolationMode.BILINEAR
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def _moved(image: Tensor, shift: tuple[float, float] = (0, 0), shear: tuple[floa
         translate=list(shift),
         scale=1.0,
         shear=degrees,
-        interpolation=BILINEAR,
+        interpolation=tv.InterpolationMode.BILINEAR,
         fill=list(FILL),
         center=[0.0, 0.0],
     )
@@ -83,7 +82,7 @@ OPERATIONS: dict[str, Callable[[Tensor, float, float], Tensor]] = {
     "autocontrast": lambda x, m, s: tv.autocontrast(x),
     "equalize": lambda x, m, s: tv.equalize(x),
     "invert": lambda x, m, s: tv.invert(x),
-    "rotate": lambda x, m, s: tv.rotate(x, s * m * 30, interpolation=BILINEAR, fill=list(FILL)),
+    "rotate": lambda x, m, s: tv.rotate(x, s * m * 30, interpolation=tv.InterpolationMode.BILINEAR, fill=list(FILL)),
     "posterize": lambda x, m, s: tv.posterize(x, bits=4 - int(m * 4)),
     "solarize": lambda x, m, s: tv.solarize(x, threshold=float(256 - min(256, int(m * 256)))) if m * 256 >= 1 else x,
     "solarize_add": _solarize_add,

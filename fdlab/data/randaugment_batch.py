@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
+from fdlab.data import vision as tv
 from fdlab.data.randaugment import FILL, OPERATIONS, Policy, factor
 from fdlab.data.sending import sent
 

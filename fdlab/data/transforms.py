@@ -19,9 +19,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
 
+from fdlab.data import vision as tv
 from fdlab.data.randaugment import Policy, draw_policy, rand_augment
 from fdlab.data.randaugment_batch import rand_augment_batch
 from fdlab.data.sending import sent
@@ -230,7 +229,7 @@ def _one(image: Tensor, view: View, uniforms: np.ndarray, size: int, direct: boo
     box = crop_boxes(view, uniforms, np.array([[h, w]], dtype=np.float64))[0]
     height, width = max(1, round(box[2])), max(1, round(box[3]))
     top, left = min(round(box[0]), h - height), min(round(box[1]), w - width)
-    how = InterpolationMode(view.interpolation)
+    how = tv.InterpolationMode(view.interpolation)
     resized = tv.resized_crop(image, top, left, height, width, [size, size], how, antialias=True)
     return (resized if resized.dtype == torch.uint8 else resized.clamp(0, 1)).contiguous()
 

@@ -12,12 +12,11 @@ from fdlab.encoders.devices import pick_device
 from fdlab.encoders.encoder import Encoder, Size, TimmCall, check_activation, set_activation
 from fdlab.encoders.recognise import recognise
 from fdlab.encoders.save import OwnFile, own_file
+from fdlab.encoders.sources import on_disk, run_file
 from fdlab.encoders.student import build, fold_bias_scale, seeded, timm_call
 from fdlab.encoders.unpickle import AGAIN, WeightFile, read_weights
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.randomness import seed_for
-
-RUN_FILES = ("student.safetensors", "encoder.safetensors")
 
 
 def open_model(
@@ -70,33 +69,15 @@ class _Asked:
     random_seed: int | None
 
 
-def parse_label(text: str) -> tuple[str, str]:
-    """``label=SOURCE`` -> (label, SOURCE); without a label, a short one made from the source."""
-    label, found, source = text.partition("=")
-    if found and label.strip() and "/" not in label and not Path(text).exists():
-        if not source:
-            raise FdlabError(f"'{text}' names no model.", "Nothing stands after '='.", "Use label=SOURCE.", USAGE)
-        return label.strip(), source
-    kind, _, rest = text.partition(":") if text.startswith(("random:", "timm:")) else ("", "", text)
-    path = Path(rest)
-    name = path.parent.name if path.name in RUN_FILES and path.parent.name else path.name
-    name = name.split("@")[0] + (f"@{name.split('@')[1]}" if "@" in name else "")
-    for ending in (".pth.tar", ".safetensors", ".pth", ".pt", ".bin", ".ckpt"):
-        name = name.replace(ending, "")
-    return (f"random {name}" if kind == "random" else name) or text, text
-
-
 def _locate(text: str) -> tuple[Path | str, str | None]:
     """(path or timm name, suffix after @). An existing path wins over everything, whatever its name."""
-    import timm
-
-    if text and Path(text).exists():
-        return Path(text), None
+    if (found := on_disk(text)) is not None:
+        return found
     if text.startswith("timm:"):
         return text.removeprefix("timm:"), None
+    import timm
+
     base, at, suffix = text.rpartition("@")
-    if at and Path(base).exists():
-        return Path(base), suffix
     base = base if at else text
     if "/" not in base and timm.is_model(base):
         return base, suffix if at else None
@@ -112,23 +93,8 @@ def _locate(text: str) -> tuple[Path | str, str | None]:
     )
 
 
-def _run_file(folder: Path) -> Path:
-    """The finished encoder of a run folder; other folders as they are (Hugging Face, timm, DeepSpeed)."""
-    for name in RUN_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    if (folder / "recipe.toml").exists() or (folder / "checkpoint").exists():
-        raise FdlabError(
-            f"The run {folder} is not finished.",
-            f"It holds no {' or '.join(RUN_FILES)} yet.",
-            "Give the same training command again: it continues where it stopped.",
-            NOT_UNDERSTOOD,
-        )
-    return folder
-
-
 def _open_file(path: Path, asked: _Asked) -> Encoder:
-    path = _run_file(path) if path.is_dir() else path
+    path = run_file(path) if path.is_dir() else path
     file = read_weights(path)
     own = own_file(file)
     return _open_foreign(file, asked) if own is None else _open_own(own, asked)

@@ -14,14 +14,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fdlab
 import fdlab.probes
 from fdlab.data.sources import open_data
-from fdlab.encoders.encoder import Encoder
-from fdlab.encoders.open import open_model, parse_label
+from fdlab.data.streamed import Labels, Streamed
+from fdlab.encoders.encoder import Encoder, EncoderInfo
+from fdlab.encoders.known import Known, known_model
+from fdlab.encoders.sources import parse_label
 from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.probes.growth import checked, drawn, grow, stages
 from fdlab.progress import Progress, say
@@ -30,55 +33,12 @@ from fdlab.records.table import join
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
     from fdlab.data.images import ImageSource
 
 
-class Streamed:
-    """Images that are read when a slice of them is asked for, so that memory does not grow with their number.
-
-    Looks like an (n, 3, H, W) tensor to a probe; a slice leaves out what cannot be read. Rectangles are cut from
-    the middle of the square whose side is the longer one.
-    """
-
-    def __init__(self, source: ImageSource, size: tuple[int, int]) -> None:
-        self.source, self.shape = source, (len(source), 3, *size)
-        self._answers: dict[range, Tensor] = {}
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, part: slice) -> Tensor:
-        places = range(len(self))[part]
-        height, width = self.shape[-2:]
-        side = max(height, width)
-        top, left = (side - height) // 2, (side - width) // 2
-        images, self._answers[places] = self.source.stack(places, side)
-        return images[..., top : top + height, left : left + width]
-
-    def answers(self, part: slice) -> Tensor:
-        """(b,) int64: the labels of exactly the images that this slice gives."""
-        places = range(len(self))[part]
-        if places not in self._answers:
-            self[part]  # which of them can be read is known once they were
-        return self._answers[places]
-
-
-class Labels:
-    """The labels of ``Streamed`` images, in slices of it: (n,) int64, without those of unreadable images."""
-
-    def __init__(self, images: Streamed) -> None:
-        self._images, self.shape = images, (len(images),)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, part: slice) -> Tensor:
-        return self._images.answers(part)
-
-
 FEW = 16
+Model = Encoder | Known  # open, or known without having been opened
 CONTROL = "random start"
 _NO_PROBE = (
     "attention_reading",
@@ -151,15 +111,16 @@ def measure(
     """
     module, function = _probe(probe, settings)
     tolerance = checked(settings.pop("tolerance", 0.0))
-    opened = _opened(models, device, seed)
+    kept_in = default_store() if store is None else store
+    find = partial(known_model, notes=kept_in.root / "models", device=device, seed=seed)
+    opened = _found(models, find)
     if random_control:
-        opened |= _random_control(opened, device, seed)
+        opened |= _random_control(opened, find, device, seed)
     for name in getattr(module, "MODELS", ()):  # settings that name a model
         if settings.get(name) and isinstance(settings[name], (str, Path)):
-            settings[name] = _open(parse_label(str(settings[name]))[1], device, seed)
-    kept_in = default_store() if store is None else store
+            settings[name] = find(parse_label(str(settings[name]))[1])
     run = _Run(probe, module, function, data, seed, batch, kept_in, fresh, quiet, settings)
-    sources = {label: open_data(data, size=max(_size(encoder)), seed=seed) for label, encoder in opened.items()}
+    sources = {label: open_data(data, size=max(_size(model)), seed=seed) for label, model in opened.items()}
     first = next(iter(sources.values()))
     found = len(first.sample(images, seed))
     if found < min(FEW, images):
@@ -167,10 +128,10 @@ def measure(
 
     def all_models(asked: int, earlier: Mapping[str, Record]) -> Records:
         records = Records()
-        for label, encoder in opened.items():
+        for label, model in opened.items():
             whole = sources[label]
             part = drawn(whole, asked, seed) if tolerance else whole.sample(asked, seed)
-            records[label] = run.record(label, encoder, part, asked, earlier.get(label))
+            records[label] = run.record(label, model, part, asked, earlier.get(label))
         return records
 
     records = grow(all_models, stages(images, found), tolerance) if tolerance else all_models(images, {})
@@ -206,13 +167,13 @@ class _Run:
     settings: Mapping[str, Any]
 
     def record(
-        self, label: str, encoder: Encoder, source: ImageSource, asked: int, earlier: Record | None = None
+        self, label: str, model: Model, source: ImageSource, asked: int, earlier: Record | None = None
     ) -> Record:
         """The store's answer, or a new one; ``earlier`` holds the first of the same images."""
-        streamed = Streamed(source, _size(encoder))
-        question = _question(self.probe, self.module.VERSION, encoder, source, asked, self.seed, self.settings)
+        streamed = Streamed(source, _size(model))
+        question = _question(self.probe, self.module.VERSION, model, source, asked, self.seed, self.settings)
         if hasattr(self.module, "identity"):
-            question["beside"] = self.module.identity(encoder, self.settings)
+            question["beside"] = self.module.identity(model, self.settings)
         more, takes = dict(self.settings), inspect.signature(self.function).parameters
         if "labels" in takes:
             more["labels"], question["labels"] = _labels(source, streamed)
@@ -232,6 +193,8 @@ class _Run:
                     f"{self.module.VERSION}: measured again.",
                     stacklevel=4,
                 )
+            encoder = _open(model)
+            more |= {name: _open(value) for name, value in more.items() if isinstance(value, Known)}
             if hasattr(self.module, "announcement"):
                 say(f"{label}: {self.module.announcement(encoder, _size(encoder), self.settings)}", quiet=self.quiet)
             record = _answer(self.function, encoder, streamed, label, self.seed, self.batch, self.quiet, more)
@@ -239,7 +202,7 @@ class _Run:
             record.manifest |= {"data": self.data, "data_digest": source.digest, "skipped": skipped}
             record.manifest |= {"notes": list(source.notes), "fdlab": fdlab.__version__}
             self.store.put(question, record)
-        return _named(record, label, encoder)
+        return _named(record, label, model)
 
 
 # --- probes --------------------------------------------------------------------------------------------
@@ -300,14 +263,14 @@ def _labels(source: ImageSource, images: Streamed) -> tuple[Labels | None, str]:
 def _question(
     probe: str,
     version: int,
-    encoder: Encoder,
+    model: Model,
     source: ImageSource,
     images: int,
     seed: int,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Everything that the numbers depend on. The label is not among them."""
-    info = encoder.info
+    info = model.info
     return {
         "probe": probe,
         "version": version,
@@ -321,7 +284,7 @@ def _question(
 
 def _plain(value: Any) -> Any:
     """Settings as JSON knows them: a tuple and a list of names are one question; a model is its weights."""
-    if isinstance(value, Encoder):
+    if isinstance(value, Model):
         return value.info.sha256
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
@@ -332,10 +295,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-def _named(record: Record, label: str, encoder: Encoder) -> Record:
+def _named(record: Record, label: str, model: Model) -> Record:
     """The record under this label (the store may have it under another); untrained models are a family."""
     named: dict[str, str] = {"model": label}
-    if encoder.info.source.startswith("random:"):
+    if model.info.source.startswith("random:"):
         named["family"] = "random"
     return Record(record.table.assign(**named), record.arrays, {**record.manifest, "label": label})
 
@@ -343,8 +306,8 @@ def _named(record: Record, label: str, encoder: Encoder) -> Record:
 # --- models --------------------------------------------------------------------------------------------
 
 
-def _opened(models: Any, device: str, seed: int) -> dict[str, Encoder]:
-    """{label: Encoder}, in the order given."""
+def _found(models: Any, find: Callable[[str], Known]) -> dict[str, Model]:
+    """{label: model}, in the order given."""
     pairs = list(models.items()) if isinstance(models, Mapping) else [_labelled(m) for m in _listed(models)]
     if not pairs:
         raise FdlabError("No model is given.", "", "Name at least one: a file, a run folder, timm:NAME.", USAGE)
@@ -357,7 +320,7 @@ def _opened(models: Any, device: str, seed: int) -> dict[str, Encoder]:
                 "Name them: 'first=SOURCE' 'second=SOURCE', or {label: model} in Python.",
                 USAGE,
             )
-    return {label: _open(model, device, seed) for label, model in pairs}
+    return {label: find(str(model)) if isinstance(model, (str, Path)) else model for label, model in pairs}
 
 
 def _listed(models: Any) -> list[Any]:
@@ -370,11 +333,13 @@ def _labelled(model: Any) -> tuple[str, Any]:
     return str(model.info.timm_name or model.info.family), model
 
 
-def _open(model: Any, device: str, seed: int) -> Encoder:
-    return open_model(str(model), device=device, seed=seed) if isinstance(model, (str, Path)) else model
+def _open(model: Model) -> Encoder:
+    return model.encoder if isinstance(model, Known) else model
 
 
-def _random_control(opened: Mapping[str, Encoder], device: str, seed: int) -> dict[str, Encoder]:
+def _random_control(
+    opened: Mapping[str, Model], find: Callable[[str], Known], device: str, seed: int
+) -> dict[str, Model]:
     """The first model's architecture, untrained, where some name for it can be opened; else a warning."""
     if CONTROL in opened:
         raise FdlabError(f"The label '{CONTROL}' is the control's.", "", "Name your model otherwise.", USAGE)
@@ -383,10 +348,12 @@ def _random_control(opened: Mapping[str, Encoder], device: str, seed: int) -> di
     if info.source.startswith("random:"):
         return {}  # it is its own control
     name = info.source.removeprefix("random:").removeprefix("timm:") or info.timm_name
-    asked: dict[str, Any] = {"heads": info.heads, "image_size": info.image_size}
-    for options in (asked, {}) if name else ():  # a bare file needs the head count that the first was given
+    ways: list[Callable[[], Model]] = [lambda: find(f"random:{name}")] if name else []
+    if name and isinstance(first, Encoder):  # a bare file needs the head count that it may have been opened with
+        ways.insert(0, lambda: _untrained(name, info, device, seed))
+    for way in ways:
         try:
-            control = open_model(f"random:{name}", device=device, seed=seed, **options)
+            control = way()
         except FdlabError:
             continue
         if _shape(control) == _shape(first):
@@ -395,12 +362,18 @@ def _random_control(opened: Mapping[str, Encoder], device: str, seed: int) -> di
     return {}
 
 
-def _shape(encoder: Encoder) -> tuple[Any, ...]:
-    info = encoder.info
+def _untrained(name: str, info: EncoderInfo, device: str, seed: int) -> Encoder:
+    from fdlab.encoders.open import open_model
+
+    return open_model(f"random:{name}", device=device, seed=seed, heads=info.heads, image_size=info.image_size)
+
+
+def _shape(model: Model) -> tuple[Any, ...]:
+    info = model.info
     return info.depth, info.width, info.heads, info.patch_size, tuple(info.grid), info.prefix_tokens
 
 
-def _size(encoder: Encoder) -> tuple[int, int]:
+def _size(model: Model) -> tuple[int, int]:
     """The model's input size in pixels, (height, width)."""
-    size = encoder.info.image_size
+    size = model.info.image_size
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -24,11 +24,14 @@ def pairwise(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
     if found.empty:
         return pd.DataFrame(columns=["model", "minus", "metric", "difference", "verdict"])
     order = {name: place for place, name in enumerate(models(table, facts))}
+    by_block = set(table.loc[(table["reference"] == "") & table["block"].notna(), "metric"])
     lines: list[dict[str, Any]] = []
     for (model, reference, metric), own in found.groupby(["model", "reference", "metric"], sort=False):
         whole = own[own["block"].isna()]
-        blocks = table[(table["metric"] == metric) & (table["reference"] == "") & table["block"].notna()]
-        kept, where = (whole if len(whole) else late(own)), (", late blocks" if len(blocks) or whole.empty else "")
+        kept, where = (
+            (whole if len(whole) else late(own)),
+            (", late blocks" if metric in by_block or whole.empty else ""),
+        )
         change = estimate(kept)
         if not change.known:
             continue

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fdlab.compare.cohort import Cohort, cohort_of
 from fdlab.compare.paired import paired_rows
-from fdlab.encoders.open import parse_label
+from fdlab.encoders.sources import parse_label
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.probes.measure import CONTROL, probe_names
 from fdlab.records.atomic import writable_folder

@@ -12,7 +12,8 @@ from torch import Tensor
 from fdlab.data.images import ImageSource
 from fdlab.data.sources import open_data
 from fdlab.encoders.encoder import Encoder
-from fdlab.encoders.open import open_model, parse_label
+from fdlab.encoders.open import open_model
+from fdlab.encoders.sources import parse_label
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures.classifier import logistic_predict
 from fdlab.measures.knn import knn_predict

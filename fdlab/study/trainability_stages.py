@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from fdlab import __version__
-from fdlab.encoders.open import open_model, parse_label
+from fdlab.encoders.open import open_model
+from fdlab.encoders.sources import parse_label
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.store import Record, Store
 from fdlab.records.table import join

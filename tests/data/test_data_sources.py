@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -148,3 +152,37 @@ def test_an_empty_stack_is_empty():
     images, labels = open_data("digits").stack([], 24)
     assert images.shape == (0, 3, 24, 24)
     assert labels.shape == (0,)
+
+
+def test_digits_are_those_of_scikit_learn_read_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import load_digits
+
+    from fdlab.data import builtin
+
+    truth = load_digits()
+    builtin._load_digits.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr("sklearn.datasets.load_digits", lambda: pytest.fail("imported"))
+        images, labels = builtin._load_digits()
+    assert np.array_equal(images, (truth.images / 16).astype(np.float32))
+    assert np.array_equal(labels, truth.target)
+    builtin._load_digits.cache_clear()
+    monkeypatch.setattr(builtin, "find_spec", lambda _name: None)  # its file is not where it was
+    images, labels = builtin._load_digits()
+    assert np.array_equal(images, (truth.images / 16).astype(np.float32))
+    assert np.array_equal(labels, truth.target)
+    builtin._load_digits.cache_clear()
+
+
+def test_knowing_which_images_there_are_imports_no_torchvision(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (30, 30)).save(tmp_path / "one.png")
+    code = (
+        "import sys; from fdlab.data.sources import open_data\n"
+        f"for name in ('digits', 'photos', 'locality:1', {str(tmp_path)!r}): open_data(name).sample(8).digest\n"
+        "print(sorted({'torchvision', 'sklearn'} & set(sys.modules)))\n"
+        "open_data('photos').stack([0], 32); print('torchvision' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split("\n")[:2] == ["[]", "True"]

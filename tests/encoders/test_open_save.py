@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from fdlab.encoders.devices import pick_device
 from fdlab.encoders.encoder import Encoder
 from fdlab.encoders.export import export_timm
-from fdlab.encoders.open import open_model, parse_label
+from fdlab.encoders.open import open_model
 from fdlab.encoders.save import save_encoder
+from fdlab.encoders.sources import parse_label
 from fdlab.encoders.student import Design, build
 from fdlab.errors import FdlabError
 
