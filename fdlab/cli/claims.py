@@ -8,7 +8,9 @@ import typer
 
 
 def claims(
-    source: Path = typer.Argument(..., help="A folder that compare wrote (it gets the verdicts), or a table.csv."),
+    source: Path | None = typer.Argument(
+        None, help="A folder that compare wrote (it gets the verdicts), or a table.csv."
+    ),
     others: list[Path] | None = typer.Option(None, "--with", help="More folders or tables of these models."),
     file: Path | None = typer.Option(None, "--claims", help="A TOML file of claims (default: H1 to H13, C1 to C4)."),
     cohort: Path | None = typer.Option(None, "--cohort", help="Who is whose teacher (default: as compare kept it)."),
@@ -25,14 +27,18 @@ def claims(
     Examples: [bold]fdlab claims reports/mine[/bold], [bold]fdlab claims reports/mine --with trainability/table.csv
     --claims my.toml[/bold]
     """
-    from fdlab.study.verdicts import claims as judge
-    from fdlab.study.verdicts import effect_text
-
     if show:
         from importlib import resources
 
         typer.echo(resources.files("fdlab.compare").joinpath("claims.toml").read_text(encoding="utf-8"))
         return
+    if source is None:
+        from fdlab.errors import USAGE, FdlabError
+
+        raise FdlabError("No report is named.", "", "Give the folder that `fdlab compare` wrote.", USAGE)
+    from fdlab.study.verdicts import claims as judge
+    from fdlab.study.verdicts import effect_text
+
     result = judge(source, others or (), file=file, cohort=cohort)
     written = str(result["files"][0])
     if json_:
