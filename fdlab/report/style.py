@@ -9,7 +9,8 @@ by a step that no eye sees, so that a page can tell whose line is whose (page.py
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from fdlab.report.venues import COLUMN, WIDE, width_of
 
 __all__ = ["COLUMN", "WIDE"]  # the widths that figures are laid out for
 INK, PAPER, FAINT, GRID = "#111111", "#ffffff", "#c2c2c2", "#e4e4e4"
+DOTS = 200  # an inch of a PNG
 
 # What stands for each colour on a dark page; page.py turns the left ones into CSS variables.
 DARK = {
@@ -251,16 +253,30 @@ def save_figure(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    with settings():
+    with settings(), _laid_out(figure):
         for kind in kinds:
             path = folder / f"{name}.{kind}"
             options: dict[str, Any] = {"metadata": _METADATA[kind] | ({_NOTE[kind]: note} if note else {})}
             if kind == "png":
-                options |= {"dpi": 200, "facecolor": PAPER}
+                options |= {"dpi": DOTS, "facecolor": PAPER}
             with replacing(path) as draft:
                 figure.savefig(draft, format=kind, **options)
             written.append(path)
     return written
+
+
+@contextmanager
+def _laid_out(figure: Figure) -> Iterator[None]:
+    """The layout is found once and holds for every format, else each savefig draws the figure twice to find its own."""
+    engine, dots = figure.get_layout_engine(), figure.dpi
+    figure.set_dpi(DOTS)
+    figure.draw_without_rendering()
+    figure.set_dpi(dots)
+    figure.set_layout_engine(None)  # none at all: matplotlib's "none" still draws twice
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
 
 
 _METADATA: dict[str, dict[str, Any]] = {

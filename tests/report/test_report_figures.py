@@ -49,6 +49,22 @@ def test_size_is_exact_and_a_second_run_gives_the_same_bytes(
     assert float(size[1]) == pytest.approx(72 * width)
 
 
+def test_a_format_alone_has_the_bytes_that_it_has_beside_others(
+    table: pd.DataFrame, facts: Facts, tmp_path: Path
+) -> None:
+    """One layout for all formats, found in the same way whatever is asked for; the figure keeps its engine."""
+    drawn = draw_figure("attention_distance", table, facts)
+    engine = drawn.get_layout_engine()
+    _, svg, png = save_figure(drawn, tmp_path / "a", "f")
+    assert drawn.get_layout_engine() is engine
+    assert drawn.dpi == draw_figure("finetune", table, facts).dpi
+    for path in (svg, png):
+        (alone,) = save_figure(
+            draw_figure("attention_distance", table, facts), tmp_path / "b", "f", [path.suffix.removeprefix(".")]
+        )
+        assert alone.read_bytes() == path.read_bytes()
+
+
 def test_a_users_matplotlibrc_does_not_change_a_figure(table: pd.DataFrame, facts: Facts, tmp_path: Path) -> None:
     import matplotlib as mpl
 

@@ -31,6 +31,9 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
     shown = trained(names, family)
     look = looks_of(table, facts)
     metrics = [metric for metric in LABELS if not rows(table, "attention", metric).empty]
+    known = {metric: rows(table, "attention", metric) for metric in metrics}
+    lines = {metric: {name: by_block(known[metric], metric, name) for name in names} for metric in metrics}
+    controls = {name: control_of(name, facts, names) for name in shown}
     bands = math.ceil(len(shown) / ACROSS)
     across = math.ceil(len(shown) / bands)
     height = 0.45 + bands * (0.25 + 0.95 * len(metrics))
@@ -44,7 +47,7 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
             if place >= len(shown):
                 axes.set_axis_off()
                 continue
-            _lines(axes, table, facts, metric, shown[place], names, look)
+            _lines(axes, lines[metric], shown[place], shown, controls[shown[place]], look)
             axes.set_ylim(0, 1.02 if metric != "distance_spread" else 1.08 * top if top > 0 else 1)
             axes.set_xlim(0, 1.07)
             axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
@@ -59,7 +62,7 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
             if line == len(metrics) - 1 and not below:
                 axes.set_xlabel("relative depth")
     figure.align_ylabels()
-    handles = _handles(len(shown) > 1, any(control_of(name, facts, names) for name in shown), look, family, names)
+    handles = _handles(len(shown) > 1, any(controls.values()), look, family, names)
     if handles:
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles) if across > 1 else 1)
     return figure
@@ -67,24 +70,18 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
 
 def _lines(
     axes: Axes,
-    table: pd.DataFrame,
-    facts: Facts,
-    metric: str,
+    lines: dict[str, pd.DataFrame],
     name: str,
-    names: list[str],
+    shown: list[str],
+    control: str | None,
     look: dict[str, Look],
 ) -> None:
-    family = families(table)
-    for other in trained(names, family):
+    for other in shown:
         if other != name:
-            data = by_block(table, metric, other)
-            axes.plot(data["depth"], data["value"], color=FAINT, lw=0.7, zorder=1)
-    control = control_of(name, facts, names)
+            axes.plot(lines[other]["depth"], lines[other]["value"], color=FAINT, lw=0.7, zorder=1)
     if control is not None:
-        data = by_block(table, metric, control)
-        axes.plot(data["depth"], data["value"], color=look[control].color, lw=1.0, ls=":")
-    data = by_block(table, metric, name)
-    own = look[name]
+        axes.plot(lines[control]["depth"], lines[control]["value"], color=look[control].color, lw=1.0, ls=":")
+    data, own = lines[name], look[name]
     style = own.points(3.6 if len(data) <= 6 else 2.6)
     axes.errorbar(data["depth"], data["value"], yerr=bars(data), ls=own.line, lw=1.2, elinewidth=0.8, zorder=3, **style)
 
