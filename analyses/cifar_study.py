@@ -3,6 +3,7 @@
     python analyses/cifar_study.py                       # two cores: about 70 CPU minutes a seed
     python analyses/cifar_study.py --size gpu --workers 1  # one GPU: hours; its time is not measured yet
     python analyses/cifar_study.py --report              # only the page, from what is finished
+    python analyses/cifar_study.py --redraw              # only the page, from the tables of the last one
 
 Stopped (Ctrl-C, or --minutes) and given again, it continues; what is finished is not computed again. Runs and
 records lie under --work; page, figures, tables and numbers go to --out. Without --train and --test torchvision
@@ -21,7 +22,8 @@ from pathlib import Path
 from fdlab.errors import INTERRUPTED, FdlabError
 from fdlab.study import factorial
 from fdlab.study.factorial import Size
-from fdlab.study.factorial_report import write_study
+from fdlab.study.factorial_others import write_others
+from fdlab.study.factorial_report import OTHERS, rewrite_study, write_study
 
 CPU = Size(
     name="CPU",
@@ -101,6 +103,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time")
     parser.add_argument("--minutes", type=float, help="stop after so long, to be continued")
     parser.add_argument("--report", action="store_true", help="train nothing")
+    parser.add_argument("--redraw", action="store_true", help="train and read nothing but the report's own tables")
+    parser.add_argument("--others", help="cohort file of models that others trained: a section of their own")
+    parser.add_argument("--others-data", help="labelled images for these, of which they were trained on none")
     given = parser.parse_args()
     size, seeds = SIZES[given.size], [int(seed) for seed in given.seeds.split(",") if seed.strip().isdigit()]
     size = replace(size, train=given.train or size.train, test=given.test or size.test)
@@ -109,10 +114,17 @@ def main() -> None:
     command = shlex.join(["python", "analyses/cifar_study.py", *sys.argv[1:]]) if sys.argv[1:] else "make study"
     if given.minutes:
         stop_after(given.minutes)
+    if bool(given.others) != bool(given.others_data):
+        parser.error("--others and --others-data belong together.")
     try:
+        if given.redraw:
+            print(rewrite_study(out)["page"])
+            return
         if not given.report:
             factorial.run(work, size, seeds, workers=given.workers)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        if given.others:
+            write_others(out / OTHERS, given.others, given.others_data, command)
         limits = (*LIMITS[given.size], *COMMON_LIMITS)
         made = write_study(out, work, size, seeds, command=command, data=given.data, limits=limits)
         print(made["page"])

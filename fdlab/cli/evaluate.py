@@ -1,10 +1,10 @@
-"""``fdlab evaluate``: how good frozen features are."""
+"""``fdlab evaluate``: how good frozen features are, or the model's own classifier."""
 
 from __future__ import annotations
 
 import typer
 
-app = typer.Typer(help="Accuracy of frozen features.", no_args_is_help=True)
+app = typer.Typer(help="Accuracy of frozen features, or of the model's own classifier.", no_args_is_help=True)
 
 MODELS = typer.Argument(..., help="SOURCE or label=SOURCE, several at once.")
 DATA = typer.Option("digits#train", "--data", help="Labelled training images.")
@@ -62,6 +62,24 @@ def linear(
     _print(
         evaluate("linear", models, data, test, pool=pool, images=images, seed=seed, device=device, quiet=quiet), json_
     )
+
+
+@app.command()
+def classifier(
+    models: list[str] = MODELS,
+    test: str = TEST,
+    seed: int = SEED,
+    device: str = DEVICE,
+    json_: bool = JSON,
+    quiet: bool = QUIET,
+) -> None:
+    """The classifier that the file itself holds: no training, the classes in the file's order.
+
+    Example: [bold]fdlab evaluate classifier finetuned.pth --test cifar10/test.parquet[/bold]
+    """
+    from fdlab.study.evaluate import classifier as accuracy
+
+    _print(accuracy(models, test, seed=seed, device=device, quiet=quiet), json_)
 
 
 def _print(table: object, json_: bool) -> None:

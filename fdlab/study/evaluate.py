@@ -1,4 +1,4 @@
-"""``fdlab evaluate``: k nearest neighbours and a linear probe on frozen features."""
+"""``fdlab evaluate``: k nearest neighbours and a linear probe on frozen features; the model's own classifier."""
 
 from __future__ import annotations
 
@@ -111,3 +111,51 @@ def evaluate(
             }
         )
     return frame(rows)
+
+
+def classifier(
+    models: Sequence[str], test: str, *, seed: int = 0, device: str = "cpu", quiet: bool = True, batch: int = 64
+) -> pd.DataFrame:
+    """Accuracy of each model's own classifier on ``test``; one row a model, with Wilson's interval.
+
+    Args:
+        models: ``SOURCE`` or ``label=SOURCE``, each with a classifier of the images' classes in the same order.
+
+    Raises:
+        FdlabError: code 3, a model without classifier, images without labels, or labels beyond the model's classes.
+    """
+    held = open_data(test, seed=seed)
+    rows = []
+    for text in models:
+        label, source = parse_label(text)
+        encoder = open_model(source, device=device, seed=seed)
+        with Progress(label, len(held), quiet=quiet) as progress:
+            correct, count = _right(encoder, held, batch, progress)
+        value, low, high = proportion_interval(correct, count)
+        known = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "training"}
+        rows.append({**known, "metric": "accuracy", "value": value, "low": low, "high": high, "n": count})
+    return frame(rows)
+
+
+def _right(encoder: Encoder, images: ImageSource, batch: int, progress: Progress) -> tuple[int, int]:
+    """How many images are classified right, and how many could be read."""
+    side = encoder.info.image_size
+    size = side if isinstance(side, int) else side[0]
+    correct = count = 0
+    for start in range(0, len(images), batch):
+        raw, answers = images.stack(range(start, min(start + batch, len(images))), size)
+        if not len(raw):
+            continue
+        with torch.no_grad():
+            scores = encoder.logits(encoder.normalise(raw.to(encoder.device))).float().cpu()
+        if int(answers.min()) < 0 or int(answers.max()) >= scores.shape[1]:
+            raise FdlabError(
+                f"The labels do not fit the model's {scores.shape[1]} classes.",
+                f"They go from {int(answers.min())} to {int(answers.max())} (-1: none).",
+                "Use labelled images of the classes that the model was trained on, in the same order.",
+                code=NOT_UNDERSTOOD,
+            )
+        correct += int((scores.argmax(1) == answers).sum())
+        count += len(raw)
+        progress.advance(len(raw))
+    return correct, count

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from fdlab.compare.cohort import Cohort, Member
-from fdlab.compare.two_way import paired_over_seeds, two_way
+from fdlab.compare.two_way import PROBE, paired_over_seeds, two_way
+from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import writable_folder, write_text
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.table import join
 from fdlab.study.demo_report import versions
 from fdlab.study.factorial import CELLS, FAMILIES, KINDS, Cell, Size
+from fdlab.study.factorial_others import as_section
 from fdlab.study.factorial_values import finetuned, lost, measured, unmeasured, values
+from fdlab.study.factorial_words import PREMISE, SIGNS, as_markdown, limits_of, premises, ranking, two_way_notes
 from fdlab.study.publish import rewrite_page, write_report
 
-PREMISE = "premise"
-# A teacher is called global or alike where one of these moved this way from its untrained start.
-SIGNS = {"r2_absolute": 1, "nmi": -1, "head_similarity": 1}
-WORDS = {
-    "r2_absolute": "more key-only maps",
-    "nmi": "less dependence on the query",
-    "head_similarity": "heads more alike",
-}
+OTHERS = "others"  # the folder of the report on models that others trained
 SUPERVISED = (
     "Supervised pre-training learnt from the labels of the training images that were not held out, and every model's "
     "learning rate was chosen with all labels: accuracies on few labels are no results of few labels alone."
@@ -51,25 +47,53 @@ def write_study(
     Returns:
         ``page``, ``table``, ``facts``.
     """
+    folder, out = Path(folder), writable_folder(out)
+    tuned, said = finetuned(folder, size, seeds, cells)
+    known = join([measured(folder, seeds, cells), tuned])
+    facts = facts_of(folder, size, seeds, cells) | {"command": command, "data": data, "limits": list(limits)}
+    return _write(out, known, facts | {"lost": [*lost(folder, size, seeds, cells), *said]}, cells)
+
+
+def rewrite_study(out: str | Path) -> dict[str, Any]:
+    """The same report once more from the table and the facts in ``out`` alone: nothing is measured or opened.
+
+    Raises:
+        FdlabError: code 3, there is no report of the study; code 2, the report is of something else.
+    """
+    from fdlab.report.folder import read_report
+
+    table, facts = read_report(out)
+    cells = tuple(cell for cell in CELLS if cell.label in facts.get("order", ()))
+    if not cells or "lost" not in facts:
+        raise FdlabError(
+            f"{out} is no report of this study.",
+            "Its facts name none of the study's models.",
+            "Name the folder that the study wrote with --out.",
+            code=USAGE,
+        )
+    known = table[~table["probe"].isin([PROBE, PREMISE])].reset_index(drop=True)
+    return _write(Path(out), known, {key: value for key, value in facts.items() if key != "claims"}, cells)
+
+
+def _write(out: Path, known: pd.DataFrame, facts: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
+    """Everything that follows from what was measured."""
     from fdlab.report.folder import read_report
     from fdlab.study.prediction import predict
     from fdlab.study.verdicts import claims
 
-    folder, out = Path(folder), writable_folder(out)
-    tuned, said = finetuned(folder, size, seeds, cells)
-    known = join([measured(folder, seeds, cells), tuned])
     single = values(known)
     table = join([known, *effects(single, cells)])
-    facts = facts_of(table, folder, size, seeds, cells) | {"command": command, "data": data, "limits": list(limits)}
-    facts["notes"] = [*two_way_notes(table), *lost(folder, size, seeds, cells), *unmeasured(single), SUPERVISED, *said]
+    facts["notes"] = [*two_way_notes(table), *facts["lost"], *unmeasured(single), SUPERVISED]
     write_report(out, table, facts)
     judged = claims(out, cohort=cohort_of(cells))
     facts["claims"] = [*premises(table), *judged["facts"]]
     page = rewrite_page(out, table, facts)
     lines = [as_markdown(table, facts)]
     if (table["metric"] == "best_accuracy").any():
-        predict(out, cohort=cohort_of(cells), command=command)
+        predict(out, cohort=cohort_of(cells), command=facts["command"])
         lines.append(ranking(*read_report(out / "predict")))
+    if (out / OTHERS / "table.csv").is_file():
+        lines.append(as_section(*read_report(out / OTHERS), OTHERS))
     write_text(out / "README.md", "\n".join([*lines, *limits_of(facts)]) + "\n")
     return {"page": page, "table": table, "facts": facts}
 
@@ -93,9 +117,7 @@ def cohort_of(cells: Sequence[Cell]) -> Cohort:
     return Cohort(model=members)
 
 
-def facts_of(
-    table: pd.DataFrame, folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell]
-) -> dict[str, Any]:
+def facts_of(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell]) -> dict[str, Any]:
     """What is known beside the table."""
     steps = ", ".join(f"{name} {count}" for name, count in size.steps.items())
     return {
@@ -125,93 +147,3 @@ def seconds(folder: Path) -> dict[str, float]:
         name: round(sum(float(RunFolder(run).facts().get("seconds", 0)) for run in sorted(folder.glob(pattern))), 1)
         for name, pattern in kinds.items()
     }
-
-
-def premises(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """For the verdict strip: whether each teacher's deep maps are global or alike, against its untrained start."""
-    own = table[table["probe"] == PREMISE]
-    found = []
-    for kind in KINDS:
-        label = Cell(kind, "plain").label
-        group = own[own["model"] == label]
-        seen = [WORDS[row["metric"]] for _, row in group.iterrows() if _sign(row) == SIGNS[row["metric"]]]
-        numbers = ", ".join(f"{row['metric']} {_signed(row)}" for _, row in group.iterrows())
-        n = int(group["n"].max()) if len(group) else 0
-        if group.empty or group["low"].isna().all():
-            verdict, words = "not tested", f"{n} seed{'s' if n != 1 else ''}, no interval"
-        elif seen:
-            verdict, words = "supported", f"{numbers}, {n} seeds: {', '.join(seen)}"
-        else:
-            verdict, words = "undecided", f"{numbers}, {n} seeds: not seen in any of {len(group)} measures"
-        statement = f"Premise: the deep maps of the {kind} teacher are the same for every query, or alike over heads."
-        uncorrected = "three measures, none corrected for the others"
-        found.append({"verdict": verdict, "statement": statement, "effect": words, "not_controlled": uncorrected})
-    return found
-
-
-def two_way_notes(table: pd.DataFrame) -> list[str]:
-    """One sentence an effect: where it is seen."""
-    from fdlab.report.figures.two_way import effects as of_groups
-    from fdlab.report.figures.two_way import title_of
-
-    own = of_groups(table)
-    said = []
-    for effect in ("design", "distillation", "interaction"):
-        kept = own[(own["reference"] == effect) & own["low"].notna()]
-        found = [f"{row['model']}: {title_of(row)} {_signed(row)}" for _, row in kept.iterrows() if _sign(row)]
-        if len(kept):
-            where = "; ".join(found) if found else "nowhere"
-            said.append(f"Effect of the {effect}, seen in {len(found)} of {len(kept)}: {where}.")
-    return said
-
-
-def _sign(row: Mapping[str, Any] | pd.Series) -> int:
-    """1 or -1 where the interval leaves out 0, else 0 (also without interval)."""
-    if pd.isna(row["low"]):
-        return 0
-    return 1 if row["low"] > 0 else -1 if row["high"] < 0 else 0
-
-
-def _signed(row: Mapping[str, Any] | pd.Series) -> str:
-    bounds = "" if pd.isna(row["low"]) else f" ({row['low']:+.3g} to {row['high']:+.3g})"
-    return f"{row['value']:+.3g}{bounds}"
-
-
-def as_markdown(table: pd.DataFrame, facts: Mapping[str, Any]) -> str:
-    """The report for those who read it without a browser."""
-    from fdlab.report.figures import figure_module
-
-    lines = [f"# {facts['title']}", "", facts["question"], ""]
-    lines += [f"Made by `{facts['command']}`; what was decided before is in `plan.md`, the whole page is `index.html`."]
-    lines += ["", *(f"- {note}" for note in facts["notes"]), ""]
-    tested = [claim for claim in facts["claims"] if claim["verdict"] != "not tested"]
-    lines += [f"## Claims ({len(facts['claims']) - len(tested)} more cannot be tested here: `claims.csv`)", ""]
-    lines += [f"- {claim['statement']} **{claim['verdict'].capitalize()}**: {claim['effect']}." for claim in tested]
-    for figure in ("two_way", "trainability"):
-        module = figure_module(figure)
-        if not module.present(table):
-            continue
-        numbers = module.numbers(table, facts)
-        lines += ["", f"## {module.TITLE}", "", f"![{figure}](figures/{figure}.png)", ""]
-        lines += [" ".join(module.caption(table, facts)), ""]
-        lines += ["| " + " | ".join(numbers.columns) + " |", "|" + "---|" * len(numbers.columns)]
-        lines += ["| " + " | ".join(map(str, row)) + " |" for row in numbers.itertuples(index=False)]
-    lines += ["", "An interval is a 95 % t-interval over seeds; * leaves out 0.", ""]
-    return "\n".join(lines)
-
-
-def ranking(table: pd.DataFrame, facts: Mapping[str, Any]) -> str:
-    """Which cheap measures order the models as their fine-tuning does: the report in ``predict/``, in short."""
-    from fdlab.report.figures import figure_module
-
-    module = figure_module("prediction")
-    lines = [f"## {module.TITLE}", "", "![prediction](predict/figures/prediction.png)", ""]
-    lines += [" ".join(module.caption(table, facts)), ""]
-    return "\n".join(
-        [*lines, "Models are means over seeds; students and teachers are related, not independent draws.", ""]
-    )
-
-
-def limits_of(facts: Mapping[str, Any]) -> list[str]:
-    """What the study cannot show, as the end of its README."""
-    return ["## What this cannot show", "", *(f"- {limit}" for limit in facts["limits"])]

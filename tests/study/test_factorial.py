@@ -14,8 +14,9 @@ from fdlab.records.run_folder import RunFolder
 from fdlab.records.table import frame
 from fdlab.study import factorial
 from fdlab.study.factorial import CELLS, FINETUNED, Cell, Size, passes, source
-from fdlab.study.factorial_report import cohort_of, effects, premises, write_study
+from fdlab.study.factorial_report import cohort_of, effects, write_study
 from fdlab.study.factorial_values import lost, unmeasured, values
+from fdlab.study.factorial_words import premises
 
 TOY = Size(
     name="toy",

@@ -1,0 +1,60 @@
+"""Models that others trained, beside the study: their own accuracy and what the probes say, as a report of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fdlab.records.table import join
+from fdlab.study.comparison import compare
+from fdlab.study.evaluate import classifier
+from fdlab.study.publish import write_report
+
+FIGURE = "attention_distance"
+
+
+def write_others(out: str | Path, cohort: str | Path, data: str, command: str) -> dict[str, Any]:
+    """Compares the models of a cohort file and adds the accuracy of each one's own classifier.
+
+    Args:
+        cohort: a file as for ``fdlab compare --cohort``. data: labelled images that none of them was trained on.
+
+    Returns:
+        ``page``, ``table``, ``facts``.
+    """
+    from fdlab.compare.cohort import read_cohort
+    from fdlab.report.folder import read_report
+
+    out, group = Path(out), read_cohort(Path(cohort))
+    compare(group, data, out, probes=("attention", "features"), command=command)
+    shutil.rmtree(out / "records")  # the store has them; this report is kept light
+    table, facts = read_report(out)
+    accuracy = classifier([f"{member.label}={member.source}" for member in group.model], data, quiet=False)
+    families = dict(zip(table["model"], table["family"], strict=True))
+    table = join([table, accuracy.assign(family=[families[label] for label in accuracy["model"]])])
+    facts["notes"] = [*_accuracies(table), *facts["notes"]]
+    return {"page": write_report(out, table, facts), "table": table, "facts": facts}
+
+
+def _accuracies(table: pd.DataFrame) -> list[str]:
+    own = table[(table["probe"] == "training") & (table["metric"] == "accuracy")]
+    said = [
+        f"{row['model']} {100 * row['value']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+        for _, row in own.iterrows()
+    ]
+    return [f"Accuracy of the models' own classifiers on {int(own['n'].max())} images: {', '.join(said)}."]
+
+
+def as_section(table: pd.DataFrame, facts: Mapping[str, Any], folder: str) -> str:
+    """The report in ``folder`` as a section of the study's README."""
+    from fdlab.report.figures import figure_module
+
+    lines = ["## Models that others trained", ""]
+    lines += ["They saw other copies of the images and another budget, so they are no part of the comparison above."]
+    lines += ["", *_accuracies(table), "", f"![{FIGURE}]({folder}/figures/{FIGURE}.png)", ""]
+    lines += [" ".join(figure_module(FIGURE).caption(table, facts)), ""]
+    return "\n".join([*lines, f"Everything else: `{folder}/index.html`.", ""])

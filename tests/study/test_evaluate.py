@@ -1,0 +1,41 @@
+"""The model's own classifier: its accuracy has a known answer where it always names one class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from fdlab.data.sources import open_data
+from fdlab.errors import FdlabError
+from fdlab.study.evaluate import classifier
+
+
+def file_that_always_says(path: Path, answer: int, classes: int = 10) -> str:
+    module = VisionTransformer(img_size=32, patch_size=8, embed_dim=192, depth=1, num_heads=3, num_classes=classes)
+    if classes:
+        torch.nn.init.zeros_(module.head.weight)
+        module.head.bias.data = torch.nn.functional.one_hot(torch.tensor(answer), classes).float()
+    torch.save(module.state_dict(), path)
+    return str(path)
+
+
+def test_a_constant_classifier_is_right_as_often_as_its_class_comes(tmp_path: Path) -> None:
+    images = open_data("digits#test[:70]")
+    shares = [float((images.labels() == answer).mean()) for answer in (3, 7)]
+    assert shares[0] != shares[1]
+    models = [f"{answer}={file_that_always_says(tmp_path / f'{answer}.pth', answer)}" for answer in (3, 7)]
+    table = classifier(models, "digits#test[:70]", batch=32)
+    assert table["value"].tolist() == pytest.approx(shares)
+    assert set(table["n"]) == {70}
+    assert (table["low"] < table["value"]).all() and (table["value"] < table["high"]).all()
+
+
+def test_models_without_classifier_and_labels_beyond_it_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(FdlabError, match="do not fit the model's 4 classes") as caught:
+        classifier([file_that_always_says(tmp_path / "few.pth", 1, classes=4)], "digits#test[:40]")
+    assert caught.value.code == 3
+    with pytest.raises(FdlabError, match="holds no classifier"):
+        classifier([file_that_always_says(tmp_path / "none.pth", 0, classes=0)], "digits#test[:40]")
