@@ -27,7 +27,7 @@ from fdlab.report.pairs import MOST, pairwise
 from fdlab.report.provenance import table_digest
 from fdlab.report.style import COLUMN, DARK, looks_of, settings
 from fdlab.report.summary import Facts, families, models, readable, rows, summary
-from fdlab.report.svg import inline_svg, variable
+from fdlab.report.svg import inline_svg, variable, width_of
 from fdlab.report.teach import cards, glossary
 
 HEADERS = {
@@ -52,7 +52,13 @@ VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "not te
 
 
 def write_page(
-    path: Path | str, table: pd.DataFrame, facts: Facts, figures: list[str] | None = None, *, teach: bool = False
+    path: Path | str,
+    table: pd.DataFrame,
+    facts: Facts,
+    figures: list[str] | None = None,
+    *,
+    teach: bool = False,
+    drawn: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes index.html, and table.csv beside it.
 
@@ -62,17 +68,25 @@ def write_page(
         facts: what is known beside the table (question, notes, budget, options, controls, ...).
         figures: which figures (default: all that the table has).
         teach: a question before each figure, a glossary, exercises.
+        drawn: SVGs of figures that were just drawn of this table for a page; the others are drawn here.
 
     Raises:
         FdlabError: code 2, an unknown figure or one that the table has no rows for.
     """
     path = Path(path)
-    write_text(path, page(table, facts, figures, teach=teach))
+    write_text(path, page(table, facts, figures, teach=teach, drawn=drawn))
     write_table(path.with_name("table.csv"), table)
     return path
 
 
-def page(table: pd.DataFrame, facts: Facts, figures: list[str] | None = None, *, teach: bool = False) -> str:
+def page(
+    table: pd.DataFrame,
+    facts: Facts,
+    figures: list[str] | None = None,
+    *,
+    teach: bool = False,
+    drawn: Mapping[str, str] | None = None,
+) -> str:
     """The page as text."""
     source = resources.files("fdlab.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -89,7 +103,9 @@ def page(table: pd.DataFrame, facts: Facts, figures: list[str] | None = None, *,
         seeds_joined=several_seeds(table),
         summary=_summary(table, facts),
         pairs=_pairs_of_models(table, facts),
-        figures=[_section(figure, table, facts) | {"card": taught.get(figure)} for figure in shown],
+        figures=[
+            _section(figure, table, facts, (drawn or {}).get(figure)) | {"card": taught.get(figure)} for figure in shown
+        ],
         glossary=glossary() if teach else [],
         method=_method(table, facts),
         seconds=_pairs(facts.get("seconds"), lambda value: f"{float(value):.1f}"),
@@ -159,24 +175,28 @@ def _variables() -> dict[str, dict[str, str]]:
     }
 
 
-def _section(figure: str, table: pd.DataFrame, facts: Facts) -> dict[str, Any]:
+def _section(figure: str, table: pd.DataFrame, facts: Facts, svg: str | None) -> dict[str, Any]:
     module = figure_module(figure)
-    drawn = draw_figure(figure, table, facts)
-    text = StringIO()
-    with settings():
-        drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = svg or _svg(figure, table, facts)
     caption = module.caption(table, facts)
     looks = list(looks_of(table, facts).values())
     return {
         "id": figure.replace("_", "-"),
         "file": figure,
         "title": module.TITLE,
-        "pan": drawn.get_figwidth() > COLUMN,  # wider than a narrow screen: moved sideways there
-        "svg": inline_svg(text.getvalue(), figure, module.TITLE, caption[0], looks),
+        "pan": width_of(svg) > COLUMN,  # wider than a narrow screen: moved sideways there
+        "svg": inline_svg(svg, figure, module.TITLE, caption[0], looks),
         "caption": caption,
         "table": _cells(module.numbers(table, facts), table, facts),
         "metrics": [METRICS[name] for name in getattr(module, "METRICS", ())],
     }
+
+
+def _svg(figure: str, table: pd.DataFrame, facts: Facts) -> str:
+    drawn, text = draw_figure(figure, table, facts), StringIO()
+    with settings():
+        drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return text.getvalue()
 
 
 def _cells(numbers: pd.DataFrame, table: pd.DataFrame, facts: Facts) -> dict[str, Any]:

@@ -31,13 +31,24 @@ def inline_svg(svg: str, figure: str, title: str, description: str, looks: Seque
     body = re.sub(r"#[0-9a-f]{6}\b", lambda found: own.get(found.group()) or variable(found.group()), body)
     # The figures were measured in DejaVu Sans; Verdana has nearly its widths.
     body = body.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
-    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)[0]
+    width, height = _size(body)
     named = f'role="img" aria-labelledby="{prefix}title {prefix}description"'
     inches = float(width) / 72
     size = f'style="max-width: {inches * 8.6:.1f}rem; --least: {inches * 5.6:.1f}rem" viewBox="0 0 {width} {height}"'
     words = f'<title id="{prefix}title">{escape(title)}</title>'
     words += f'<desc id="{prefix}description">{escape(description)}</desc>'
     return Markup(re.sub(r"<svg[^>]*>", lambda _: f"<svg {named} {size}>{words}", body, count=1))
+
+
+def width_of(svg: str) -> float:
+    """The width of matplotlib's SVG in inches."""
+    return float(_size(svg)[0]) / 72
+
+
+def _size(svg: str) -> tuple[str, str]:
+    """Width and height in points."""
+    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
+    return width, height
 
 
 def variable(color: str) -> str:

@@ -13,13 +13,13 @@ from fdlab.compare.two_way import PROBE, paired_over_seeds, two_way
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import writable_folder, write_text
 from fdlab.records.run_folder import RunFolder
-from fdlab.records.table import join
+from fdlab.records.table import join, write_table
 from fdlab.study.demo_report import versions
 from fdlab.study.factorial import CELLS, FAMILIES, KINDS, Cell, Size
 from fdlab.study.factorial_others import as_section
 from fdlab.study.factorial_values import finetuned, lost, measured, unmeasured, values
 from fdlab.study.factorial_words import PREMISE, SIGNS, as_markdown, limits_of, premises, ranking, two_way_notes
-from fdlab.study.publish import rewrite_page, write_report
+from fdlab.study.publish import write_report
 
 OTHERS = "others"  # the folder of the report on models that others trained
 SUPERVISED = (
@@ -84,10 +84,10 @@ def _write(out: Path, known: pd.DataFrame, facts: dict[str, Any], cells: Sequenc
     single = values(known)
     table = join([known, *effects(single, cells)])
     facts["notes"] = [*two_way_notes(table), *facts["lost"], *unmeasured(single), SUPERVISED]
-    write_report(out, table, facts)
-    judged = claims(out, cohort=cohort_of(cells))
+    write_table(out / "table.csv", table)
+    judged = claims(out / "table.csv", cohort=cohort_of(cells))
     facts["claims"] = [*premises(table), *judged["facts"]]
-    page = rewrite_page(out, table, facts)
+    page = write_report(out, table, facts)
     lines = [as_markdown(table, facts)]
     if (table["metric"] == "best_accuracy").any():
         predict(out, cohort=cohort_of(cells), command=facts["command"])

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from fdlab.compare.cohort import Cohort
 from fdlab.records.atomic import writable_folder, write_text
 from fdlab.records.intervals import t_interval
 from fdlab.records.store import Record
-from fdlab.records.table import join, read_table
+from fdlab.records.table import join, read_table, write_table
 from fdlab.study.demo import STARTS, slug
 from fdlab.study.demo_report import CONTRASTS, LOSS_GAP, NAMES, late_per_image, rate_note
 from fdlab.study.publish import write_report
@@ -45,11 +46,12 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
         },
         "notes": notes_over_seeds(demos, seeds),
     }
-    write_report(folder, table, facts)
-    judged = claims(folder)
-    facts["claims"] = judged["facts"]
+    cohort = Cohort.model_validate({"model": facts["cohort"]})
+    write_table(folder / "table.csv", table)
+    facts["claims"] = claims(folder / "table.csv", cohort=cohort)["facts"]
+    page = write_report(folder, table, facts)
     write_text(folder / "README.md", as_markdown(table, facts, available(table), readable(summary(table, facts))))
-    return Path(judged["page"])
+    return page
 
 
 def as_markdown(table: Any, facts: dict[str, Any], figures: Sequence[str], numbers: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,15 @@ def write_report(
     write_table(folder / "table.csv", table)
     write_definitions(folder / "definitions.csv", table)
     write_json(folder / "facts.json", dict(facts))
-    write_figures(folder / "figures", table, facts)
+    files = write_figures(folder / "figures", table, facts)
     write_latex(folder / "latex", table, facts)
-    return write_page(folder / "index.html", table, facts, teach=teach)
+    drawn = {figure: _svg_of(paths) for figure, paths in files.items()}
+    return write_page(folder / "index.html", table, facts, teach=teach, drawn=drawn)
+
+
+def _svg_of(paths: Sequence[Path]) -> str:
+    """The text of the SVG among a figure's files."""
+    return next(path for path in paths if path.suffix == ".svg").read_text(encoding="utf-8")
 
 
 def _written(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> bool:
@@ -51,7 +57,8 @@ def _written(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> boo
 
     try:
         old = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        old.pop("claims", None)  # verdicts on this very table stay
+        if "claims" not in facts:
+            old.pop("claims", None)  # verdicts on this very table stay
         same = old == json.loads(json.dumps(dict(facts)))
         page = (folder / "index.html").read_text(encoding="utf-8")
     except (OSError, ValueError, TypeError, AttributeError):

@@ -16,7 +16,7 @@ from mock_study import RANDOM_A, STUDENT, TEACHER, study_facts, study_table
 
 from fdlab.records.table import frame, join, read_table
 from fdlab.report.alerts import alerts
-from fdlab.report.figures import FIGURES
+from fdlab.report.figures import FIGURES, write_figures
 from fdlab.report.page import page, write_page
 from fdlab.report.style import DARK
 from fdlab.report.teach import lessons
@@ -187,6 +187,15 @@ def test_written_with_its_table_and_again_the_same(table: pd.DataFrame, facts: F
     stored = read_table(tmp_path / "table.csv")
     pd.testing.assert_frame_equal(stored, table)  # the CSV keeps ten digits
     assert write_page(path, table, facts, ["finetune", "teacher"]).read_bytes() == first
+
+
+def test_a_figure_that_was_just_drawn_is_not_drawn_again(table: pd.DataFrame, facts: Facts, tmp_path: Path) -> None:
+    names = ["attention_distance", "position"]
+    files = write_figures(tmp_path, table, facts, names)
+    drawn = {figure: paths[1].read_text(encoding="utf-8") for figure, paths in files.items()}
+    assert page(table, facts, names, drawn=drawn) == page(table, facts, names)
+    drawn["position"] = drawn["position"].replace("<path", "<circle", 1)
+    assert page(table, facts, names, drawn=drawn) != page(table, facts, names)
 
 
 def test_verdicts_alerts_and_pairs_come_first(table: pd.DataFrame, facts: Facts) -> None:
