@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from fdlab.report.style import DARK, FAMILIES, OTHER
+from fdlab.report.style import DARK, FAMILIES, OTHER, looks
 
 # Machado, Oliveira, Fernandes 2009, table 1, severity 1; they act on linear RGB.
 SIGHT = {
@@ -46,3 +46,10 @@ def test_any_two_families_are_15_apart(sight: str, page: str) -> None:
     }
     worst = min(apart, key=lambda pair: apart[pair])
     assert apart[worst] >= 15, (worst, apart[worst])
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "random"])
+def test_ten_models_of_one_family_are_told_apart_without_colour(family: str) -> None:
+    names = [str(number) for number in range(10)]
+    found = looks(names, dict.fromkeys(names, family))
+    assert len({(look.marker, look.fill) for look in found.values()}) == 10
