@@ -13,6 +13,7 @@ from fdlab.measures.shares import area, falling, rising
 from fdlab.records.intervals import Interval, interval_of_means, mean_interval
 
 Rows = list[dict[str, Any]]
+UNDEFINED = "shares of the score"
 _FORMS = {"deletion": falling, "insertion": rising}
 
 
@@ -93,7 +94,7 @@ def _shares_defined(arrays: dict[str, np.ndarray], seed: int) -> tuple[bool, lis
     if known > 0:
         return True, []
     return False, [
-        f"shares of the score: it is not surely higher with the image than with the mean colour (difference "
+        f"{UNDEFINED}: it is not surely higher with the image than with the mean colour (difference "
         f"{found.value:.3g}, {found.low:.3g} to {found.high:.3g})"
     ]
 

@@ -32,11 +32,7 @@ def feature_rows(
 
     ``tokens``, (b, N, C) each, are those of attentive pooling, where it is asked for; the list is emptied.
     """
-    rows: list[dict[str, Any]] = []
-    for name in (*PER_IMAGE, "alignment"):
-        if name in arrays:
-            objective = "two views: crop 0.67 to 1, brightness and contrast 0.2" if name == "alignment" else ""
-            rows += _block_rows(name, mean_interval(arrays[name], seed), len(arrays[name]), objective)
+    rows = per_image_rows(arrays, seed)
     pooled = torch.from_numpy(arrays["pooled"]).double()
     for name in OF_SET:
         if name in wanted:
@@ -48,6 +44,16 @@ def feature_rows(
         rows += [row for row in cka_rows(arrays, arrays) if row["block"] < row["x"]]
     if "labels" in arrays and wanted & set(LABELLED):
         rows += _labelled_rows(arrays, wanted, seed, tokens or [])
+    return rows
+
+
+def per_image_rows(arrays: Mapping[str, np.ndarray], seed: int) -> list[dict[str, Any]]:
+    """Rows a block of what has a value an image, (n, blocks)."""
+    rows: list[dict[str, Any]] = []
+    for name in (*PER_IMAGE, "alignment"):
+        if name in arrays:
+            objective = "two views: crop 0.67 to 1, brightness and contrast 0.2" if name == "alignment" else ""
+            rows += _block_rows(name, mean_interval(arrays[name], seed), len(arrays[name]), objective)
     return rows
 
 

@@ -76,17 +76,24 @@ class TeacherFolds:
         """Rows of the table, whose objective names the teacher as ``said``; and per image and block its squared
         error and its squared distance to the position mean, (n, blocks + 1, 2)."""
         squares = np.concatenate(self._squares)
-        found = interval_of_means(squares, lambda means: 1 - means[..., 0] / means[..., 1], self.seed)
-        depth, rows = squares.shape[1] - 1, []
+        found, depth, rows = explained_rows(squares, self.seed), squares.shape[1] - 1, []
         for place in sorted(self._ridges):
-            where = {} if place == depth else {"block": place, "depth": (place + 1) / depth}
-            row = {"metric": "teacher_r2", **where, "value": float(found.value[place]), "low": float(found.low[place])}
-            row |= {"high": float(found.high[place]), "n": len(squares)}
-            rows.append(
-                row
-                | {"objective": f"{said}, ridge, {FOLDS} folds, {'final tokens' if place == depth else 'block output'}"}
-            )
+            of = "final tokens" if place == depth else "block output"
+            rows.append(found[place] | {"objective": f"{said}, ridge, {FOLDS} folds, {of}"})
         return rows, squares
+
+
+def explained_rows(squares: np.ndarray, seed: int) -> list[dict[str, Any]]:
+    """A row ``teacher_r2`` a block, and one of the final tokens (no block), from (n, blocks + 1, 2) squared errors
+    and squared distances to the position mean."""
+    found = interval_of_means(squares, lambda means: 1 - means[..., 0] / means[..., 1], seed)
+    depth = squares.shape[1] - 1
+    return [
+        {"metric": "teacher_r2", "value": float(found.value[place]), "low": float(found.low[place]),
+         "high": float(found.high[place]), "n": len(squares),
+         **({} if place == depth else {"block": place, "depth": (place + 1) / depth})}
+        for place in range(depth + 1)
+    ]  # fmt: skip
 
 
 def _enough(images: int) -> None:

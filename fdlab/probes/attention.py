@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from fdlab.measures.attention_sums import QuerySums
 from fdlab.records.intervals import Interval, interval_of_means, mean_interval
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
-from fdlab.records.table import frame
+from fdlab.records.table import frame, with_bounds
 
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
@@ -105,6 +106,14 @@ def measure_attention(
     manifest["offered"] = len(images)  # with those that could not be read
     manifest["not_measured"] = list(skipped) or (earlier.manifest["not_measured"] if earlier is not None else [])
     return Record(frame([{**same, **row} for row in rows]), arrays, manifest)
+
+
+def intervals_anew(record: Record, seed: int) -> Record:
+    """The record with all intervals made again from its arrays."""
+    heads = [array.shape[2] for array in record.arrays.values() if array.ndim == 3][:1] or [0]
+    blocks = next(iter(record.arrays.values())).shape[1]
+    rows = _rows(record.arrays, set(record.table["metric"]), seed, heads * blocks)  # absent heads have no row to fill
+    return replace(record, table=with_bounds(record.table, rows))
 
 
 # --- one forward pass ----------------------------------------------------------------------------------

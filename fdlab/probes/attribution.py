@@ -8,6 +8,7 @@ head, and the conductance of each head). Images are looked at in groups of eight
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +22,14 @@ from fdlab.encoders.reading import SlicedImages, heads_of
 from fdlab.encoders.tap import AttentionCall, tap
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.measures import attribution as form
-from fdlab.measures.attribution_rows import curve_rows, head_rows, score_rows
+from fdlab.measures.attribution_rows import UNDEFINED, curve_rows, head_rows, score_rows
 from fdlab.probes.objectives.scores import TARGETS, ClassOrFeature
 from fdlab.progress import Progress
 from fdlab.records.atomic import replacing
 from fdlab.records.attribution_metrics import ORDERS
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import DAMAGED, Record
-from fdlab.records.table import frame
+from fdlab.records.table import frame, with_bounds
 
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
@@ -116,6 +117,22 @@ def measure_attribution(
         manifest["label_is_first_answer"] = float(arrays["answered"].mean())
         manifest["remarks"] = _strangers(encoder, arrays["answered"])
     return Record(table, arrays, manifest)
+
+
+def intervals_anew(record: Record, seed: int) -> Record:
+    """The record with all intervals made again from its arrays."""
+    arrays, table = record.arrays, record.table
+    if "head_effect" in arrays:
+        blocks, most = arrays["head_effect"].shape[1:]
+        rows, said = head_rows(arrays, [most] * blocks, seed)  # absent heads have no row to fill
+    else:
+        shares = table[table["metric"] == "deletion_curve_random"]["x"].to_numpy(np.float64)
+        orders = [name.removeprefix("deletion_") for name in arrays if name.startswith("deletion_")]
+        rows, said = curve_rows(arrays, shares, orders, seed)
+        rows += score_rows(arrays, seed)
+    kept = [text for text in record.manifest["not_measured"] if not text.startswith(UNDEFINED)]
+    manifest = {**record.manifest, "not_measured": kept + said}
+    return replace(record, table=with_bounds(table, rows), manifest=manifest)
 
 
 def announcement(encoder: Encoder, _size: tuple[int, int], settings: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ tokens of one group at a time. CKA between models follows from the kept Gram mat
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,12 +32,13 @@ from fdlab.measures.feature_rows import (
     SPECTRUM,
     cka_rows,
     feature_rows,
+    per_image_rows,
 )
-from fdlab.measures.teacher_folds import Block, TeacherFolds
+from fdlab.measures.teacher_folds import Block, TeacherFolds, explained_rows
 from fdlab.randomness import stream
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
-from fdlab.records.table import frame
+from fdlab.records.table import frame, with_bounds
 
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
@@ -122,6 +123,14 @@ def measure_features(
     kept = {name: values for name, values in arrays.items() if name != "pooled"}
     table = frame([{**same, "unit": METRICS[row["metric"]].unit, **row} for row in rows])
     return Record(table, kept, _manifest(encoder, label, seed, len(arrays["pooled"])))
+
+
+def intervals_anew(record: Record, seed: int) -> Record:
+    """The record with the intervals of means and of ``teacher_r2`` made again from its arrays."""
+    rows = per_image_rows(record.arrays, seed)
+    if "teacher_squares" in record.arrays:
+        rows += explained_rows(record.arrays["teacher_squares"], seed)
+    return replace(record, table=with_bounds(record.table, rows))
 
 
 def between(records: Mapping[str, Record], *, seed: int) -> pd.DataFrame:

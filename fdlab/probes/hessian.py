@@ -8,6 +8,7 @@ transformer block) and ``minibatches`` (Park & Kim's spectrum of minibatch maxim
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from fdlab.probes.objectives import Objective, build_objective, heads_identity
 from fdlab.progress import Progress
 from fdlab.records.intervals import Interval, mean_interval
 from fdlab.records.store import Record
-from fdlab.records.table import frame
+from fdlab.records.table import frame, with_bounds
 
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
@@ -109,6 +110,20 @@ def measure_hessian(
     manifest = _manifest(encoder, made, label, seed, part) | facts
     manifest |= {"objective": said, "note": " ".join(text for text in (note, facts.get("note", "")) if text)}
     return Record(table, arrays, manifest)
+
+
+def intervals_anew(record: Record, seed: int) -> Record:
+    """The record with the intervals over images (or minibatches) made again from its arrays."""
+    rows: list[dict[str, Any]] = []
+    for name, each in record.arrays.items():
+        if name.startswith("eigenvalue_"):
+            own = float(record.table.loc[record.table["metric"] == name, "value"].iloc[0])
+            bound = record.manifest["residuals"][name.removesuffix("_balanced")]
+            rows.append({"metric": name, **_around(own, bound, each, seed)._asdict()})
+    if "max_eigenvalues" in record.arrays:
+        mean = mean_interval(record.arrays["max_eigenvalues"][:, 0], seed)
+        rows.append({"metric": "max_eigenvalue_mean", "x": record.manifest["minibatch"], **mean._asdict()})
+    return replace(record, table=with_bounds(record.table, rows))
 
 
 def identity(encoder: Encoder, _settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,10 +228,7 @@ def _whole(look: _Look) -> Measured:
         if isinstance(matrix, Hessian):
             each = matrix.along(found.eigenvector(-1 if name == "eigenvalue_lowest" else rank), made.losses)
             arrays[name] = each.double().cpu().numpy()
-            spread = mean_interval(arrays[name], look.seed)
-            interval = Interval(
-                own, own - max(spread.value - spread.low, bound), own + max(spread.high - spread.value, bound)
-            )
+            interval = _around(own, bound, arrays[name], look.seed)
             look.advance(0)
         rows.append({"metric": name, "value": own, "low": interval.low, "high": interval.high})
     rows.append({"metric": "trace", **_trace_interval(found)})
@@ -239,6 +251,12 @@ def _whole(look: _Look) -> Measured:
     rows.append({"metric": "gradient_norm", "value": facts["gradient_norm"]})
     rows.append({"metric": "objective_loss", "value": value})
     return rows, arrays, facts
+
+
+def _around(own: float, bound: float, each: np.ndarray, seed: int) -> Interval:
+    """An eigenvalue's interval over the images of ``each``, not shorter than its residual bound."""
+    spread = mean_interval(each, seed)
+    return Interval(own, own - max(spread.value - spread.low, bound), own + max(spread.high - spread.value, bound))
 
 
 def _trace_interval(found: Spectrum) -> dict[str, float]:

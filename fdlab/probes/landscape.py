@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +28,7 @@ from fdlab.probes.objectives import Objective, build_objective, heads_identity
 from fdlab.probes.objectives.points import Points
 from fdlab.records.intervals import mean_interval
 from fdlab.records.store import Record
-from fdlab.records.table import frame
+from fdlab.records.table import frame, with_bounds
 
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
@@ -111,12 +112,22 @@ def measure_landscape(
             first, second, places, facts = _axes(what, encoder, made, place, seed)
             rows = _plane(look, what, first, second, span * facts.pop("reach", 1.0), points, adaptive, places)
     if what != "line":
-        _bound(rows, f"loss_{what}", look, seed)
+        _bound(rows, f"loss_{what}", look.arrays(), seed)
     same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "landscape"}
     table = frame([{**same, "n": made.images, "objective": made.description, **row} for row in rows])
     record = Record(table, look.arrays(), _manifest(encoder, made, label, seed, what) | facts)
     record.manifest["not_finite"] = look.not_finite
     return record
+
+
+def intervals_anew(record: Record, seed: int) -> Record:
+    """The record with the intervals over images made again from its arrays; those of a line are over directions."""
+    what, arrays = record.manifest["part"], record.arrays
+    if what == "line":
+        return record
+    rows = [{str(key): value for key, value in row.items()} for row in record.table.to_dict("records")]
+    _bound(rows, f"loss_{what}", arrays, seed)
+    return replace(record, table=with_bounds(record.table, rows))
 
 
 def identity(encoder: Encoder, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,15 +215,19 @@ def _plane(
     return _known_rows(rows) + path
 
 
-def _bound(rows: Rows, metric: str, look: Points, seed: int) -> None:
+def _bound(rows: Rows, metric: str, arrays: Mapping[str, np.ndarray], seed: int) -> None:
     """95 % intervals over images at every place that was evaluated and is finite."""
-    arrays = look.arrays()
     _, low, high = mean_interval(arrays["losses"].T, seed)
-    where = {place: number for number, place in enumerate(zip(arrays["x"], arrays["y"], strict=True))}
+    where = {_place(x, y): number for number, (x, y) in enumerate(zip(arrays["x"], arrays["y"], strict=True))}
     for row in rows:
-        number = where.get((row["x"], row.get("y", 0.0))) if row["metric"] == metric else None
+        number = where.get(_place(row["x"], row.get("y", 0.0))) if row["metric"] == metric else None
         if number is not None and math.isfinite(row["value"]):
             row |= {"low": min(low[number], row["value"]), "high": max(high[number], row["value"])}
+
+
+def _place(x: float, y: float) -> tuple[str, str]:
+    """A place as a written table has it; a line has no y."""
+    return f"{x:.10g}", f"{0.0 if math.isnan(y) else y:.10g}"
 
 
 def _known_rows(rows: Rows) -> Rows:

@@ -28,6 +28,7 @@ from fdlab.encoders.sources import parse_label
 from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.probes.growth import checked, drawn, grow, stages
 from fdlab.progress import Progress, say
+from fdlab.records.intervals import METHOD
 from fdlab.records.store import Record, Store, default_store
 from fdlab.records.table import join
 
@@ -100,8 +101,9 @@ def measure(
     belongs to ``images[a:b]``), or None where some image has none; one with ``store`` gets the store, one with
     ``unfinished`` a folder for what it has so far. Its module may name settings that are models (``MODELS``; given
     as SOURCE or ``Encoder``), and hold ``identity(encoder, settings) -> dict``, what its numbers depend on beside
-    the weights, ``announcement(encoder, size, settings) -> str``, said before it starts, and
-    ``between(records, *, seed) -> table``, which adds rows on pairs of models from their records.
+    the weights, ``announcement(encoder, size, settings) -> str``, said before it starts, ``between(records, *, seed)
+    -> table``, which adds rows on pairs of models from their records, and ``intervals_anew(record, seed) -> Record``,
+    for answers that are kept from an earlier method of intervals.
 
     Returns:
         The table (one row a number) of all models; ``.attrs["record"]``: {label: Record}.
@@ -184,7 +186,7 @@ class _Run:
             more["earlier"] = earlier
         if self.fresh:
             shutil.rmtree(unfinished, ignore_errors=True)
-        record = None if self.fresh else self.store.get(question)
+        record = None if self.fresh else self._stored(question)
         if record is None:
             older = None if self.fresh else self.store.older_version(question)
             if older is not None:
@@ -200,9 +202,19 @@ class _Run:
             record = _answer(self.function, encoder, streamed, label, self.seed, self.batch, self.quiet, more)
             skipped = source.skipped + (earlier.manifest["skipped"] if earlier is not None else 0)
             record.manifest |= {"data": self.data, "data_digest": source.digest, "skipped": skipped}
-            record.manifest |= {"notes": list(source.notes), "fdlab": fdlab.__version__}
+            record.manifest |= {"notes": list(source.notes), "fdlab": fdlab.__version__, "intervals": METHOD}
             self.store.put(question, record)
         return _named(record, label, model)
+
+    def _stored(self, question: dict[str, Any]) -> Record | None:
+        """The store's answer; one whose intervals were made by an earlier method gets them anew from its arrays."""
+        record = self.store.get(question)
+        if record is not None and record.manifest.get("intervals", 1) != METHOD:
+            if hasattr(self.module, "intervals_anew"):
+                record = self.module.intervals_anew(record, self.seed)
+            record.manifest["intervals"] = METHOD
+            self.store.put(question, record)
+        return record
 
 
 # --- probes --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ model with other weights and the same function).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +27,7 @@ from fdlab.probes.objectives import Objective, build_objective, heads_identity
 from fdlab.progress import Progress
 from fdlab.records.intervals import Interval, mean_interval, two_level_interval
 from fdlab.records.store import Record
-from fdlab.records.table import frame
+from fdlab.records.table import frame, with_bounds
 
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
@@ -102,6 +102,16 @@ def measure_sharpness(
     same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "sharpness", "n": made.images}
     table = frame([{**same, "objective": made.description, **row} for row in rows])
     return Record(table, arrays, _manifest(encoder, made, look, label, part))
+
+
+def intervals_anew(record: Record, seed: int) -> Record:
+    """The record with the intervals of worst cases made again from its arrays; the other ones are as they were."""
+    rows = [
+        {"metric": name, **mean_interval(rise, seed)._asdict()}
+        for name, rise in record.arrays.items()
+        if record.manifest["part"] == "worst"
+    ]
+    return replace(record, table=with_bounds(record.table, rows))
 
 
 def identity(encoder: Encoder, _settings: Mapping[str, Any]) -> dict[str, Any]:

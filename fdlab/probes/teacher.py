@@ -16,7 +16,7 @@ from fdlab.encoders.patch_tokens import patch_tokens
 from fdlab.measures.losses import distillation_loss, whiten
 from fdlab.measures.ridge import explained, fit_position_ridge
 from fdlab.measures.teacher_folds import on_grid
-from fdlab.records.intervals import resampled_means
+from fdlab.records.intervals import interval_of_means
 from fdlab.records.store import Record
 from fdlab.records.table import frame
 
@@ -42,19 +42,16 @@ def measure_teacher_r2(
     ridge = fit_position_ridge(patch_tokens(encoder, fit), target_fit)
     error, baseline = explained(ridge, patch_tokens(encoder, held), target)
     pair = torch.stack([error, baseline], 1).numpy()
-    means = resampled_means(pair, seed)
-    resampled = 1 - means[:, 0] / means[:, 1]
-    resampled.sort()
-    count = len(resampled)
+    found = interval_of_means(pair, lambda means: 1 - means[:, 0] / means[:, 1], seed)
     row = {
         "model": label,
         "family": family,
         "seed": seed,
         "probe": "features",
         "metric": "teacher_r2",
-        "value": float(1 - pair[:, 0].mean() / pair[:, 1].mean()),
-        "low": float(resampled[int(0.025 * count)]),
-        "high": float(resampled[min(int(0.975 * count), count - 1)]),
+        "value": float(found.value),
+        "low": float(found.low),
+        "high": float(found.high),
         "n": len(held),
         "objective": f"ridge on {len(fit)} other images",
     }

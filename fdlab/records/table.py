@@ -85,6 +85,25 @@ def join(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return _typed(pd.concat([t.assign() for t in kept], ignore_index=True)) if kept else frame([])
 
 
+def with_bounds(table: pd.DataFrame, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The table with ``value``, ``low`` and ``high`` of those of its rows that ``rows`` has anew.
+
+    A row is known by metric, block, head, x and y, as a written table has them (10 significant digits).
+    """
+    anew = {_place(row): row for row in rows}
+    found = [{**row, **_bounds(anew.get(_place(row), {}))} for row in table.to_dict("records")]
+    return _typed(pd.DataFrame(found, columns=list(COLUMNS)))
+
+
+def _place(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    numbers = (row.get(name) for name in ("block", "head", "x", "y"))
+    return row["metric"], *("" if pd.isna(number) else f"{float(number):.10g}" for number in numbers)
+
+
+def _bounds(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("value", "low", "high") if name in row}
+
+
 def write_table(path: Path | str, table: pd.DataFrame) -> None:
     """Writes the table as CSV, atomically; numbers with 10 significant digits."""
     with replacing(path) as draft:

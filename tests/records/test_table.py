@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fdlab.errors import FdlabError
-from fdlab.records.table import COLUMNS, frame, join, read_table, write_table
+from fdlab.records.table import COLUMNS, frame, join, read_table, with_bounds, write_table
 
 
 def test_missing_columns_are_empty_and_order_is_fixed() -> None:
@@ -15,6 +15,21 @@ def test_missing_columns_are_empty_and_order_is_fixed() -> None:
     assert tuple(table.columns) == COLUMNS
     assert table["block"].isna().all()
     assert table["reference"].tolist() == [""]
+
+
+def test_bounds_anew_find_their_rows_and_leave_the_others() -> None:
+    place = {"metric": "nmi", "block": 0, "value": 1.0, "low": 0.0, "high": 2.0, "n": 9, "unit": "1"}
+    table = frame([place, {**place, "head": 1}, {**place, "x": 1 / 3}, {**place, "metric": "entropy"}])
+    anew = [
+        {"metric": "nmi", "block": 0, "head": None, "value": 1.0, "low": 0.5, "high": 1.5},
+        {"metric": "nmi", "block": 0, "x": 0.3333333333333, "value": 1.0, "low": 0.25, "high": 1.75},
+        {"metric": "nmi", "block": 7, "value": 9.0, "low": 8.0, "high": 10.0},  # a row that the table does not have
+    ]
+    found = with_bounds(table, anew)
+    assert found["low"].tolist() == [0.5, 0.0, 0.25, 0.0]
+    assert found["high"].tolist() == [1.5, 2.0, 1.75, 2.0]
+    kept = ["metric", "block", "head", "x", "n", "unit", "value"]
+    assert found[kept].equals(table[kept])
 
 
 def test_an_unknown_column_is_refused_with_the_nearest() -> None:
