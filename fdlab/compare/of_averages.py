@@ -31,6 +31,36 @@ def average_rows(first: Record, second: Record, seed: int) -> Iterable[dict[str,
         if metric in other and _defined(first, metric) and _defined(second, metric):
             found = _difference(own[metric], other[metric], seed)
             yield {"metric": metric, "n": len(own[metric].values), "unit": METRICS[metric].unit, **found}
+    yield from _teacher_rows(first, second, seed)
+
+
+def _teacher_rows(first: Record, second: Record, seed: int) -> Iterable[dict[str, Any]]:
+    """``teacher_r2`` of the final tokens, and block by block where both have as many blocks; of one teacher only.
+
+    The folds follow from the seed and the number of images, so both models' ridges saw the same images; they are not
+    fitted again for the interval, as in the interval of the value itself.
+    """
+    objectives = [_final_objective(record) for record in (first, second)]
+    if not objectives[0] or objectives[0] != objectives[1]:
+        return
+    squares = [record.arrays["teacher_squares"] for record in (first, second)]  # (n, blocks + 1, 2), the final last
+    depths = [one.shape[1] - 1 for one in squares]
+    for place in (-1, *(range(depths[0]) if depths[0] == depths[1] else ())):
+        pair = [one[:, place] for one in squares]
+        if not all(np.isfinite(one).all() for one in pair):
+            continue  # a block without a grid
+        own, other = (Statistic(one, lambda means: 1 - means[:, 0] / means[:, 1]) for one in pair)
+        found = _difference(own, other, seed)
+        where = {} if place < 0 else {"block": place, "depth": (place + 1) / depths[0]}
+        words = objectives[0] if place < 0 else objectives[0].replace("final tokens", "block output")
+        yield {"metric": "teacher_r2", "n": len(squares[0]), "unit": "", "objective": words, **where, **found}
+
+
+def _final_objective(record: Record) -> str:
+    """Which teacher, and how it was read out of the final tokens; empty where the record has no such rows."""
+    own = record.table
+    own = own[(own["metric"] == "teacher_r2") & own["block"].isna()] if "teacher_squares" in record.arrays else own[:0]
+    return str(own["objective"].iloc[0]) if len(own) else ""
 
 
 def _statistics(record: Record) -> dict[str, Statistic]:

@@ -233,7 +233,8 @@ _OTHERS = (
         None,
         1.0,
         "How much of the teacher's features can be read linearly from these on images not seen in the fit.",
-        "The value of an untrained model is not 0; only the gain over it is owed to training.",
+        "The value of an untrained model is not 0; only the gain over it is owed to training. Intervals, also of "
+        "differences, are over the images that the ridges are tested on, with the ridges as they were fitted.",
         "ridge regression, the same for every model: fitted on other images; in the features probe over 4 folds, "
         "its strength searched inside the other folds",
     ),

@@ -46,6 +46,13 @@ def on_data(table: pd.DataFrame, facts: Facts) -> str:
     return f"{images} of {facts['data']}" if facts.get("data") else images
 
 
+def on_images(table: pd.DataFrame, facts: Facts) -> str:
+    """``on_data`` with the images of these rows, where a costly probe saw fewer than the report's others."""
+    counts = table["n"].dropna()
+    fewer = min(int(counts.max()), int(facts.get("images") or counts.max())) if len(counts) else facts.get("images")
+    return on_data(table, {**facts, "images": fewer})
+
+
 def seeds(facts: Facts) -> str:
     """``, seed 0`` or ``, seeds 0, 1 and 2``, or nothing."""
     seed = facts.get("seed")

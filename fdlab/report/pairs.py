@@ -24,7 +24,9 @@ def pairwise(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
     if found.empty:
         return pd.DataFrame(columns=["model", "minus", "metric", "difference", "verdict"])
     order = {name: place for place, name in enumerate(models(table, facts))}
-    by_block = set(table.loc[(table["reference"] == "") & table["block"].notna(), "metric"])
+    own_values = table[table["reference"] == ""]
+    by_block = set(own_values.loc[own_values["block"].notna(), "metric"])
+    by_block -= set(own_values.loc[own_values["block"].isna(), "metric"])  # the whole model has a value of its own
     lines: list[dict[str, Any]] = []
     for (model, reference, metric), own in found.groupby(["model", "reference", "metric"], sort=False):
         whole = own[own["block"].isna()]

@@ -35,6 +35,7 @@ def compare(
     *,
     probes: Sequence[str] = ("attention", "features"),
     baseline: str = "",
+    teacher: str = "",
     images: int = 256,
     seed: int = 0,
     device: str = "cpu",
@@ -50,13 +51,15 @@ def compare(
         models: SOURCE or label=SOURCE each, or a cohort.
         probes: by name; curvature probes see 128 images at most, attribution 32.
         baseline: the label that the others are compared with; the first model by default.
+        teacher: SOURCE: the feature probe also measures ``teacher_r2`` of it, with differences.
         control: add the first model's untrained start, unless the cohort names controls.
 
     Returns:
         ``page``, ``table``, ``summary`` (text), ``pairs`` (text) and ``notes``.
 
     Raises:
-        FdlabError: code 2, an unknown probe or baseline; and what opening and measuring raise.
+        FdlabError: code 2, an unknown probe or baseline, a teacher without features; and what opening and measuring
+            raise.
     """
     from fdlab.report.pairs import pairwise
     from fdlab.report.summary import readable, summary
@@ -64,6 +67,8 @@ def compare(
     folder = writable_folder(out)
     cohort = models if isinstance(models, Cohort) else cohort_of([parse_label(str(m)) for m in models], baseline)
     _known(probes)
+    if teacher and "features" not in probes:
+        raise FdlabError("A teacher is for the probe features.", "", "Add features to --probes.", code=USAGE)
     added = control and not any(member.control for member in cohort.model)
     settings = {"seed": seed, "device": device, "batch": batch, "fresh": fresh, "quiet": quiet, "random_control": added}
     found = {
@@ -74,6 +79,7 @@ def compare(
             parts=PARTS.get(probe, ()),
             images=min(images, AT_MOST.get(probe, images)),
             **settings,
+            **({"teacher": teacher} if teacher and probe == "features" else {}),
         )
         for probe in probes
     }

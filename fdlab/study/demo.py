@@ -37,10 +37,13 @@ class Start:
     pair_of: str = ""
     control: str = ""
     curvature: bool = False  # whether its loss surface is looked at
+    maps: bool = False  # whether its averaged maps are drawn: before and after distillation, and untrained
 
 
 STARTS = (
-    Start("contrastive teacher", "contrastive", "contrastive", control="random, plain design", curvature=True),
+    Start(
+        "contrastive teacher", "contrastive", "contrastive", control="random, plain design", curvature=True, maps=True
+    ),
     Start("masked modelling", "mim", "masked", control="random, plain design", curvature=True),
     Start(
         "distilled, same design",
@@ -57,8 +60,9 @@ STARTS = (
         pair_of="contrastive teacher",
         control="random, student design",
         curvature=True,
+        maps=True,
     ),
-    Start("random, plain design", "random", "contrastive", random=True),
+    Start("random, plain design", "random", "contrastive", random=True, maps=True),
     Start("random, student design", "random", "distilled-student", random=True, design="student"),
 )
 
@@ -167,12 +171,20 @@ def model_jobs(folder: Path, seed: int, minutes: float) -> dict[str, Job]:
             needs,
             stages.PROBE_COST,
         )
+        common = {"source": source, "label": start.label, "family": start.family, "seed": seed}
         if start.curvature:
-            keywords = {"source": source, "label": start.label, "family": start.family, "seed": seed}
-            keywords["record"] = str(folder / "records" / f"curvature-{slug(start.label)}")
+            keywords = {**common, "record": str(folder / "records" / f"curvature-{slug(start.label)}")}
             jobs[f"curvature {start.label}"] = Job(
                 stages.measure_curvature, keywords, (start.run,), stages.CURVATURE_COST
             )
+        keywords = {
+            **common,
+            "maps": start.maps,
+            "record": str(folder / "records" / f"attribution-{slug(start.label)}"),
+        }
+        jobs[f"attribution {start.label}"] = Job(
+            stages.measure_attributed, keywords, (start.run,), stages.ATTRIBUTION_COST
+        )
         for rate in RATES:
             name = f"finetune-{slug(start.label)}-{rate:g}"
             options = {

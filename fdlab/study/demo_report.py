@@ -59,12 +59,15 @@ def write_report(
     command: str,
 ) -> dict[str, Any]:
     """Writes ``table.csv``, ``facts.json``, ``figures/`` and ``index.html``; returns what the command prints."""
+    from fdlab.probes.features import between
     from fdlab.report.summary import readable, summary
     from fdlab.study.demo import slug
 
     models = {start.label: records[f"model-{slug(start.label)}"] for start in starts}
     chosen, tuning = fine_tuned(folder, starts)
-    tables = [record.table for record in records.values()] + [frame(tuning), frame(curves(folder))]
+    alike = between(models, seed=seed)
+    alike["family"] = alike["model"].map({start.label: start.family for start in starts})
+    tables = [record.table for record in records.values()] + [alike, frame(tuning), frame(curves(folder))]
     table = join(tables)
     facts = {
         "title": "Contrastive, masked and distilled models on handwritten digits",

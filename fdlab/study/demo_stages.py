@@ -22,7 +22,9 @@ from fdlab.study.parallel import report
 HELD_OUT, RIDGE_IMAGES, RULER_IMAGES = 256, 400, 128
 CURVED = 32  # labelled digits whose mean loss is looked at
 CURVATURE_COST = 12000
-FEATURES = ("effective_rank", "singular_value", "high_frequency", "token_similarity", "uniformity")
+ATTRIBUTED, AVERAGED = 8, 64  # images whose score is taken apart; images over which maps are averaged
+ATTRIBUTION_COST = 2500
+FEATURES = ("cka", "effective_rank", "singular_value", "high_frequency", "token_similarity", "uniformity")
 PROBE_COST = 3000  # in the progress bar's milliseconds
 
 
@@ -169,7 +171,8 @@ def measure_model(source: str, teacher: str, label: str, family: str, seed: int,
         "skipped": test.skipped,
     }
     manifest["seconds"] = time.monotonic() - started
-    Record(table, measured.arrays | read_out.arrays, manifest).save(record)
+    grams = {name: features.arrays[name] for name in ("gram", "gram_sizes")}  # CKA between models follows from them
+    Record(table, measured.arrays | read_out.arrays | grams, manifest).save(record)
     report(PROBE_COST)
     return manifest["seconds"]
 
@@ -198,6 +201,41 @@ def measure_curvature(source: str, label: str, family: str, seed: int, record: s
     manifest = {**line.manifest, "stage_question": question, "seconds": time.monotonic() - started}
     Record(join([*kept, line.table]).assign(family=family), {}, manifest).save(record)
     report(CURVATURE_COST)
+    return float(manifest["seconds"])
+
+
+def measure_attributed(source: str, label: str, family: str, seed: int, maps: bool, record: str) -> float:
+    """Which cells and which heads the cosine to the image's own feature rests on; with ``maps``, averaged maps too."""
+    from fdlab.data.sources import open_data
+    from fdlab.encoders.open import open_model
+    from fdlab.probes.attention_maps import measure_attention_maps
+    from fdlab.probes.attribution import PARTS, measure_attribution
+
+    started = time.monotonic()
+    question: dict[str, Any] = {"weights": [stage.digest(source.removeprefix("random:"))], "version": __version__}
+    question |= {"stage": "attribution", "source": source, "seed": seed, "images": [ATTRIBUTED, AVERAGED * maps]}
+    if _answered(record, question):
+        return 0.0
+    encoder = open_model(source, seed=seed)
+    images, _ = open_data("digits#test").stack(range(AVERAGED), 24)
+    found = [
+        measure_attribution(
+            encoder,
+            images[:ATTRIBUTED],
+            label=label,
+            seed=seed,
+            part=part,
+            target="feature",
+            steps=9,
+            gradient_steps=20,
+        )
+        for part in PARTS
+    ]
+    if maps:
+        found.append(measure_attention_maps(encoder, images, label=label, seed=seed, blocks=(0, -1)))
+    manifest = {**found[0].manifest, "stage_question": question, "seconds": time.monotonic() - started}
+    Record(join([one.table for one in found]).assign(family=family), {}, manifest).save(record)
+    report(ATTRIBUTION_COST)
     return float(manifest["seconds"])
 
 

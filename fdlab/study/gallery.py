@@ -32,6 +32,7 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
     folder = writable_folder(out)
     seeds = [json.loads((demo / "facts.json").read_text(encoding="utf-8")) for demo in demos]
     table = join(read_table(demo / "table.csv") for demo in demos)
+    table = table[table["probe"] != "attention_maps"]  # each seed shows other heads: no map is a mean over seeds
     facts: dict[str, Any] = {
         **seeds[0],
         "seed": [facts["seed"] for facts in seeds],

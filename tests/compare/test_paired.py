@@ -108,6 +108,34 @@ def test_undefined_shares_and_other_scores_have_no_difference() -> None:
     assert "other scores (cosine and logit of the label)" in said[0]
 
 
+TAUGHT = "teacher t abc, ridge, 4 folds, "
+
+
+def taught(kept: list[float], teacher: str = TAUGHT) -> Record:
+    """Each image's error is a share of its own distance to the position mean, the same in every image."""
+    baseline = np.broadcast_to(stream(5, "baseline").uniform(1, 9, (IMAGES, 1)), (IMAGES, len(kept)))
+    rows = [{"metric": "teacher_r2", "block": b, "objective": f"{teacher}block output"} for b in range(len(kept) - 1)]
+    rows += [{"metric": "teacher_r2", "objective": f"{teacher}final tokens"}]
+    made = record({"teacher_squares": np.stack([baseline * (1 - np.array(kept)), baseline], -1)}, probe="features")
+    return Record(frame(rows), made.arrays, made.manifest)
+
+
+def test_what_is_read_of_one_teacher_is_compared_on_the_same_images() -> None:
+    table = rows_of(taught([0.2, 0.5, 0.9]), taught([0.1, 0.3, 0.6]))
+    assert set(table["metric"]) == {"teacher_r2"}
+    whole, blocks = table[table["block"].isna()], table[table["block"].notna()]
+    for found, change in ((whole, [0.3]), (blocks, [0.1, 0.2])):
+        for bound in ("value", "low", "high"):  # the images' own scatter, 1 to 9, cancels
+            assert found[bound].tolist() == pytest.approx(change)
+    assert whole["objective"].tolist() == [f"{TAUGHT}final tokens"]
+    other_depth = rows_of(taught([0.2, 0.5, 0.9]), taught([0.3, 0.6]))
+    assert other_depth["block"].isna().tolist() == [True]
+    assert rows_of(taught([0.2, 0.9]), taught([0.1, 0.6], "teacher u def, ridge, 4 folds, ")).empty
+    gridless = taught([0.2, 0.5, 0.9])
+    gridless.arrays["teacher_squares"][:, 0] = np.nan
+    assert rows_of(gridless, taught([0.1, 0.3, 0.6]))["block"].dropna().tolist() == [1]
+
+
 def test_undefined_values_are_left_out() -> None:
     first = np.full((IMAGES, 2, 2), 0.5)
     first[:10] = np.nan

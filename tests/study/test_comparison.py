@@ -119,6 +119,25 @@ def test_attribution_is_compared_in_shares_of_the_score(run: Path, tmp_path: Pat
     assert (same["value"].abs() < 1e-6).all()
 
 
+def test_how_much_of_a_teacher_is_read_out_is_compared(run: Path, tmp_path: Path) -> None:
+    models = [f"itself={run}", f"start=random:{run}"]
+    settings = {**SETTINGS, "images": 32, "control": False, "teacher": str(run)}
+    result = compare(models, "digits#test", tmp_path / "r", **{**settings, "probes": ("features",)})
+    table = result["table"][result["table"]["metric"] == "teacher_r2"]
+    change, own = differences(table), values(table)
+    final = {name: part["value"].item() for name, part in own[own["block"].isna()].groupby("model")}
+    difference = change[change["block"].isna()].iloc[0]
+    assert (difference["model"], difference["reference"]) == ("start", "itself")
+    assert difference["value"] == pytest.approx(final["start"] - final["itself"], abs=1e-6)
+    assert difference["high"] < 0
+    assert change["block"].dropna().tolist() == own[own["model"] == "start"]["block"].dropna().tolist() == [0, 1, 2, 3]
+    shown = result["pairs"]["metric"].tolist()
+    assert "teacher features explained (R2)" in shown  # of the final tokens, no mean over late blocks
+    assert "effective rank, late blocks" not in shown and "cosine between tokens of an image, late blocks" in shown
+    with pytest.raises(FdlabError, match="for the probe features"):
+        compare(models, "digits#test", tmp_path / "r", **settings)
+
+
 def test_what_any_part_of_a_probe_left_out_is_kept() -> None:
     from fdlab.study.diagnosis import _joined_manifest
 

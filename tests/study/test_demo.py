@@ -73,7 +73,8 @@ def check_report(folder: Path, result: dict) -> None:
     for note in facts["notes"]:
         assert note[:40].split("'")[0] in page
     shown = ("ruler", "attention_distance", "head_similarity", "position", "features", "feature_spectrum")
-    for figure in (*shown, "finetune", "teacher", "curves"):
+    inside = ("averaged_maps", "bias_maps", "attribution_curves", "head_effects", "cka")
+    for figure in (*shown, *inside, "finetune", "teacher", "curves"):
         for ending in ("pdf", "svg", "png"):
             assert (folder / "figures" / f"{figure}.{ending}").stat().st_size > 1000
     assert len(result["summary"]) == len(labels)

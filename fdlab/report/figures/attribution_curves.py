@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fdlab.records.attribution_metrics import ORDERS
-from fdlab.report.captions import Caption, caution, compared, listed, on_data, options, pair, seeds
+from fdlab.report.captions import Caption, caution, compared, listed, on_images, options, pair, seeds
 from fdlab.report.style import COLUMN, INK, PAPER, WIDE, looks_of, new_figure, wrap
 from fdlab.report.summary import Estimate, Facts, along, families, models, of_model, rows, show
 
@@ -108,7 +108,7 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     scored = listed(list(dict.fromkeys(own["objective"])))
     return (
         f"Share of each image's score that is left while cells of it are removed (above) and that is there while they "
-        f"are added to the mean colour (below), over {on_data(own, facts)}; the score is the {scored}"
+        f"are added to the mean colour (below), over {on_images(own, facts)}; the score is the {scored}"
         f"{seeds(facts)}{options(names, facts)}.",
         "A ranking that finds what the model needs falls faster above and rises faster below than the dashed random "
         "order; bands are 95 % intervals over images, 1 is the whole image and 0 none of it" + undefined(own, names),

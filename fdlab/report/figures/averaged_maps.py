@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
-from fdlab.report.captions import Caption, caution, compared, listed, on_data, options, pair, seeds
+from fdlab.report.captions import Caption, caution, compared, listed, on_images, options, pair, seeds
 from fdlab.report.style import COLUMN, PAPER, SHADES_OF_BLUE, WIDE, new_figure, wrap
 from fdlab.report.summary import Estimate, Facts, estimate, families, models, plain, rows, show, trained
 
@@ -106,6 +106,12 @@ def _name(axes: Axes, name: str, heads: int) -> None:
     axes.set_title(wrap(name, 13 * heads, 2), loc="left")
 
 
+def drawn_blocks(found: pd.DataFrame) -> str:
+    """Which blocks the probe chose: of all that were asked for, the first, the middle and the last."""
+    count = found.loc[found["metric"].isin(["attention_map", "relative_bias"]), "block"].nunique()
+    return f"the {listed(['first', 'middle', 'last'][:count] if count != 2 else ['first', 'last'])} block"
+
+
 def _late(table: pd.DataFrame, metric: str, name: str) -> Estimate:
     """Mean over the heads of the last block."""
     found = rows(table, PROBE, metric)
@@ -134,7 +140,7 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     without = f"; not drawn: {listed(missing)}" if missing else ""
     return (
         "Attention of every part of the image (rows) to every part (columns), patches in reading order, averaged over "
-        f"{on_data(own, facts)}, in the first, middle and last block for the head that looks nearest and the one that "
+        f"{on_images(own, facts)}, in {drawn_blocks(own)} for the head that looks nearest and the one that "
         f"looks farthest{seeds(facts)}{options(names, facts)}{without}.",
         "Darker is more, in multiples of uniform attention: stripes along the diagonal move with the query, vertical "
         "stripes are the same keys for every query, the shade from 4/5 to 5/4 is nearly uniform.",

@@ -10,7 +10,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
 from fdlab.report.captions import Caption, caution, listed, options, pair, seeds
-from fdlab.report.figures.averaged_maps import PROBE, matrix, panels, shown, small_multiples
+from fdlab.report.figures.averaged_maps import PROBE, drawn_blocks, matrix, panels, shown, small_multiples
 from fdlab.report.style import MARK, PAPER, SHADES_OF_BLUE
 from fdlab.report.summary import Facts, families, models, plain, rows
 
@@ -75,7 +75,7 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     without = f"; {listed(none)} {'has' if len(none) == 1 else 'have'} no such bias" if none else ""
     return (
         "The learnt bias that is added to the attention logits for a key at each offset from its query, less its mean, "
-        "in the first, middle and last block for the head that looks nearest and the one that looks farthest"
+        f"in {drawn_blocks(found)} for the head that looks nearest and the one that looks farthest"
         f"{seeds(facts)}{options(names, facts)}{without}.",
         "The cross is the query itself, a point right of it a key to its right, in patches; darker attracts, the scale "
         "is in logits and the same in every panel.",

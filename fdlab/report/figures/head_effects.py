@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from fdlab.report.captions import Caption, caution, late_comparison, listed, on_data, options, seeds
+from fdlab.report.captions import Caption, caution, late_comparison, listed, on_images, options, seeds
 from fdlab.report.figures.attribution_curves import undefined
 from fdlab.report.style import COLUMN, FAINT, INK, PAPER, WIDE, bars, block_ticks, looks_of, new_figure, wrap
 from fdlab.report.summary import Estimate, Facts, by_block, control_of, estimate, families, models, rows, show, trained
@@ -107,7 +107,7 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     barred = any(found["model"].eq(name).sum() <= FEW for name in shown)
     return (
         f"How much of the image's part in the score is lost when one head gives zeros, for every head of "
-        f"{len(shown)} model{'s' if len(shown) > 1 else ''} over {on_data(found, facts)}; the score is the "
+        f"{len(shown)} model{'s' if len(shown) > 1 else ''} over {on_images(found, facts)}; the score is the "
         f"{listed(list(dict.fromkeys(found['objective'])))}{seeds(facts)}{options(names, facts)}.",
         "Higher means that the score needs the head more, below the dashed zero it is higher without; a dot is a head "
         "(left to right within a block), the solid line their mean"
