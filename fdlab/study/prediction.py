@@ -79,7 +79,7 @@ def _scores(found: Prediction) -> list[dict[str, Any]]:
 
 def _listed(found: Prediction) -> str:
     order = sorted(found.scores, key=lambda name: -found.scores[name])
-    return f"The models by {found.score}: {', '.join(f'{name} {found.scores[name]:.4g}' for name in order)}."
+    return f"The models by {found.score}: {'; '.join(f'{name} {found.scores[name]:.4g}' for name in order)}."
 
 
 def _rows(one: Rank) -> list[dict[str, Any]]:

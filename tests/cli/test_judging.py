@@ -193,6 +193,7 @@ def test_predict_prints_and_writes_known_rank_correlations(fdlab: Callable[..., 
     assert f"{2 * p:.2g}" in lines["knn"]  # Holm over two measures
     page = tmp_path / "six" / "predict" / "index.html"
     assert f"Report: {page}" in done.out
+    assert "The models by accuracy: m5 1; m4 0.9; m3 0.8;" in page.read_text()
     assert "Kendall" in page.read_text()
     table = read_table(page.with_name("table.csv"))
     taus = table[table["metric"] == "kendall_tau"].set_index("objective")["value"]
