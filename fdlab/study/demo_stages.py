@@ -226,8 +226,8 @@ def measure_attributed(source: str, label: str, family: str, seed: int, maps: bo
             seed=seed,
             part=part,
             target="feature",
-            steps=9,
-            gradient_steps=20,
+            steps=6,
+            gradient_steps=12,
         )
         for part in PARTS
     ]
