@@ -84,3 +84,11 @@ def test_what_the_blocks_hold_of_a_teacher_is_no_part_of_what_the_model_holds(
     assert "grey" not in "".join(teacher_blocks.caption(trained, facts)[i] for i in (1, 3))
     assert "none stands here" in teacher.caption(trained, facts)[3]
     assert "grey markers was learnt" in teacher.caption(table, facts)[3]
+
+
+def test_models_of_one_block_have_no_cka_figure(table: pd.DataFrame) -> None:
+    own = table[table["metric"] == "cka"]
+    between = own[own["reference"] != ""]
+    assert cka.present(own)
+    assert len(between)
+    assert not cka.present(between)

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from fdlab.data.sources import open_data
 from fdlab.errors import FdlabError
 from fdlab.study.evaluate import classifier
+from fdlab.study.factorial_others import as_section, write_others
 
 
 def file_that_always_says(path: Path, answer: int, classes: int = 10) -> str:
@@ -39,3 +40,19 @@ def test_models_without_classifier_and_labels_beyond_it_are_explained(tmp_path: 
     assert caught.value.code == 3
     with pytest.raises(FdlabError, match="holds no classifier"):
         classifier([file_that_always_says(tmp_path / "none.pth", 0, classes=0)], "digits#test[:40]")
+
+
+@pytest.mark.slow
+def test_models_that_others_trained_are_a_section_with_their_own_accuracy(tmp_path: Path) -> None:
+    files = {name: file_that_always_says(tmp_path / f"{name}.pth", answer) for name, answer in (("a", 3), ("b", 7))}
+    cohort = tmp_path / "cohort.toml"
+    cohort.write_text("".join(f'[[model]]\nlabel = "{name}"\nsource = "{file}"\n' for name, file in files.items()))
+    made = write_others(tmp_path / "others", cohort, "digits#test[:70]", "the command")
+    labels = open_data("digits#test[:70]").labels()
+    said = made["facts"]["notes"][0]
+    assert f"on 70 images: a {100 * (labels == 3).mean():.1f} % (" in said
+    section = as_section(made["table"], made["facts"], "others")
+    assert said in section
+    assert "others/figures/attention_distance.png" in section
+    assert not (tmp_path / "others" / "records").exists()
+    assert {"accuracy", "distance", "knn"} <= set(made["table"]["metric"])

@@ -7,16 +7,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from fdlab.errors import FdlabError
 from fdlab.records.run_folder import RunFolder
-from fdlab.records.table import frame
+from fdlab.records.table import frame, write_table
 from fdlab.study import factorial
 from fdlab.study.factorial import CELLS, FINETUNED, Cell, Size, passes, source
-from fdlab.study.factorial_report import cohort_of, effects, write_study
+from fdlab.study.factorial_report import cohort_of, effects, rewrite_study, write_study
 from fdlab.study.factorial_values import lost, unmeasured, values
-from fdlab.study.factorial_words import premises
+from fdlab.study.factorial_words import premises, two_way_notes
 
 TOY = Size(
     name="toy",
@@ -110,6 +111,32 @@ def test_a_study_is_continued_and_repaired_and_its_page_says_what_is_lost(tmp_pa
     assert "| 1 of 2 |" in lines
     assert "1 of 3 fine-tunings of masked, plain, seed 0, diverged." in lines
     assert "make study" in (out / "index.html").read_text()
+    shutil.rmtree(work)  # the report's own tables are enough to write it again
+    again = rewrite_study(out)
+    assert (out / "README.md").read_text() == lines
+    assert again["facts"]["claims"] == made["facts"]["claims"]
+    pd.testing.assert_frame_equal(again["table"], made["table"], rtol=1e-8, check_dtype=False)
+
+
+def test_a_report_of_something_else_is_not_taken_for_the_study(tmp_path: Path) -> None:
+    row = {"model": "a", "family": "mim", "seed": 0, "probe": "attention", "metric": "nmi", "value": 0.5}
+    write_table(tmp_path / "table.csv", frame([row]))
+    with pytest.raises(FdlabError, match="no report of this study"):
+        rewrite_study(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_what_was_seen_is_said_by_kind_with_what_chance_would_give() -> None:
+    rows = []
+    for seed, noise in enumerate((0.01, -0.01, 0.0)):
+        for cell in CELLS:
+            if cell.kind == "masked":
+                row = {"model": cell.label, "family": cell.family, "seed": seed, "probe": "cells", "metric": "nmi"}
+                rows.append({**row, "value": 0.2 - 0.1 * (cell.design == "student") + noise * cell.distilled})
+    design, distillation, _ = two_way_notes(effects(frame(rows), CELLS)[0])
+    assert design.startswith("Effect of the design, told from 0 in 1 of 1 measures and kinds (about 1 would be")
+    assert design.endswith("masked: lower normalised mutual information.")
+    assert distillation.endswith("nowhere.")
 
 
 def test_a_teacher_that_diverged_is_said_and_its_student_has_no_result(tmp_path: Path) -> None:
