@@ -72,11 +72,13 @@ def rewrite_study(out: str | Path) -> dict[str, Any]:
             code=USAGE,
         )
     known = table[~table["probe"].isin([PROBE, PREMISE])].reset_index(drop=True)
-    return _write(Path(out), known, {key: value for key, value in facts.items() if key != "claims"}, cells)
+    return _write(Path(out), known, {key: value for key, value in facts.items() if key != "claims"}, cells, again=True)
 
 
-def _write(out: Path, known: pd.DataFrame, facts: dict[str, Any], cells: Sequence[Cell]) -> dict[str, Any]:
-    """Everything that follows from what was measured."""
+def _write(
+    out: Path, known: pd.DataFrame, facts: dict[str, Any], cells: Sequence[Cell], *, again: bool = False
+) -> dict[str, Any]:
+    """Everything that follows from what was measured; ``again``: drawn anew even where nothing has changed."""
     from fdlab.report.folder import read_report
     from fdlab.study.prediction import predict
     from fdlab.study.verdicts import claims
@@ -87,7 +89,7 @@ def _write(out: Path, known: pd.DataFrame, facts: dict[str, Any], cells: Sequenc
     write_table(out / "table.csv", table)
     judged = claims(out / "table.csv", cohort=cohort_of(cells))
     facts["claims"] = [*premises(table), *judged["facts"]]
-    page = write_report(out, table, facts)
+    page = write_report(out, table, facts, again=again)
     lines = [as_markdown(table, facts)]
     if (table["metric"] == "best_accuracy").any():
         predict(out, cohort=cohort_of(cells), command=facts["command"])

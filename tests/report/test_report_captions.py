@@ -40,6 +40,14 @@ def test_options_stand_in_every_caption_that_shows_such_a_model(figure: str, tab
     assert "bias_scale" not in caption(figure, others, facts)[0]
 
 
+@pytest.mark.parametrize("figure", ["attention_distance", "head_similarity", "position"])
+def test_images_are_those_that_attention_saw(figure: str, table: pd.DataFrame, facts: Facts) -> None:
+    attention = int(table.loc[table["probe"] == "attention", "n"].max())
+    tested = table[table["metric"] == "accuracy"].assign(n=4 * attention)
+    del facts["images"]
+    assert f"over {attention} images of" in caption(figure, join([table, tested]), facts)[0]
+
+
 def test_ruler_states_its_options(table: pd.DataFrame, facts: Facts) -> None:
     facts["options"] = {"locality 0.5": ["bias_scale 30"]}
     assert "bias_scale 30" in caption("ruler", table, facts)[0]

@@ -152,6 +152,20 @@ def test_panels_hold_the_uniform_line_and_the_grey_control(table: pd.DataFrame, 
     np.testing.assert_allclose(sorted(grey.get_ydata()), sorted(expected))
 
 
+def test_likeness_stands_between_uniform_attention_and_shuffled_keys(table: pd.DataFrame, facts: Facts) -> None:
+    own = of(table, TEACHER, RANDOM_A)
+    alike = own[own["metric"] == "head_similarity"]
+    shuffled = alike.assign(metric="head_similarity_shuffled", value=alike["value"] / 2)
+    for rows, lines in ((own, 0), (join([own, shuffled]), 1)):
+        drawn = draw_figure("head_similarity", rows, facts)
+        panels = [axes for axes in drawn.axes if axes.axison]
+        flat = [[line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1] for axes in panels]
+        assert [value in found for value, found in zip((1, 1, 0), flat, strict=True)] == [True] * 3
+        expected = (alike.loc[alike["model"] == TEACHER, "value"] / 2).to_numpy()
+        near = [line for line in panels[0].lines if np.array_equal(line.get_ydata(), expected)]
+        assert len(near) == lines
+
+
 def test_uniform_line_follows_from_distance_and_ratio(table: pd.DataFrame, facts: Facts) -> None:
     del facts["uniform_px"]
     drawn = draw_figure("attention_distance", of(table, TEACHER), facts)

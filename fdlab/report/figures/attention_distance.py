@@ -133,10 +133,11 @@ def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     metric = "distance_spread" if not rows(table, "attention", "distance_spread").empty else "distance"
     quantity = "spread of distance over heads (largest minus smallest)"
     windowed = any(len(set(facts.get("uniform_by_block_px", {}).get(name, []))) > 1 for name in shown)
+    own = rows(table, "attention", "distance")
     return (
         f"Attention distance of every head in every block of {len(shown)} "
         f"model{'s' if len(shown) > 1 else ''}, "
-        f"averaged over {on_data(table, facts)}{seeds(facts)}{options(names, facts)}.",
+        f"averaged over {on_data(own, facts)}{seeds(facts)}{options(names, facts)}.",
         "Higher means that a head looks further, in pixels of the model's input; a dot is a head, the "
         "solid line "
         "their mean, the dashed line what uniform attention would give"

@@ -73,16 +73,17 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
 def caption(table: pd.DataFrame, facts: Facts) -> Caption:
     """What, how to read, what it shows here, what not to conclude."""
     names = models(rows(table, "attention", "r2_relative"), facts, "attention")
+    own = rows(table, "attention", "r2_relative")
     return (
         "Share of a head's attention map that is explained by the offset from query to key (r2_relative) "
         "and by the "
         "key's position alone (r2_absolute), and the normalised mutual information of query and key, "
         "averaged over "
-        f"{on_data(table, facts)}{seeds(facts)}{options(names, facts)}.",
+        f"{on_data(own, facts)}{seeds(facts)}{options(names, facts)}.",
         "Left, one point a model: to the right, maps that move with the query; up, maps that are the same "
         "for every "
-        "query; on the right, an NMI of 0 means that all queries attend alike; bars are 95 % intervals "
-        "over images.",
+        "query; on the right, an NMI of 0 means that all queries attend alike, as in uniform attention; bars are "
+        "95 % intervals over images.",
         late_comparison(table, facts, "r2_relative", "share explained by the offset"),
         caution(
             "A map can be neither, both shares are undefined for exactly uniform attention, and NMI tells "
