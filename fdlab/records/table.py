@@ -69,8 +69,13 @@ OF_GROUPS = ("two_way",)
 
 def values(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that are values: all but differences to a ``reference``."""
+    return table[is_value(table)]
+
+
+def is_value(table: pd.DataFrame) -> pd.Series:
+    """Which rows are values (``values``), for those who select further."""
     value = (table["reference"] == "") | table["metric"].isin(OF_TWO)
-    return table[value & ~table["probe"].isin(OF_GROUPS)]
+    return value & ~table["probe"].isin(OF_GROUPS)
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:

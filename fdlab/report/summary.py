@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fdlab.records.table import values
+from fdlab.records.table import is_value, values
 
 Facts = Mapping[str, Any]
 
@@ -66,8 +66,8 @@ def separated(first: Estimate, second: Estimate) -> bool | None:
 
 def rows(table: pd.DataFrame, probe: str, metric: str | None = None) -> pd.DataFrame:
     """The values (no differences) of a probe, and of one metric where named."""
-    kept = values(table[table["probe"] == probe])
-    return kept if metric is None else kept[kept["metric"] == metric]
+    wanted = (table["probe"] == probe) & is_value(table)
+    return table[wanted if metric is None else wanted & (table["metric"] == metric)]
 
 
 def models(table: pd.DataFrame, facts: Facts, probe: str | None = None) -> list[str]:
@@ -116,7 +116,7 @@ def estimate(kept: pd.DataFrame) -> Estimate:
     if not len(numbers):
         return UNKNOWN
     seeds, counts = np.nan_to_num(numbers[:, 3], nan=-1), numbers[:, 4]
-    means = pd.DataFrame(numbers[:, :3]).groupby(seeds).mean().to_numpy()
+    means = np.array([_means(numbers[seeds == seed, :3]) for seed in np.unique(seeds)])
     low, high = means[:, 1], means[:, 2]
     return Estimate(
         float(means[:, 0].mean()),
@@ -124,6 +124,13 @@ def estimate(kept: pd.DataFrame) -> Estimate:
         math.nan if np.isnan(high).all() else float(np.nanmax(high)),
         0 if np.isnan(counts).all() else int(np.nanmax(counts)),
     )
+
+
+def _means(columns: np.ndarray) -> np.ndarray:
+    """The mean of each column over its known numbers; NaN where it has none."""
+    known = ~np.isnan(columns)
+    count = known.sum(0)
+    return np.where(count, np.where(known, columns, 0).sum(0) / np.maximum(count, 1), np.nan)
 
 
 def of_model(table: pd.DataFrame, probe: str, metric: str, model: str) -> Estimate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,13 +30,13 @@ def write_report(
     Returns:
         The page's path.
     """
+    folder = writable_folder(out)
+    if not again and _written(folder, table, facts):
+        return folder / "index.html"
     from fdlab.report.figures import write_figures
     from fdlab.report.latex import write_latex
     from fdlab.report.page import write_page
 
-    folder = writable_folder(out)
-    if not again and _written(folder, table, facts):
-        return folder / "index.html"
     write_table(folder / "table.csv", table)
     write_definitions(folder / "definitions.csv", table)
     write_json(folder / "facts.json", dict(facts))
@@ -51,8 +52,7 @@ def _svg_of(paths: Sequence[Path]) -> str:
 
 
 def _written(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> bool:
-    """Whether the folder holds this very report: the same facts, the page of this table, every figure."""
-    from fdlab.report.figures import available
+    """Whether the folder holds this very report: the same facts, the page of this table, every figure that it shows."""
     from fdlab.report.provenance import table_digest
 
     try:
@@ -63,7 +63,9 @@ def _written(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> boo
         page = (folder / "index.html").read_text(encoding="utf-8")
     except (OSError, ValueError, TypeError, AttributeError):
         return False
-    whole = all((folder / "figures" / f"{figure}.pdf").is_file() for figure in available(table))
+    # The page names its figures; asking the table would import matplotlib, which a second comparison can do without.
+    shown = re.findall(r"fdlab figures (\w+) --from", page)
+    whole = all((folder / "figures" / f"{figure}.pdf").is_file() for figure in shown)
     whole = whole and (folder / "definitions.csv").is_file()
     return same and whole and f"sha256 {table_digest(table)}" in page and "Predict first" not in page
 
