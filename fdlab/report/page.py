@@ -25,7 +25,7 @@ from fdlab.report.captions import ONE_SEED, OTHER_DESIGN, other_design, several_
 from fdlab.report.figures import available, draw_figure, figure_module
 from fdlab.report.pairs import MOST, pairwise
 from fdlab.report.provenance import table_digest
-from fdlab.report.style import COLUMN, DARK, looks_of, settings
+from fdlab.report.style import COLUMN, DARK, laid_out, looks_of, settings
 from fdlab.report.summary import Facts, families, models, readable, rows, summary
 from fdlab.report.svg import inline_svg, variable, width_of
 from fdlab.report.teach import cards, glossary
@@ -194,7 +194,7 @@ def _section(figure: str, table: pd.DataFrame, facts: Facts, svg: str | None) ->
 
 def _svg(figure: str, table: pd.DataFrame, facts: Facts) -> str:
     drawn, text = draw_figure(figure, table, facts), StringIO()
-    with settings():
+    with settings(), laid_out(drawn):
         drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return text.getvalue()
 

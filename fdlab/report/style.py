@@ -256,7 +256,7 @@ def save_figure(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    with settings(), _laid_out(figure):
+    with settings(), laid_out(figure):
         for kind in kinds:
             path = folder / f"{name}.{kind}"
             options: dict[str, Any] = {"metadata": _METADATA[kind] | ({_NOTE[kind]: note} if note else {})}
@@ -269,7 +269,7 @@ def save_figure(
 
 
 @contextmanager
-def _laid_out(figure: Figure) -> Iterator[None]:
+def laid_out(figure: Figure) -> Iterator[None]:
     """The layout is found once and holds for every format, else each savefig draws the figure twice to find its own."""
     engine, dots = figure.get_layout_engine(), figure.dpi
     figure.set_dpi(DOTS)

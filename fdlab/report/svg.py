@@ -21,7 +21,7 @@ def inline_svg(svg: str, figure: str, title: str, description: str, looks: Seque
     """
     prefix = f"{figure.replace('_', '-')}-"
     body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
+    body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.S)
     body = re.sub(r'\sid="panel-(\d+)-\d+"', r' data-model="\1"', body)
     body = re.sub(r'(<image [^>]*?)\sid="[^"]*"', r"\1", body)  # named by content: two alike would clash
     body = re.sub(r'(\sid=")', rf"\g<1>{prefix}", body)
