@@ -51,7 +51,7 @@ def claims(
 
         lines = [
             {
-                "claim": one.claim.id,
+                "claim": f"{one.claim.id}. {one.claim.statement}",
                 "verdict": one.verdict + (f" ({one.scope})" if one.scope else ""),
                 "effect (95 %, uncorrected)": effect_text(one),
                 "why": one.why,

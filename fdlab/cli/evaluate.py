@@ -68,7 +68,7 @@ def linear(
 def classifier(
     models: list[str] = MODELS,
     test: str = TEST,
-    seed: int = SEED,
+    seed: int = typer.Option(0, min=0, help="Of random: weights."),
     device: str = DEVICE,
     json_: bool = JSON,
     quiet: bool = QUIET,

@@ -27,6 +27,9 @@ from fdlab.report.summary import (
 Caption = tuple[str, str, str, str]
 
 ONE_SEED = "the intervals do not hold the scatter between training seeds"
+SEVERAL_SEEDS = (
+    "values are means over seeds, and their bounds the lowest and highest of any seed, no interval over seeds"
+)
 OTHER_DESIGN = "these two differ in architecture too, so their difference is not the training's alone"
 
 
@@ -157,10 +160,10 @@ def other_design(names: Sequence[str], table: pd.DataFrame, facts: Facts) -> boo
 
 
 def caution(start: str, names: Sequence[str], table: pd.DataFrame, facts: Facts) -> str:
-    """Sentence four: ``start``, then what holds for every comparison of single trainings."""
+    """Sentence four: ``start``, then what holds for every comparison of trainings."""
     parts = [start.rstrip(".")]
     if other_design(names, table, facts):
         parts.append(OTHER_DESIGN)
-    if len(names) > 1 and not several_seeds(table):
-        parts.append(ONE_SEED)
+    if len(names) > 1:
+        parts.append(SEVERAL_SEEDS if several_seeds(table) else ONE_SEED)
     return "; ".join(parts) + "."

@@ -130,7 +130,7 @@ def _claims(facts: Facts) -> list[dict[str, str]]:
             **{key: str(value) for key, value in claim.items()},
             "sign": VERDICTS.get(str(claim.get("verdict")), "–"),
         }
-        for claim in facts.get("claims") or ()
+        for claim in (*(facts.get("premises") or ()), *(facts.get("claims") or ()))
     ]
 
 

@@ -12,6 +12,7 @@ from fdlab.encoders.sources import parse_label
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.probes.measure import CONTROL, probe_names
 from fdlab.records.atomic import writable_folder
+from fdlab.records.store import Record
 from fdlab.records.table import frame, join
 from fdlab.study.diagnosis import Gathered, facts_of, gather, save_records
 from fdlab.study.publish import write_report
@@ -91,8 +92,10 @@ def compare(
     known = table[table["family"] != ""]
     shown = dict(zip(known["model"], known["family"], strict=True)) | families
     table = table.assign(family=[shown.get(label, "") for label in table["model"]])
+    facts = _facts(cohort, found, data, seed, added)
     notes = list(dict.fromkeys(note for one in found.values() for note in one.notes)) + said
-    facts = _facts(cohort, found, data, seed, added) | {"notes": notes, "command": command}
+    notes += _about_models(cohort, shown, next(iter(found.values())).records)
+    facts |= {"notes": notes, "command": command}
     page = write_report(folder, table, facts)
     return {
         "page": page,
@@ -101,6 +104,25 @@ def compare(
         "pairs": pairwise(table, facts),
         "notes": notes,
     }
+
+
+def _about_models(cohort: Cohort, shown: Mapping[str, str], records: Mapping[str, Record]) -> list[str]:
+    """Sentences on models that are the same, and on families that nobody has stated."""
+    manifests = {label: records[label].manifest for label in cohort.labels()}
+    by_weights: dict[str, list[str]] = {}
+    for label, manifest in manifests.items():
+        by_weights.setdefault(manifest.get("weights") or label, []).append(label)
+    said = [f"The same weights under several names: {', '.join(same)}." for same in by_weights.values() if same[1:]]
+    families = {member.label: shown.get(member.label, "") for member in cohort.model if not member.family}
+    guessed = {  # a run's own family is known, a layout's name is another word
+        label: family
+        for label, family in families.items()
+        if family not in ("", "other", "random", manifests[label]["family"])
+    }
+    if guessed:
+        names = ", ".join(f"{label} ({family})" for label, family in guessed.items())
+        said.append(f"Families by the files' layout, not their training (a cohort file states them): {names}.")
+    return said
 
 
 def _known(probes: Sequence[str]) -> None:

@@ -88,7 +88,7 @@ def _write(
     facts["notes"] = [*two_way_notes(table), *facts["lost"], *unmeasured(single), SUPERVISED]
     write_table(out / "table.csv", table)
     judged = claims(out / "table.csv", cohort=cohort_of(cells))
-    facts["claims"] = [*premises(table), *judged["facts"]]
+    facts |= {"premises": premises(table), "claims": judged["facts"]}
     page = write_report(out, table, facts, again=again)
     lines = [as_markdown(table, facts)]
     if (table["metric"] == "best_accuracy").any():

@@ -83,8 +83,9 @@ def as_markdown(table: pd.DataFrame, facts: Mapping[str, Any]) -> str:
     lines = [f"# {facts['title']}", "", facts["question"], ""]
     lines += [f"Made by `{facts['command']}`; what was decided before is in `plan.md`, the whole page is `index.html`."]
     lines += ["", *(f"- {note}" for note in facts["notes"]), ""]
-    tested = [claim for claim in facts["claims"] if claim["verdict"] != "not tested"]
-    lines += [f"## Claims ({len(facts['claims']) - len(tested)} more cannot be tested here: `claims.csv`)", ""]
+    claims = [*facts["premises"], *facts["claims"]]
+    tested = [claim for claim in claims if claim["verdict"] != "not tested"]
+    lines += [f"## Claims ({len(claims) - len(tested)} more cannot be tested here: `claims.csv`)", ""]
     lines += [f"- {claim['statement']} **{claim['verdict'].capitalize()}**: {claim['effect']}." for claim in tested]
     for figure in ("two_way", "trainability"):
         module = figure_module(figure)

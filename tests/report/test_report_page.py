@@ -214,6 +214,13 @@ def test_verdicts_alerts_and_pairs_come_first(table: pd.DataFrame, facts: Facts)
     assert "Attention distance" in page(join([table, frame(changes)]), facts, ["attention_distance"])
 
 
+def test_premises_of_a_study_stand_before_its_claims(table: pd.DataFrame, facts: Facts) -> None:
+    facts["claims"] = [{"verdict": "supported", "statement": "The claim.", "effect": "+1"}]
+    facts["premises"] = [{"verdict": "undecided", "statement": "The premise.", "effect": "0"}]
+    text = page(table, facts, ["position"])
+    assert 0 < text.index("The premise.") < text.index("The claim.")
+
+
 def test_alerts_follow_their_limits(table: pd.DataFrame, facts: Facts) -> None:
     assert not any("head similarity" in alert for alert in alerts(table, facts))
     alike = table["metric"].eq("head_similarity") & table["model"].eq(TEACHER) & table["block"].isin([1, 2])

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
 
 import fdlab
 from fdlab.compare.cohort import Cohort, Member
@@ -52,6 +54,7 @@ def test_a_comparison_is_one_table_and_a_second_one_passes_no_image(
     same = changes[(changes["model"] == "start") & (changes["reference"] == "random start") & (changes["block"].isna())]
     assert (same["value"].abs() < 1e-6).all()  # the same untrained model under two names
     assert set(table[table["model"] == "masked"]["family"]) == {"mim"}
+    assert not any("layout" in note or "same weights" in note for note in first["notes"])  # the run says what it is
     assert "Pair by pair" in (out / "index.html").read_text()
     assert (out / "latex" / "numbers.tex").read_text().count("Minus") > 10
     assert (out / "records" / "attention" / "masked" / "arrays.npz").is_file()
@@ -180,3 +183,18 @@ def test_five_architectures_are_aligned_by_relative_depth_and_it_is_said(tmp_pat
         if not name.startswith("swin"):  # stages have unlike numbers of heads
             expected = late[name] - late[first]
             assert change[change["block"].isna()]["value"].iloc[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_one_file_twice_and_families_that_nobody_stated_are_said(tmp_path: Path) -> None:
+    module = VisionTransformer(img_size=32, patch_size=8, embed_dim=192, depth=2, num_heads=3, num_classes=10)
+    torch.save(module.state_dict(), tmp_path / "deit.pth")
+    cohort = Cohort(
+        model=[
+            Member(label="a", source=str(tmp_path / "deit.pth")),
+            Member(label="b", source=str(tmp_path / "deit.pth"), family="contrastive"),
+        ]
+    )
+    notes = compare(cohort, "digits#test", tmp_path / "out", control=False, **SETTINGS)["notes"]
+    assert "The same weights under several names: a, b." in notes
+    (layout,) = [note for note in notes if "layout" in note]
+    assert layout.endswith("(a cohort file states them): a (supervised).")
