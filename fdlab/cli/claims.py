@@ -51,7 +51,8 @@ def claims(
 
         lines = [
             {
-                "claim": f"{one.claim.id}. {one.claim.statement}",
+                "id": one.claim.id,
+                "claim": one.claim.statement,
                 "verdict": one.verdict + (f" ({one.scope})" if one.scope else ""),
                 "effect (95 %, uncorrected)": effect_text(one),
                 "why": one.why,
