@@ -132,11 +132,14 @@ def test_what_was_seen_is_said_by_kind_with_what_chance_would_give() -> None:
         for cell in CELLS:
             if cell.kind == "masked":
                 row = {"model": cell.label, "family": cell.family, "seed": seed, "probe": "cells", "metric": "nmi"}
-                rows.append({**row, "value": 0.2 - 0.1 * (cell.design == "student") + noise * cell.distilled})
-    design, distillation, _ = two_way_notes(effects(frame(rows), CELLS)[0])
+                student = cell.design == "student"
+                value = 0.2 - (0.1 + noise) * student + noise * cell.distilled * (1 + student)
+                rows.append({**row, "value": value})
+    design, distillation, interaction = two_way_notes(effects(frame(rows), CELLS)[0])
     assert design.startswith("Effect of the design, told from 0 in 1 of 1 measures and kinds (about 1 would be")
     assert design.endswith("masked: lower normalised mutual information.")
     assert distillation.endswith("nowhere.")
+    assert interaction.endswith("nowhere.")
 
 
 def test_a_teacher_that_diverged_is_said_and_its_student_has_no_result(tmp_path: Path) -> None:
