@@ -23,8 +23,8 @@ import math
 import os
 
 import fdlab
+from fdlab.checkpoints.inspection import facts
 from fdlab.data.sources import open_data
-from fdlab.encoders.inspection import facts
 from fdlab.records.intervals import paired_difference_interval
 from fdlab.report.alerts import alerts
 from fdlab.study.comparison import compare
@@ -129,7 +129,7 @@ found = fdlab.measure("attention", blank, data="digits#test", images=IMAGES, met
 seen = 0
 for metric in METRICS:
     first, second = (found[label].arrays[metric].reshape(IMAGES, -1).mean(1) for label in blank)
-    value, low, high = paired_difference_interval(first, second)
+    value, low, high, _ = paired_difference_interval(first, second)
     seen += low > 0 or high < 0
     print(f"{metric}: {value:+.4f} ({low:+.4f} to {high:+.4f})")
 print(f"the interval leaves out 0 in {seen} of {len(METRICS)}, predicted {predicted_seen}")

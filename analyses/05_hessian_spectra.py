@@ -21,8 +21,8 @@ import os
 import torch
 
 import fdlab
+from fdlab.checkpoints.open import open_model
 from fdlab.encoders.encoder import Encoder
-from fdlab.encoders.open import open_model
 from fdlab.encoders.reparametrise import attention_parts, scale_heads
 
 IMAGES = int(os.environ.get("FDLAB_LESSON_IMAGES", "64"))

@@ -22,7 +22,7 @@ import os
 import pandas as pd
 
 import fdlab
-from fdlab.encoders.open import open_model
+from fdlab.checkpoints.open import open_model
 from fdlab.encoders.stretch import reparametrised
 
 IMAGES = int(os.environ.get("FDLAB_LESSON_IMAGES", "64"))

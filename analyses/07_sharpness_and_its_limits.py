@@ -21,9 +21,9 @@
 import os
 
 import fdlab
-from fdlab.encoders.open import open_model
+from fdlab.checkpoints.open import open_model
 from fdlab.encoders.stretch import reparametrised
-from fdlab.records.sharpness_metrics import MAPS
+from fdlab.records.metrics.sharpness import MAPS
 
 IMAGES = int(os.environ.get("FDLAB_LESSON_IMAGES", "64"))
 STEPS = int(os.environ.get("FDLAB_LESSON_STEPS", "200"))

@@ -115,7 +115,7 @@ def weighted(distance: np.ndarray, entropy: np.ndarray) -> np.ndarray:
 measured = {}
 for name, mean in (("plain", plain), ("weighted", weighted)):
     for alpha, found in arrays.items():
-        value, low, high = mean_interval(mean(found["distance"], found["entropy"]), SEED)
+        value, low, high, _ = mean_interval(mean(found["distance"], found["entropy"]), SEED)
         measured[name, alpha] = value
         print(f"{name}, ALPHA {alpha:g}: {value:.1f} px ({low:.1f} to {high:.1f}), ideal {ideal_distance(alpha):.1f}")
 for name in ("plain", "weighted"):

@@ -25,7 +25,7 @@ import numpy as np
 
 import fdlab
 from fdlab.measures.trainability import lr_width
-from fdlab.study.trainability import Start, collect, jobs
+from fdlab.study.rate_search import Start, collect, jobs
 
 IMAGES = int(os.environ.get("FDLAB_LESSON_IMAGES", "64"))
 STEPS = int(os.environ.get("FDLAB_LESSON_STEPS", "200"))

@@ -20,10 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from fdlab.errors import INTERRUPTED, FdlabError
-from fdlab.study import factorial
-from fdlab.study.factorial import Size
-from fdlab.study.factorial_others import write_others
-from fdlab.study.factorial_report import OTHERS, rewrite_study, write_study
+from fdlab.experiments import two_factors as factorial
+from fdlab.experiments.others import write_others
+from fdlab.experiments.report import OTHERS, rewrite_study, write_study
+from fdlab.experiments.two_factors import Size
 
 CPU = Size(
     name="CPU",

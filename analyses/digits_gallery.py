@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fdlab.study.demo import demo
-from fdlab.study.gallery import write_gallery
+from fdlab.experiments.digits import demo
+from fdlab.experiments.gallery import write_gallery
 
 SEEDS = (0, 1, 2)
 

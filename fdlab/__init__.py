@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from fdlab._lazy import lazy_attributes
 from fdlab.errors import FdlabError
+from fdlab.version import __version__
 
-__version__ = "0.1.0"
 __all__ = [
     "Encoder",
     "FdlabError",
+    "__version__",
     "attention_metrics",
     "distill",
     "finetune",
@@ -25,8 +26,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from fdlab.checkpoints.open import open_model
     from fdlab.encoders.encoder import Encoder
-    from fdlab.encoders.open import open_model
     from fdlab.measures.attention import attention_metrics
     from fdlab.measures.spectrum import hessian_spectrum
     from fdlab.probes.measure import measure
@@ -36,7 +37,7 @@ __getattr__ = lazy_attributes(
     __name__,
     {
         "Encoder": "fdlab.encoders.encoder",
-        "open_model": "fdlab.encoders.open",
+        "open_model": "fdlab.checkpoints.open",
         "attention_metrics": "fdlab.measures.attention",
         "hessian_spectrum": "fdlab.measures.spectrum",
         "measure": "fdlab.probes.measure",

@@ -64,7 +64,7 @@ def options(
 ) -> None:
     """Options of every verb."""
     if version:
-        from fdlab import __version__
+        from fdlab.version import __version__
 
         typer.echo(__version__)
         raise typer.Exit()

@@ -22,7 +22,7 @@ def demo(
 
     Example: [bold]fdlab demo --minutes 5 --seed 0 -o reports/demo[/bold]
     """
-    from fdlab.study.demo import demo as run
+    from fdlab.experiments.digits import demo as run
 
     result = run(
         out,

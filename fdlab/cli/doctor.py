@@ -20,7 +20,7 @@ def doctor(
     if not probes:
         raise FdlabError("Nothing to check.", "", "Say what: fdlab doctor --probes.", USAGE)
     from fdlab.cli.tables import print_table
-    from fdlab.study.doctor import known_answers
+    from fdlab.known_answers.doctor import known_answers
 
     table = known_answers()
     if json_:

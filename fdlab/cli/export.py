@@ -23,8 +23,8 @@ def export(
     """
     import json
 
-    from fdlab.encoders.export import export_model
-    from fdlab.encoders.open import open_model
+    from fdlab.checkpoints.export import export_model
+    from fdlab.checkpoints.open import open_model
 
     encoder = open_model(model, heads=heads, image_size=image_size, activation=activation)
     path, line = export_model(encoder, out, to)

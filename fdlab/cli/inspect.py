@@ -26,8 +26,8 @@ def inspect(
     """
     import json
 
-    from fdlab.encoders.inspection import facts
-    from fdlab.encoders.open import open_model
+    from fdlab.checkpoints.inspection import facts
+    from fdlab.checkpoints.open import open_model
     from fdlab.errors import FdlabError
 
     try:
@@ -51,7 +51,7 @@ def _with_report(model: str, report: Path | None, error: Any) -> Any:
     if report is not None:
         if path is None:
             return error or FdlabError(f"{model} is no file.", "", "Leave --report out.", USAGE)
-        from fdlab.encoders.inspection import write_structure
+        from fdlab.checkpoints.inspection import write_structure
 
         write_structure(path, report, error)
         typer.echo(f"Wrote {report}: names, shapes and types only.", err=True)
@@ -113,9 +113,9 @@ def explain(name: str = typer.Argument(..., help="A metric (distance, nmi, ...) 
         for field, value in read_note(name).items():
             typer.echo(f"{field}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
         return
-    from fdlab.records.metrics import metric
+    from fdlab.records.metrics import find_metric
 
-    found = metric(name)
+    found = find_metric(name)
     for field in ("label", "unit", "formula", "low", "high", "says", "not_says", "source"):
         value = getattr(found, field)
         if value not in ("", None):

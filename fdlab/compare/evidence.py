@@ -22,9 +22,9 @@ from fdlab.compare.of_averages import OVER_HEADS
 from fdlab.compare.paired import same_images
 from fdlab.compare.significance import Change, change_of, change_with
 from fdlab.errors import FdlabError
+from fdlab.records.metrics.trainability import OF_FINETUNING
 from fdlab.records.store import Record
 from fdlab.records.table import join, values
-from fdlab.records.trainability_metrics import OF_FINETUNING
 
 # Probes whose rows are no measure of a model as it is, or one in another unit.
 NO_VALUES = ("tuning", "ruler", "curve", "predict", "few_labels", "cells")

@@ -69,7 +69,7 @@ def _corners(group: pd.DataFrame, kind: str, places: Mapping[str, tuple[str, str
 
 
 def _row(kind: str, families: Mapping[str, str], measure: Hashable, effect: str, found: np.ndarray) -> dict[str, Any]:
-    value, low, high = t_interval(found)
+    value, low, high, _ = t_interval(found)
     if np.ptp(found) <= 1e-12 * max(1.0, float(np.abs(found).max())):
         low = high = np.nan  # no scatter between few seeds is no certainty
     names = dict(zip(KEYS, measure, strict=True))  # type: ignore[call-overload]

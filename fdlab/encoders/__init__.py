@@ -1,4 +1,4 @@
-"""Any checkpoint, run folder or timm name becomes one ``Encoder``.
+"""What a model is: tokens, attention and logits of any vision transformer, read where the model computes them.
 
-Read ``encoder.py`` first, then ``open.py``; ``families/`` holds one declarative entry per layout.
+Read ``encoder.py`` first, then ``tap.py``; nothing here knows a file format or a data set.
 """

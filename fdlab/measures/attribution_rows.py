@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from fdlab.measures.shares import area, falling, rising
-from fdlab.records.intervals import Interval, interval_of_means, mean_interval
+from fdlab.records.estimate import Estimate
+from fdlab.records.intervals import interval_of_means, mean_interval
 
 Rows = list[dict[str, Any]]
 UNDEFINED = "shares of the score"
@@ -36,7 +37,7 @@ def curve_rows(
             scores = arrays[f"{kind}_{name}"]
             points = interval_of_means(scores, share, seed)
             rows += [
-                _row(f"{kind}_curve_{name}", Interval(*(bound[place] for bound in points)), defined, x=float(x))
+                _row(f"{kind}_curve_{name}", Estimate(*(bound[place] for bound in points[:3])), defined, x=float(x))
                 for place, x in enumerate(shares)
             ]
             found = interval_of_means(scores, lambda means, share=share: area(share(means), shares), seed)  # type: ignore[misc]
@@ -74,11 +75,11 @@ def head_rows(arrays: dict[str, np.ndarray], heads: list[int], seed: int) -> tup
     )
     found = {
         "head_effect": (mean_interval(effect, seed), True),
-        "head_effect_share": (Interval(*(bound.reshape(effect.shape[1:]) for bound in share)), defined),
+        "head_effect_share": (Estimate(*(bound.reshape(effect.shape[1:]) for bound in share[:3])), defined),
         "head_conductance": (mean_interval(arrays["head_conductance"], seed), True),
     }
     rows = [
-        _row(name, Interval(*(bound[block, head] for bound in interval)), known,
+        _row(name, Estimate(*(bound[block, head] for bound in interval[:3])), known,
              block=block, depth=(block + 1) / len(heads), head=head)
         for name, (interval, known) in found.items()
         for block, count in enumerate(heads)
@@ -99,6 +100,6 @@ def _shares_defined(arrays: dict[str, np.ndarray], seed: int) -> tuple[bool, lis
     ]
 
 
-def _row(metric: str, found: Interval, defined: bool = True, **more: Any) -> dict[str, Any]:
-    value, low, high = (float(bound) if defined else float("nan") for bound in found)
+def _row(metric: str, found: Estimate, defined: bool = True, **more: Any) -> dict[str, Any]:
+    value, low, high = (float(bound) if defined else float("nan") for bound in found[:3])
     return {"metric": metric, "value": value, "low": low, "high": high, **more}

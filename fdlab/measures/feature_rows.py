@@ -13,7 +13,8 @@ from fdlab.measures import features as form
 from fdlab.measures.knn import knn_predict
 from fdlab.measures.pooled import cross_validated
 from fdlab.randomness import stream
-from fdlab.records.intervals import Interval, jackknife_interval, mean_interval, proportion_interval
+from fdlab.records.estimate import Estimate
+from fdlab.records.intervals import jackknife_interval, mean_interval, proportion_interval
 
 GROUP = 32  # images whose Gram matrix is taken together
 FOLDS = 5
@@ -89,7 +90,7 @@ def _spectrum_rows(pooled: Tensor) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _block_rows(name: str, found: Interval, n: int, objective: str = "") -> list[dict[str, Any]]:
+def _block_rows(name: str, found: Estimate, n: int, objective: str = "") -> list[dict[str, Any]]:
     count = len(found.value)
     return [
         {"metric": name, "block": block, "depth": (block + 1) / count, "value": float(found.value[block]),
@@ -138,7 +139,7 @@ def _labelled_rows(
             else:
                 continue
             arrays[f"{name} {pooling}"] = right
-            value, low, high = proportion_interval(int(right.sum()), len(right))
+            value, low, high, _ = proportion_interval(int(right.sum()), len(right))
             rows.append({"metric": name, "value": value, "low": low, "high": high, "n": len(right),
                          "objective": f"{pooling}, {FOLDS} folds"})  # fmt: skip
     return rows

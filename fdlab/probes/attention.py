@@ -23,7 +23,8 @@ from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.measures.attention import ALL, metrics_from_sums
 from fdlab.measures.attention_prefix import BY_KIND
 from fdlab.measures.attention_sums import QuerySums
-from fdlab.records.intervals import Interval, interval_of_means, mean_interval
+from fdlab.records.estimate import Estimate
+from fdlab.records.intervals import interval_of_means, mean_interval
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
 from fdlab.records.table import frame, with_bounds
@@ -211,7 +212,7 @@ def _deviation(means: np.ndarray) -> np.ndarray:
 SPREADS = {"distance_spread": _range, "distance_sd": _deviation}
 
 
-def _interval_rows(name: str, values: np.ndarray, found: Interval, heads: list[int]) -> list[dict[str, Any]]:
+def _interval_rows(name: str, values: np.ndarray, found: Estimate, heads: list[int]) -> list[dict[str, Any]]:
     """One row per block (and head): ``values`` (n, blocks[, heads]) gives the count of defined images."""
     counts = (~np.isnan(values)).sum(axis=0)
     return [

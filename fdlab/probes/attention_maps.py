@@ -22,9 +22,10 @@ from fdlab.errors import OUT_OF_SPACE, USAGE, FdlabError
 from fdlab.measures.attention import attention_metrics
 from fdlab.measures.attention_sums import offset_counts, offset_sums
 from fdlab.measures.basis import free_memory
-from fdlab.records.intervals import Interval, jackknife_interval
-from fdlab.records.map_metrics import OF_MEAN
+from fdlab.records.estimate import Estimate
+from fdlab.records.intervals import jackknife_interval
 from fdlab.records.metrics import METRICS
+from fdlab.records.metrics.maps import OF_MEAN
 from fdlab.records.store import Record
 from fdlab.records.table import frame
 
@@ -241,7 +242,7 @@ def _map_rows(sums: _Sums, block: int, place: Layout, heads: list[int]) -> list[
     return rows
 
 
-def _bounded(found: Interval, place: int, n: int, low: float | None, high: float | None) -> dict[str, Any]:
+def _bounded(found: Estimate, place: int, n: int, low: float | None, high: float | None) -> dict[str, Any]:
     """One value; the jackknife's symmetric interval does not know what values are possible."""
     value = float(found.value[place])
     lowest, highest = (-math.inf if low is None else low), (math.inf if high is None else high)

@@ -26,8 +26,8 @@ from fdlab.measures.attribution_rows import UNDEFINED, curve_rows, head_rows, sc
 from fdlab.probes.objectives.scores import TARGETS, ClassOrFeature
 from fdlab.progress import Progress
 from fdlab.records.atomic import replacing
-from fdlab.records.attribution_metrics import ORDERS
 from fdlab.records.metrics import METRICS
+from fdlab.records.metrics.attribution import ORDERS
 from fdlab.records.store import DAMAGED, Record
 from fdlab.records.table import frame, with_bounds
 

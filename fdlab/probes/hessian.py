@@ -22,7 +22,8 @@ from fdlab.measures.products import Curvature, GaussNewton, Hessian
 from fdlab.measures.spectrum import Spectrum, check_repeatable, spectrum
 from fdlab.probes.objectives import Objective, build_objective, heads_identity
 from fdlab.progress import Progress
-from fdlab.records.intervals import Interval, mean_interval
+from fdlab.records.estimate import Estimate
+from fdlab.records.intervals import mean_interval
 from fdlab.records.store import Record
 from fdlab.records.table import frame, with_bounds
 
@@ -119,10 +120,10 @@ def intervals_anew(record: Record, seed: int) -> Record:
         if name.startswith("eigenvalue_"):
             own = float(record.table.loc[record.table["metric"] == name, "value"].iloc[0])
             bound = record.manifest["residuals"][name.removesuffix("_balanced")]
-            rows.append({"metric": name, **_around(own, bound, each, seed)._asdict()})
+            rows.append({"metric": name, **_around(own, bound, each, seed).row})
     if "max_eigenvalues" in record.arrays:
         mean = mean_interval(record.arrays["max_eigenvalues"][:, 0], seed)
-        rows.append({"metric": "max_eigenvalue_mean", "x": record.manifest["minibatch"], **mean._asdict()})
+        rows.append({"metric": "max_eigenvalue_mean", "x": record.manifest["minibatch"], **mean.row})
     return replace(record, table=with_bounds(record.table, rows))
 
 
@@ -224,7 +225,7 @@ def _whole(look: _Look) -> Measured:
     for rank, (name, own, bound) in enumerate(zip(names, values, bounds, strict=True)):
         if not np.isfinite(own):  # fewer parameters than eigenvalues asked for
             continue
-        interval = Interval(own, own - bound, own + bound)
+        interval = Estimate(own, own - bound, own + bound)
         if isinstance(matrix, Hessian):
             each = matrix.along(found.eigenvector(-1 if name == "eigenvalue_lowest" else rank), made.losses)
             arrays[name] = each.double().cpu().numpy()
@@ -253,10 +254,10 @@ def _whole(look: _Look) -> Measured:
     return rows, arrays, facts
 
 
-def _around(own: float, bound: float, each: np.ndarray, seed: int) -> Interval:
+def _around(own: float, bound: float, each: np.ndarray, seed: int) -> Estimate:
     """An eigenvalue's interval over the images of ``each``, not shorter than its residual bound."""
     spread = mean_interval(each, seed)
-    return Interval(own, own - max(spread.value - spread.low, bound), own + max(spread.high - spread.value, bound))
+    return Estimate(own, own - max(spread.value - spread.low, bound), own + max(spread.high - spread.value, bound))
 
 
 def _trace_interval(found: Spectrum) -> dict[str, float]:
@@ -347,6 +348,6 @@ def _minibatches(look: _Look, size: int) -> Measured:
         for number, rank in np.ndindex(tops.shape)
         if np.isfinite(tops[number, rank])
     ]
-    value, low, high = mean_interval(tops[:, 0], look.seed)
+    value, low, high, _ = mean_interval(tops[:, 0], look.seed)
     rows.append({"metric": "max_eigenvalue_mean", "value": value, "low": low, "high": high, "x": size})
     return rows, {"max_eigenvalues": tops}, {"minibatch": size, "minibatches": count}

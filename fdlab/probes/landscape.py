@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdlab.encoders.open import open_model
+from fdlab.checkpoints.open import open_model
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.measures.directions import Place, filter_direction, kept, moving, share_moved
 from fdlab.measures.products import Hessian, full_precision
@@ -217,7 +217,7 @@ def _plane(
 
 def _bound(rows: Rows, metric: str, arrays: Mapping[str, np.ndarray], seed: int) -> None:
     """95 % intervals over images at every place that was evaluated and is finite."""
-    _, low, high = mean_interval(arrays["losses"].T, seed)
+    _, low, high, _ = mean_interval(arrays["losses"].T, seed)
     where = {_place(x, y): number for number, (x, y) in enumerate(zip(arrays["x"], arrays["y"], strict=True))}
     for row in rows:
         number = where.get(_place(row["x"], row.get("y", 0.0))) if row["metric"] == metric else None

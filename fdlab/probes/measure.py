@@ -18,19 +18,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fdlab
 import fdlab.probes
+from fdlab.checkpoints.known import Known, known_model
+from fdlab.checkpoints.sources import parse_label
 from fdlab.data.sources import open_data
 from fdlab.data.streamed import Labels, Streamed
 from fdlab.encoders.encoder import Encoder, EncoderInfo
-from fdlab.encoders.known import Known, known_model
-from fdlab.encoders.sources import parse_label
 from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.probes.growth import checked, drawn, grow, stages
 from fdlab.progress import Progress, say
 from fdlab.records.intervals import METHOD
 from fdlab.records.store import Record, Store, default_store
 from fdlab.records.table import join
+from fdlab.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,7 +202,7 @@ class _Run:
             record = _answer(self.function, encoder, streamed, label, self.seed, self.batch, self.quiet, more)
             skipped = source.skipped + (earlier.manifest["skipped"] if earlier is not None else 0)
             record.manifest |= {"data": self.data, "data_digest": source.digest, "skipped": skipped}
-            record.manifest |= {"notes": list(source.notes), "fdlab": fdlab.__version__, "intervals": METHOD}
+            record.manifest |= {"notes": list(source.notes), "fdlab": __version__, "intervals": METHOD}
             self.store.put(question, record)
         return _named(record, label, model)
 
@@ -375,7 +375,7 @@ def _random_control(
 
 
 def _untrained(name: str, info: EncoderInfo, device: str, seed: int) -> Encoder:
-    from fdlab.encoders.open import open_model
+    from fdlab.checkpoints.open import open_model
 
     return open_model(f"random:{name}", device=device, seed=seed, heads=info.heads, image_size=info.image_size)
 

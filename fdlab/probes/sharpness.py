@@ -25,7 +25,8 @@ from fdlab.measures.sharpness import Steps, crossing, losses_around, noise, nois
 from fdlab.measures.spectrum import spectrum
 from fdlab.probes.objectives import Objective, build_objective, heads_identity
 from fdlab.progress import Progress
-from fdlab.records.intervals import Interval, mean_interval, two_level_interval
+from fdlab.records.estimate import Estimate
+from fdlab.records.intervals import mean_interval, two_level_interval
 from fdlab.records.store import Record
 from fdlab.records.table import frame, with_bounds
 
@@ -107,7 +108,7 @@ def measure_sharpness(
 def intervals_anew(record: Record, seed: int) -> Record:
     """The record with the intervals of worst cases made again from its arrays; the other ones are as they were."""
     rows = [
-        {"metric": name, **mean_interval(rise, seed)._asdict()}
+        {"metric": name, **mean_interval(rise, seed).row}
         for name, rise in record.arrays.items()
         if record.manifest["part"] == "worst"
     ]
@@ -195,7 +196,7 @@ def _gradient(made: Objective) -> Steps:
     return total
 
 
-def _row(metric: str, found: Interval, **more: Any) -> dict[str, Any]:
+def _row(metric: str, found: Estimate, **more: Any) -> dict[str, Any]:
     return {"metric": metric, "value": found.value, "low": found.low, "high": found.high, **more}
 
 

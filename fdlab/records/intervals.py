@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fdlab.randomness import seed_for, stream
+from fdlab.records.estimate import Estimate
 
 METHOD = 2  # goes up when intervals of the same values change: stored records then get theirs anew from their arrays
 BOOTSTRAP_FROM = 32  # below, percentile intervals are too short (coverage 0.88 at 8, 0.93 at 16)
@@ -24,15 +25,7 @@ LEVEL = 0.95
 Array = NDArray[Any]
 
 
-class Interval(NamedTuple):
-    """A value with its interval: floats for one-dimensional input, else arrays."""
-
-    value: Any
-    low: Any
-    high: Any
-
-
-def t_interval(values: ArrayLike, *, level: float = LEVEL) -> Interval:
+def t_interval(values: ArrayLike, *, level: float = LEVEL) -> Estimate:
     """Mean -+ t * s / sqrt(n) over axis 0 (Student 1908); the ends are NaN for n < 2."""
     x = _array(values)
     mean, half = _mean(x), _quantile(_count(x), level) * _error(x)
@@ -46,7 +39,7 @@ def bootstrap_interval(
     *,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
-) -> Interval:
+) -> Estimate:
     """Expanded percentile bootstrap over images (Efron 1979; Hesterberg 2015).
 
     The percentiles lie as far out as Student's quantile asks for: plain ones are sqrt((n - 1) / n) z / t too near.
@@ -67,7 +60,7 @@ def bootstrap_interval(
     return _percentiles(np.asarray(statistic(x)), resampled, level, len(x))
 
 
-def mean_interval(values: ArrayLike, seed: int = 0, *, level: float = LEVEL) -> Interval:
+def mean_interval(values: ArrayLike, seed: int = 0, *, level: float = LEVEL) -> Estimate:
     """The mean over images: Student's t; from 32 (finite) images on, each end the outer one of t and bootstrap-t.
 
     The bootstrap-t (Efron & Tibshirani 1993, section 12.5) puts the quantiles of (resampled mean - mean) / (standard
@@ -92,7 +85,7 @@ def mean_interval(values: ArrayLike, seed: int = 0, *, level: float = LEVEL) -> 
 
 def interval_of_means(
     values: ArrayLike, function: Callable[[Array], Array], seed: int = 0, *, level: float = LEVEL
-) -> Interval:
+) -> Estimate:
     """A function of the image averages, e.g. their largest difference over heads.
 
     Args:
@@ -114,7 +107,7 @@ def interval_of_means(
     return _interval(value, value - half, value + half)
 
 
-def jackknife_interval(n: int, statistic: Callable[[Array], Any], *, folds: int = 16, level: float = LEVEL) -> Interval:
+def jackknife_interval(n: int, statistic: Callable[[Array], Any], *, folds: int = 16, level: float = LEVEL) -> Estimate:
     """A statistic of a set of images, with the delete-a-group jackknife and a t quantile (Tukey 1958).
 
     For statistics that repeated images would bias (CKA, rank, pairs), where the bootstrap is wrong.
@@ -136,7 +129,7 @@ def jackknife_interval(n: int, statistic: Callable[[Array], Any], *, folds: int 
 
 def two_level_interval(
     values: ArrayLike, function: Callable[[Array], Array], seed: int = 0, *, level: float = LEVEL
-) -> Interval:
+) -> Estimate:
     """A function of the mean over directions and images, both drawn at random: each is resampled for itself.
 
     Args:
@@ -159,12 +152,12 @@ def two_level_interval(
     for axis, size in ((0, count), (1, n)):
         means = np.asarray(x.mean(1 - axis))
         if size < 2:
-            return Interval(value, float("nan"), float("nan"))
+            return Estimate(value, float("nan"), float("nan"))
         without = function(np.asarray((means.sum(0) - means) / (size - 1)))
         pseudo = t_interval(size * value - (size - 1) * np.asarray(without, dtype=np.float64), level=level)
         halves.append((float(pseudo.high) - float(pseudo.low)) / 2)
     half = float(np.hypot(halves[0], halves[1]))
-    return Interval(value, value - half, value + half)
+    return Estimate(value, value - half, value + half)
 
 
 def resampled_means(values: ArrayLike, seed: int = 0, *, resamples: int = RESAMPLES) -> Array:
@@ -173,7 +166,7 @@ def resampled_means(values: ArrayLike, seed: int = 0, *, resamples: int = RESAMP
     return _weighted_means(_weights(seed, len(x), resamples), x)
 
 
-def paired_difference_interval(first: ArrayLike, second: ArrayLike, seed: int = 0, *, level: float = LEVEL) -> Interval:
+def paired_difference_interval(first: ArrayLike, second: ArrayLike, seed: int = 0, *, level: float = LEVEL) -> Estimate:
     """Mean of ``first - second`` over the same images in the same order.
 
     Raises:
@@ -185,7 +178,7 @@ def paired_difference_interval(first: ArrayLike, second: ArrayLike, seed: int = 
     return mean_interval(a - b, seed, level=level)
 
 
-def proportion_interval(correct: int, n: int, *, level: float = LEVEL) -> Interval:
+def proportion_interval(correct: int, n: int, *, level: float = LEVEL) -> Estimate:
     """Share correct / n with Wilson's score interval (Wilson 1927), good for small n and near 0 and 1.
 
     Raises:
@@ -198,7 +191,7 @@ def proportion_interval(correct: int, n: int, *, level: float = LEVEL) -> Interv
     z, p = float(ndtri(0.5 + level / 2)), correct / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
-    return Interval(p, min(max(centre - half, 0.0), p), max(min(centre + half, 1.0), p))
+    return Estimate(p, min(max(centre - half, 0.0), p), max(min(centre + half, 1.0), p))
 
 
 # --- inside --------------------------------------------------------------------------------------------
@@ -280,7 +273,7 @@ def _counts(weights: Array, present: Array) -> Array:
     return weights.sum(1, keepdims=True) if present.all() else np.asarray(weights @ present.astype(np.float64))
 
 
-def _percentiles(value: Array, resampled: Array, level: float, n: int | None = None) -> Interval:
+def _percentiles(value: Array, resampled: Array, level: float, n: int | None = None) -> Estimate:
     """Percentiles at this level, expanded to Student's quantile for n images where n is given."""
     from scipy.special import ndtr
 
@@ -301,10 +294,10 @@ def _quantiles(resampled: Array, at: list[float]) -> Array:
         return np.nanquantile(resampled, at, axis=0)
 
 
-def _interval(value: Any, low: Any, high: Any) -> Interval:
+def _interval(value: Any, low: Any, high: Any) -> Estimate:
     if np.ndim(value) == 0:
-        return Interval(float(value), float(low), float(high))
-    return Interval(np.asarray(value), np.asarray(low), np.asarray(high))
+        return Estimate(float(value), float(low), float(high))
+    return Estimate(np.asarray(value), np.asarray(low), np.asarray(high))
 
 
 def _enough(n: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,11 @@ from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import replacing, writable_folder, write_json, write_text
 
 RESULTS = ("student.safetensors", "encoder.safetensors")
+
+
+def slug(label: str) -> str:
+    """A label as a folder's name: letters, digits, ``.``, ``_`` and ``=`` stay, each run of others is one ``-``."""
+    return re.sub(r"[^\w.=]+", "-", label).strip("-")
 
 
 class RunFolder:

@@ -16,9 +16,9 @@ from typing import Any
 
 import pandas as pd
 
-from fdlab import __version__
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
 from fdlab.report.summary import Facts, models
+from fdlab.version import __version__
 
 _MARK = "fdlab"
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from fdlab.records.estimate import UNKNOWN, Estimate
 from fdlab.records.table import is_value, values
 
 Facts = Mapping[str, Any]
@@ -31,26 +32,6 @@ LATE_METRICS = (
     "r2_absolute",
 )
 WHOLE_METRICS = (("training", "accuracy"), ("features", "teacher_r2"))
-
-
-class Estimate(NamedTuple):
-    """A value with its 95 % interval (NaN where unknown) and the n behind it (0 where unknown)."""
-
-    value: float
-    low: float
-    high: float
-    n: int = 0
-
-    @property
-    def known(self) -> bool:
-        return math.isfinite(self.value)
-
-    @property
-    def bounded(self) -> bool:
-        return self.known and math.isfinite(self.low) and math.isfinite(self.high)
-
-
-UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
 def separated(first: Estimate, second: Estimate) -> bool | None:

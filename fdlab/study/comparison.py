@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fdlab.checkpoints.sources import parse_label
 from fdlab.compare.cohort import Cohort, cohort_of
 from fdlab.compare.paired import paired_rows
-from fdlab.encoders.sources import parse_label
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.probes.measure import CONTROL, probe_names
 from fdlab.records.atomic import writable_folder

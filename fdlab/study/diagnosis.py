@@ -12,10 +12,11 @@ from fdlab.data.sources import open_data
 from fdlab.probes.growth import sentence
 from fdlab.probes.measure import CONTROL, measure
 from fdlab.records.atomic import writable_folder
+from fdlab.records.run_folder import slug
 from fdlab.records.store import Record
 from fdlab.records.table import join
-from fdlab.study.demo_report import versions
 from fdlab.study.publish import write_report
+from fdlab.version import versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,7 +194,7 @@ def _together(first: Gathered, second: Gathered) -> Gathered:
 def save_records(folder: Path, records: Mapping[str, Record]) -> None:
     """Every record as a folder of its own, so that its per-image values stay with the report."""
     for label, record in records.items():
-        record.save(folder / "".join(c if c.isalnum() else "-" for c in label))
+        record.save(folder / slug(label))
 
 
 def _joined(parts: list[dict[str, Record]]) -> dict[str, Record]:

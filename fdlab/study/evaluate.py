@@ -9,11 +9,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from fdlab.checkpoints.open import open_model
+from fdlab.checkpoints.sources import parse_label
 from fdlab.data.images import ImageSource
 from fdlab.data.sources import open_data
 from fdlab.encoders.encoder import Encoder
-from fdlab.encoders.open import open_model
-from fdlab.encoders.sources import parse_label
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures.classifier import logistic_predict
 from fdlab.measures.knn import knn_predict
@@ -95,7 +95,7 @@ def evaluate(
         else:
             predicted = logistic_predict(x.numpy(), y.numpy(), x_test.numpy())
         correct = int(np.sum(predicted == y_test.numpy()))
-        value, low, high = proportion_interval(correct, len(y_test))
+        value, low, high, _ = proportion_interval(correct, len(y_test))
         rows.append(
             {
                 "model": label,
@@ -131,7 +131,7 @@ def classifier(
         encoder = open_model(source, device=device, seed=seed)
         with Progress(label, len(held), quiet=quiet) as progress:
             correct, count = _right(encoder, held, batch, progress)
-        value, low, high = proportion_interval(correct, count)
+        value, low, high, _ = proportion_interval(correct, count)
         known = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "training"}
         rows.append({**known, "metric": "accuracy", "value": value, "low": low, "high": high, "n": count})
     return frame(rows)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fdlab.encoders.heads import save_heads
-from fdlab.encoders.save import save_encoder
+from fdlab.checkpoints.heads import save_heads
+from fdlab.checkpoints.save import save_encoder
 from fdlab.engine.settings import Recipe
 from fdlab.records.intervals import proportion_interval
 from fdlab.records.run_folder import RunFolder
@@ -72,7 +72,7 @@ def _record(recipe: Recipe, facts: Mapping[str, Any]) -> Record:
         rows.append({**common, "metric": "validation_accuracy", "value": value})
     if "count" in facts:
         count = int(facts["count"])
-        value, low, high = proportion_interval(int(facts["correct"]), count)
+        value, low, high, _ = proportion_interval(int(facts["correct"]), count)
         rows.append(
             {
                 **common,

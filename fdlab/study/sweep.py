@@ -18,7 +18,7 @@ import pandas as pd
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import writable_folder, write_json
 from fdlab.records.intervals import t_interval
-from fdlab.records.run_folder import RunFolder
+from fdlab.records.run_folder import RunFolder, slug
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join, write_table
 from fdlab.study import stage
@@ -45,7 +45,7 @@ class Point:
     def run(self, seed: int) -> str:
         """The name of the run's folder."""
         name = self.label.replace(", ", "_")
-        return "".join(c if c.isalnum() or c in "._-=" else "-" for c in name) + f"_seed-{seed}"
+        return f"{slug(name)}_seed-{seed}"
 
 
 def _shown(value: Any) -> str:
@@ -151,7 +151,7 @@ def _means(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     kept = table[table["metric"] != "learning_rate"]
     for (model, metric), group in kept.groupby(["model", "metric"], sort=False):
-        value, low, high = t_interval(group["value"].to_numpy())
+        value, low, high, _ = t_interval(group["value"].to_numpy())
         first = group.iloc[0]
         rows.append(
             {

@@ -7,193 +7,151 @@ folder, so the same command continues it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from fdlab.checkpoints.open import open_model
+from fdlab.checkpoints.sources import parse_label
 from fdlab.errors import USAGE, FdlabError
-from fdlab.measures.trainability import Width, lr_width, smoothed, steps_to
 from fdlab.records.atomic import writable_folder
-from fdlab.records.intervals import t_interval
-from fdlab.records.run_folder import RunFolder
-from fdlab.records.store import Record
-from fdlab.records.table import frame, join
-from fdlab.records.trainability_metrics import OF_FINETUNING
+from fdlab.records.metrics.trainability import OF_FINETUNING
+from fdlab.records.store import Record, Store
+from fdlab.records.table import join
 from fdlab.study import stage
-from fdlab.study.parallel import Job, run_jobs
+from fdlab.study.diagnosis import shown_family
+from fdlab.study.inputs import planned_steps
+from fdlab.study.parallel import Job, report, run_jobs
+from fdlab.study.rate_search import PROBE, Start, best_rate, collect, jobs, means_over_seeds, run_of
+from fdlab.version import __version__, versions
 
-PROBE = "trainability"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+CURVATURE = "eigenvalue_1_balanced"
+SCALE = "bias_scale "
+KEPT = 6  # encoders that each run keeps, so that a later call may look at more of them
 
 
 @dataclass(frozen=True)
-class Start:
-    """A model from which a fine-tuning with one seed begins; ``overrides`` are its own settings."""
+class Budget:
+    """What all fine-tunings share."""
 
-    label: str
-    source: str
-    seed: int
-    family: str = ""
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    needs: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        slug = "".join(c if c.isalnum() or c in "._" else "-" for c in self.label).strip("-")
-        return f"{slug}_seed-{self.seed}"
+    overrides: Mapping[str, Any]
+    steps: int
+    batch: int
+    data: str
+    test: str
+    per_class: int
 
 
-def run_of(folder: Path, start: Start, rate: float) -> RunFolder:
-    """The run of one model, seed and learning rate."""
-    return RunFolder(folder / start.name / f"lr-{rate:g}")
+def starts_of(models: Sequence[str], seeds: Sequence[int]) -> list[Start]:
+    """A start a model and seed; each model is opened once, so that what cannot be read is said before any training."""
+    starts = []
+    for given in models:
+        label, source = parse_label(given)
+        info = open_model(source).info
+        family = shown_family(label, info.family, source)
+        # A table that was trained behind a factor is fine-tuned behind the same one.
+        scales = [float(text.removeprefix(SCALE)) for text in info.options if text.startswith(SCALE)]
+        own = {"classify.bias_scale": scales[0]} if scales else {}
+        starts += [Start(label, source, seed, family, own) for seed in seeds]
+    return starts
 
 
-def jobs(
-    starts: Iterable[Start], rates: Sequence[float], folder: Path, recipe: str, overrides: Mapping[str, Any], cost: int
-) -> dict[str, Job]:
-    """One fine-tuning a model, seed and rate; ``cost`` of each, in the unit of the other jobs (0: its steps)."""
-    made = {}
-    for start in starts:
-        for rate in rates:
-            own = {"classify.model": start.source, "run.seed": start.seed, "data.label_seed": start.seed}
-            made[f"{start.name} {rate:g}"] = stage.job(
-                recipe,
-                str(run_of(folder, start, rate).path),
-                {**overrides, **own, **start.overrides, "optim.lr": rate},
-                label=start.label,
-                family=start.family,
-                needs=start.needs,
-                after=start.after,
-                cost=cost,
-            )
-    return made
+def planned(recipe: str, overrides: Mapping[str, Any]) -> Budget:
+    """The budget, with what the measures need: dense log lines, ``KEPT`` encoders along the way.
 
-
-def _failed(folder: Path, start: Start, rate: float) -> bool:
-    return bool(stage.failure(str(run_of(folder, start, rate).path), start.after))
-
-
-def complete(folder: Path, start: Start, rates: Sequence[float]) -> bool:
-    """Whether every rate of the search has ended, well or not: an unfinished search has no best rate."""
-    return all(run_of(folder, start, rate).finished or _failed(folder, start, rate) for rate in rates)
-
-
-def best_rate(folder: Path, start: Start, rates: Sequence[float]) -> float | None:
-    """The rate of the highest validation accuracy (ties: the lower final loss); None where every run diverged."""
-    known = {rate: run_of(folder, start, rate).facts() for rate in rates}
-    known = {rate: facts for rate, facts in known.items() if "validation_accuracy" in facts}
-    return max(known, key=lambda r: (known[r]["validation_accuracy"], -known[r]["final_loss"]), default=None)
-
-
-def collect(folder: Path, starts: Sequence[Start], rates: Sequence[float]) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of all finished fine-tunings, a seed each and then their means with t-intervals; and what to say.
-
-    Rows of probe ``trainability``: ``accuracy``, ``validation_accuracy`` and ``diverged`` with the rate in ``x``;
-    ``best_accuracy``, ``best_rate``, ``lr_width`` and ``steps_to_loss`` a model and seed.
+    Raises:
+        FdlabError: code 2, no held-out images to judge on or to choose the rate on.
     """
-    rates = sorted(rates)
-    rows: list[dict[str, Any]] = []
-    said: list[str] = []
+    from fdlab.study.training import plan
+
+    settings = plan(recipe, task="classify", overrides=overrides).recipe
+    if not settings.data.test or not settings.data.validation:
+        raise FdlabError(
+            "Trainability needs images for choosing the learning rate and others for judging.",
+            f"data.validation is {settings.data.validation}, data.test is {settings.data.test or 'empty'}.",
+            "Give --test IMAGES and --set data.validation=N.",
+            code=USAGE,
+        )
+    steps = planned_steps(settings)
+    given = {"run.log_every": max(steps // 30, 1), **overrides, "save.snapshots": max(steps // KEPT, 1)}
+    data = settings.data
+    return Budget(given, steps, settings.run.batch, data.source, data.test, data.per_class)
+
+
+def curvature_jobs(
+    starts: Sequence[Start],
+    rates: Sequence[float],
+    runs: Path,
+    data: str,
+    *,
+    records: Path,
+    images: int,
+    device: str,
+    along: int,
+) -> dict[str, Job]:
+    """One job a model and seed: the curvature at each kept encoder of its best run."""
+    found = {}
     for start in starts:
-        rows += _by_rate(folder, start, rates)
-    for label in dict.fromkeys(start.label for start in starts):
-        own = [start for start in starts if start.label == label and complete(folder, start, rates)]
-        if left := sum(start.label == label for start in starts) - len(own):
-            said.append(f"{label}: the search of {left} seed{'s' if left > 1 else ''} is not finished.")
-        found = [(start, _width(folder, start, rates)) for start in own]
-        known = [(start, width) for start, width in found if width is not None]
-        for start, width in known:
-            rows += _best(folder, start, rates, width)
-        said += _open_ends(label, [width for _, width in known])
-    rows += _paces(folder, starts, rates)
-    table = frame(rows)
-    return join([table, means_over_seeds(table)]), said
-
-
-def _common(start: Start) -> dict[str, Any]:
-    return {"model": start.label, "family": start.family, "seed": start.seed, "probe": PROBE}
-
-
-def _by_rate(folder: Path, start: Start, rates: Sequence[float]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for rate in rates:
-        run, common = run_of(folder, start, rate), {**_common(start), "x": rate}
-        failed = _failed(folder, start, rate)
-        if not (run.finished or failed):
+        best = best_rate(runs, start, rates)
+        if best is None:
             continue
-        rows.append({**common, "metric": "diverged", "value": float(failed)})
-        if run.finished:
-            own = Record.load(run.path / "record").table
-            for line in own[own["metric"].isin(["accuracy", "validation_accuracy"])].itertuples():
-                bounds = {} if np.isnan(line.low) else {"low": line.low, "high": line.high, "n": int(line.n)}
-                rows.append({**common, "metric": line.metric, "value": line.value, **bounds})
-    return rows
+        run = run_of(runs, start, best)
+        keywords = {"run": str(run.path), "start": start, "data": data, "images": images, "device": device}
+        keywords["along"] = along
+        keywords["record"] = str(records / start.name)
+        found[start.name] = Job(measure_along, keywords)
+    return found
 
 
-def _width(folder: Path, start: Start, rates: Sequence[float]) -> Width | None:
-    accuracies = [_accuracy(run_of(folder, start, rate).facts()) for rate in rates]
-    return None if np.isnan(accuracies).all() else lr_width(rates, accuracies)
+def measure_along(run: str, start: Start, data: str, images: int, device: str, along: int, record: str) -> None:
+    """The balanced largest eigenvalue at ``along`` of the encoders that a run kept, evenly to its end, as a record."""
+    from fdlab.encoders.devices import pick_device
+    from fdlab.probes.measure import measure
+
+    kept = sorted((Path(run) / "snapshots").glob("step-*.safetensors"))
+    turns = sorted({round((turn + 1) * len(kept) / along) - 1 for turn in range(along)} - {-1})
+    files = [kept[turn] for turn in turns]
+    question = {"run": stage.digest(run), "steps": [file.stem for file in files], "data": data, "images": images}
+    question["version"] = __version__
+    if not stage.answered(record, question):
+        store, parts = Store(Path(record).parent / "store"), []
+        for file in files:
+            opened = {start.label: open_model(file, device=pick_device(device))}
+            own = measure("hessian", opened, data, images, 0, store=store, part="balanced", k=1, probes=0)
+            own = own[(own["metric"] == CURVATURE) & (own["model"] == start.label)]
+            step = int(file.stem.removeprefix("step-"))
+            parts.append(own.assign(probe=PROBE, family=start.family, seed=start.seed, x=float(step)))
+        Record(join(parts), {}, {"stage_question": question}).save(record)
+    report(1)
 
 
-def _best(folder: Path, start: Start, rates: Sequence[float], width: Width) -> list[dict[str, Any]]:
-    best = best_rate(folder, start, rates)
-    accuracy = _accuracy(run_of(folder, start, best).facts()) if best else float("nan")
-    found = {"best_accuracy": (accuracy, ""), "best_rate": (best, ""), "lr_width": (width.decades, "decades")}
-    return [{**_common(start), "metric": name, "value": value, "unit": unit} for name, (value, unit) in found.items()]
+def curvature(found: Mapping[str, Job]) -> pd.DataFrame:
+    """The rows of all curvature jobs, after they ran."""
+    return join([Record.load(job.keywords["record"]).table for job in found.values()])
 
 
-def _open_ends(label: str, widths: Sequence[Width]) -> list[str]:
-    """A sentence where the grid ended before the range of good rates did."""
-    ends = {"lowest": sum(w.open_below for w in widths), "highest": sum(w.open_above for w in widths)}
-    where = [f"{side} rate of the grid in {count} of {len(widths)} seeds" for side, count in ends.items() if count]
-    return [f"{label}: lr_width is a lower bound, it reaches the {' and the '.join(where)}."] if where else []
-
-
-def _accuracy(facts: Mapping[str, Any]) -> float:
-    return int(facts["correct"]) / int(facts["count"]) if facts.get("count") else float("nan")
-
-
-def _paces(folder: Path, starts: Sequence[Start], rates: Sequence[float]) -> list[dict[str, Any]]:
-    """``steps_to_loss``: for each seed, the steps to the highest of the models' final losses."""
-    curves: dict[int, dict[str, tuple[Start, np.ndarray, np.ndarray]]] = {}
-    for start in starts:
-        best = best_rate(folder, start, rates) if complete(folder, start, rates) else None
-        if best is not None:
-            steps, losses = loss_curve(run_of(folder, start, best))
-            curves.setdefault(start.seed, {})[start.label] = (start, steps, smoothed(losses))
-    rows = []
-    for own in curves.values():
-        target = max(float(losses[-1]) for _, _, losses in own.values())
-        for start, steps, losses in own.values():
-            pace = steps_to(steps, losses, target)
-            rows.append({**_common(start), "metric": "steps_to_loss", "value": pace, "unit": "steps"})
-    return rows
-
-
-def loss_curve(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, losses) as logged: each loss is the mean over the steps since the line before."""
-    lines = [line for line in run.read_log() if line.get("loss") is not None]
-    return np.array([line["step"] for line in lines]), np.array([line["loss"] for line in lines])
-
-
-def means_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows without a seed: means over seeds with t-intervals, ``n`` = seeds; one seed has no interval."""
-    if table["seed"].nunique() < 2:
-        return frame([])  # a seed's own rows say it all
-    keys = ["model", "metric", "block", "head", "x", "y", "objective", "reference"]
-    kept = table[table["value"].notna() & table["seed"].notna()]
-    rows = []
-    for _, group in kept.groupby(keys, sort=False, dropna=False):
-        value, low, high = t_interval(group["value"].to_numpy(float))
-        first = group.iloc[0].to_dict()
-        rows.append({**first, "seed": None, "value": value, "low": low, "high": high, "n": len(group)})
-    return frame(rows)
+def facts_of(starts: Sequence[Start], rates: Sequence[float], plan: Budget, table: pd.DataFrame) -> dict[str, Any]:
+    """What the page says beside the table."""
+    labels = list(dict.fromkeys(start.label for start in starts))
+    seeds = sorted({start.seed for start in starts})
+    tested = table.loc[table["metric"] == "accuracy", "n"].dropna()
+    few = f", {plan.per_class} labels a class" if plan.per_class else ""
+    return {
+        "title": f"How well {', '.join(labels)} fine-tune",
+        "question": "How well, how widely over learning rates and how fast does each model fine-tune?",
+        "data": plan.data,
+        "order": labels,
+        "seed": seeds,
+        "options": {s.label: [f"{SCALE}{value:g}"] for s in starts for value in s.overrides.values()},
+        "splits": {"test": int(tested.max())} if len(tested) else {},
+        "budget": f"{plan.steps} steps of {plan.batch} images{few}, rates {', '.join(f'{rate:g}' for rate in rates)}, "
+        f"seeds {', '.join(map(str, seeds))}",
+        "versions": versions(),
+    }
 
 
 def check(starts: Sequence[Start], rates: Sequence[float]) -> None:
@@ -243,22 +201,21 @@ def trainability(
         FdlabError: code 2, a grid, labels or settings that are wrong, or data without validation or test images.
     """
     from fdlab.report.figures import trainability as figure
-    from fdlab.study import trainability_stages as stages
     from fdlab.study.publish import write_report
 
-    starts = stages.starts_of(models, range(seed, seed + seeds))
+    starts = starts_of(models, range(seed, seed + seeds))
     check(starts, rates)
-    plan = stages.planned(recipe, {"run.device": device, **(overrides or {})})
+    budget = planned(recipe, {"run.device": device, **(overrides or {})})
     folder = writable_folder(out)
     runs = folder / "runs"
-    found = jobs(starts, rates, runs, recipe, plan.overrides, 0)
+    found = jobs(starts, rates, runs, recipe, budget.overrides, 0)
     run_jobs(found, workers=workers, label=PROBE, quiet=quiet)
     where = {"records": folder / "records", "images": images, "device": device, "along": along}
-    curved = stages.curvature_jobs(starts, rates, runs, plan.test, **where) if along else {}
+    curved = curvature_jobs(starts, rates, runs, budget.test, **where) if along else {}
     run_jobs(curved, workers=workers, label="curvature", quiet=quiet)
     table, said = collect(runs, starts, rates)
-    curves = stages.curvature(curved)
+    curves = curvature(curved)
     table = join([table, curves, means_over_seeds(curves)]).assign(objective=OF_FINETUNING)
-    facts = stages.facts_of(starts, rates, plan, table) | {"notes": said, "command": command}
+    facts = facts_of(starts, rates, budget, table) | {"notes": said, "command": command}
     page = write_report(folder, table, facts)
     return {"page": page, "table": table, "numbers": figure.numbers(table, facts), "notes": said}

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from fdlab import __version__
 from fdlab.encoders.devices import pick_device
 from fdlab.engine import recipe as recipes
 from fdlab.engine.distributed import current, launched
@@ -28,6 +27,7 @@ from fdlab.study.inputs import identities, planned_steps, prepared
 from fdlab.study.results import finish, snapshots
 from fdlab.study.watch import Watch, attention_probe, check_best, steps_of
 from fdlab.tasks.base import Task, find_task
+from fdlab.version import __version__
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from fdlab.checkpoints.open import open_model
 from fdlab.data.evaluation import stacked
 from fdlab.data.images import ImageSource
 from fdlab.data.loader import Batch
 from fdlab.encoders.cost import Cost, dense
 from fdlab.encoders.encoder import as_tokens, blocks_of
-from fdlab.encoders.open import open_model
 from fdlab.encoders.student import build, scale_bias
 from fdlab.encoders.untie import untie_bias
 from fdlab.engine.distributed import current

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from fdlab.checkpoints.open import open_model
 from fdlab.data.images import ImageSource
 from fdlab.encoders.encoder import as_tokens, blocks_of
-from fdlab.encoders.open import open_model
 from fdlab.encoders.student import Design
 from fdlab.errors import USAGE, FdlabError
 from fdlab.measures.losses import whiten

@@ -15,7 +15,7 @@ from pathlib import Path
 PEAK = """
 import sys
 import timm, torch
-import fdlab.encoders.open
+import fdlab.checkpoints.open
 from tests.benchmarks.checkpoints import OPENERS, high_water
 before = high_water()
 kept = OPENERS[sys.argv[1]](sys.argv[2])
@@ -25,7 +25,7 @@ print(high_water() - before)
 
 def by_fdlab(path: str) -> object:
     """The file and nothing else; recognised, checked and hashed."""
-    from fdlab.encoders.open import open_model
+    from fdlab.checkpoints.open import open_model
 
     return open_model(path)
 

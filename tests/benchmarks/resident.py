@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fdlab.checkpoints.save import save_encoder
 from fdlab.data.images import Images, ImageSource
 from fdlab.data.loader import Batch, Batches
 from fdlab.data.resident import Resident
 from fdlab.data.transforms import PAPER_FD
-from fdlab.encoders.save import save_encoder
 from fdlab.encoders.student import Design, build
 from fdlab.engine.hardware import peak
 from fdlab.engine.shares import share_drop_path

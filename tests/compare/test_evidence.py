@@ -8,8 +8,8 @@ import pytest
 
 from fdlab.compare.cohort import Member
 from fdlab.compare.evidence import SEEDS, Combination, Evidence, Missing
+from fdlab.records.metrics.trainability import OF_FINETUNING
 from fdlab.records.table import frame
-from fdlab.records.trainability_metrics import OF_FINETUNING
 
 A, B = Member(label="a", source="a"), Member(label="b", source="b")
 MINUS = [Combination("a", None, ((1.0, A), (-1.0, B)))]

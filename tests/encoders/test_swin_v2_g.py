@@ -9,8 +9,8 @@ import torch
 from timm.models.swin_transformer_v2 import SwinTransformerV2
 from torch import nn
 
-from fdlab.encoders.export import export_model
-from fdlab.encoders.open import open_model
+from fdlab.checkpoints.export import export_model
+from fdlab.checkpoints.open import open_model
 from fdlab.errors import FdlabError
 
 END, INSIDE = [(0, 1), (1, 0), (1, 2)], [(1, 0), (1, 1), (1, 2)]

@@ -14,10 +14,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from fdlab.checkpoints.open import open_model
+from fdlab.checkpoints.save import save_encoder
 from fdlab.data.loader import Batches
 from fdlab.data.sources import open_data
-from fdlab.encoders.open import open_model
-from fdlab.encoders.save import save_encoder
 from fdlab.encoders.student import Design, build
 from fdlab.engine import sharded
 from fdlab.engine.recipe import read

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fdlab.encoders import open as opening
+from fdlab.checkpoints import open as opening
 from fdlab.engine.state import State
 from fdlab.engine.strategy import Strategy
 from fdlab.engine.trainer import one_step

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fdlab.measures.attention_cases import cells
+from fdlab.known_answers.attention import cells
 from fdlab.measures.attention_shuffle import shuffled_keys
 
 

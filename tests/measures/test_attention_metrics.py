@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no folder 
 from attention_loops import by_loops
 
 from fdlab.errors import FdlabError
+from fdlab.known_answers.attention import from_rule, maps_of, names, run_case, truth, with_prefix
 from fdlab.measures.attention import (
     ALL,
     PER_HEAD,
@@ -27,7 +28,6 @@ from fdlab.measures.attention import (
     metrics_from_sums,
     uniform_distance,
 )
-from fdlab.measures.attention_cases import from_rule, maps_of, names, run_case, truth, with_prefix
 from fdlab.measures.attention_sums import QuerySums, _head_products
 
 TRUTH = truth()
@@ -69,9 +69,9 @@ def test_shipped_truth_is_the_reference(shared: Any) -> None:
 
 
 def _shipped() -> str:
-    import fdlab.measures
+    import fdlab.known_answers
 
-    return (Path(fdlab.measures.__file__).parent / "attention_truth.json").read_text()
+    return (Path(fdlab.known_answers.__file__).parent / "attention_truth.json").read_text()
 
 
 @pytest.mark.parametrize("grid", [(3, 5), (4, 4), (1, 6)])

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from fdlab.known_answers.attention import maps_of
 from fdlab.measures.attention import attention_metrics, metrics_from_logits
-from fdlab.measures.attention_cases import maps_of
 from fdlab.measures.attention_shuffle import shuffled_column_mean, shuffled_cosine, shuffled_keys
 
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import fdlab
 from fdlab.errors import FdlabError
+from fdlab.known_answers.curvature import CASES, given_spectrum, mirrored, run_case, truth
 from fdlab.measures.basis import Basis, plan_rows
-from fdlab.measures.curvature_cases import CASES, given_spectrum, mirrored, run_case, truth
 from fdlab.measures.lanczos import lanczos
 from fdlab.measures.products import GaussNewton, Hessian
 from fdlab.measures.trace import density, wasserstein

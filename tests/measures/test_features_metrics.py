@@ -14,7 +14,7 @@ from torch import Tensor
 from fdlab.measures import features as f
 from fdlab.measures.knn import knn_predict
 
-TRUTH: dict[str, Any] = json.loads((files("fdlab.measures") / "attention_truth.json").read_text())["features"]
+TRUTH: dict[str, Any] = json.loads((files("fdlab.known_answers") / "attention_truth.json").read_text())["features"]
 
 
 def grid(n: int, d: int, a: int, b: int, m: int) -> Tensor:

@@ -23,8 +23,8 @@ from fdlab.errors import FdlabError
 from fdlab.measures.attention import attention_metrics
 from fdlab.probes.attention import measure_attention
 from fdlab.probes.attention_maps import GROUPS, cells, coarse, measure_attention_maps, memory
-from fdlab.records.map_metrics import OF_MEAN
 from fdlab.records.metrics import METRICS
+from fdlab.records.metrics.maps import OF_MEAN
 from fdlab.records.store import Record, Store
 
 SMALL: dict[str, Any] = {

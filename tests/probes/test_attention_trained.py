@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from fdlab.checkpoints.open import open_model
 from fdlab.data.sources import open_data
-from fdlab.encoders.open import open_model
 from fdlab.probes.attention import measure_attention
 
 # mean over heads by block in px, first 64 lossless test images

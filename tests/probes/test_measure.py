@@ -14,9 +14,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import fdlab.probes.attention as attention_probe
+from fdlab.checkpoints.open import open_model
 from fdlab.data.sources import open_data
 from fdlab.encoders.encoder import Encoder
-from fdlab.encoders.open import open_model
 from fdlab.errors import FdlabError
 from fdlab.probes.measure import CONTROL, Streamed, measure, probe_names
 from fdlab.records.store import Record, Store

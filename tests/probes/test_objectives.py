@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fdlab.checkpoints.heads import save_heads
 from fdlab.encoders.encoder import Encoder
-from fdlab.encoders.heads import save_heads
 from fdlab.errors import FdlabError
 from fdlab.measures.classifier import fit_logistic
 from fdlab.probes.objectives import Objective, build_objective, check_module

@@ -35,7 +35,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 def test_t_known_answer() -> None:
     # 1..5: mean 3, s^2 = 2.5, t(4, 0.975) = 2.776445
-    value, low, high = t_interval([1, 2, 3, 4, 5])
+    value, low, high, _ = t_interval([1, 2, 3, 4, 5])
     half = 2.776445105 * math.sqrt(2.5 / 5)
     assert (value, low, high) == pytest.approx((3, 3 - half, 3 + half), rel=1e-9)
     assert isinstance(value, float)
@@ -64,7 +64,7 @@ def test_wilson_known_answers() -> None:
 @given(st.integers(1, 400), st.data())
 def test_wilson_properties(n: int, data: st.DataObject) -> None:
     correct = data.draw(st.integers(0, n))
-    p, low, high = proportion_interval(correct, n)
+    p, low, high, _ = proportion_interval(correct, n)
     assert 0 <= low <= p <= high <= 1
     mirrored = proportion_interval(n - correct, n)
     assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((low, high), abs=1e-12)
@@ -80,7 +80,7 @@ def test_wilson_properties(n: int, data: st.DataObject) -> None:
 @settings(max_examples=60, deadline=None)
 @given(arrays(np.float64, st.tuples(st.sampled_from([2, 3, 8, 31, 32, 40]), st.integers(1, 3)), elements=NUMBERS))
 def test_mean_interval_properties(x: np.ndarray) -> None:
-    value, low, high = mean_interval(x, 1)
+    value, low, high, _ = mean_interval(x, 1)
     assert (low <= value).all()
     assert (value <= high).all()
     np.testing.assert_allclose(value, x.mean(0), rtol=1e-9, atol=1e-6)
@@ -103,7 +103,7 @@ def test_mean_interval_properties(x: np.ndarray) -> None:
 
 def test_equal_values_have_a_point_interval() -> None:
     for n in (5, 50):
-        value, low, high = mean_interval(np.full(n, 0.1))
+        value, low, high, _ = mean_interval(np.full(n, 0.1))
         assert value == 0.1
         assert (low, high) == (0.1, 0.1)
 
@@ -141,7 +141,7 @@ def test_expanded_percentiles_known_answer() -> None:
 
 def test_one_odd_image_widens_to_twice_student_and_no_further_than_the_values() -> None:
     x = np.append(1e-3 * normal(39), 1.0)
-    value, low, high = mean_interval(x)
+    value, low, high, _ = mean_interval(x)
     assert high == pytest.approx(value + 2 * (t_interval(x).high - value), rel=1e-6)
     assert low == x.min()  # Student's would end at -0.026
     without_spread = mean_interval(np.append(np.zeros(39), 1.0))  # most resamples hold equal values
@@ -161,7 +161,7 @@ def test_scale_and_place_do_not_matter(scale: float) -> None:
               elements=st.sampled_from([0.0, 0.1, 0.5, 1.0, float("nan")])))  # fmt: skip
 def test_few_distinct_values_and_missing_ones(x: np.ndarray) -> None:
     """Ties, equal columns, columns without values: ends lie in the values' range, missing only where they must be."""
-    value, low, high = mean_interval(x, 1)
+    value, low, high, _ = mean_interval(x, 1)
     count = (~np.isnan(x)).sum(0)
     assert (np.isnan(value) == (count == 0)).all()
     assert (np.isnan(low) == (count < 2)).all() and (np.isnan(high) == (count < 2)).all()

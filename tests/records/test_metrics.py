@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fdlab.errors import FdlabError
-from fdlab.records.metrics import METRICS, metric
+from fdlab.records.metrics import METRICS, find_metric
 
 NEEDED = [
     "distance",
@@ -51,7 +51,7 @@ NEEDED = [
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_every_metric_is_explained(name: str) -> None:
-    found = metric(name)
+    found = find_metric(name)
     assert found.name == name
     assert METRICS[name] is found
     for text in (found.label, found.formula, found.says, found.not_says, found.source):
@@ -69,13 +69,13 @@ def test_every_measured_name_is_registered() -> None:
 
 
 def test_axis_label_has_the_unit() -> None:
-    assert metric("distance").axis == "mean attention distance (px)"
-    assert "(" not in metric("nmi").axis
+    assert find_metric("distance").axis == "mean attention distance (px)"
+    assert "(" not in find_metric("nmi").axis
 
 
 def test_unknown_name_gives_the_nearest() -> None:
     with pytest.raises(FdlabError, match="Did you mean 'entropy'") as caught:
-        metric("entropi")
+        find_metric("entropi")
     assert caught.value.code == 2
 
 

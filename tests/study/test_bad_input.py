@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fdlab.checkpoints.save import save_encoder
 from fdlab.data.images import Images, ImageSource
 from fdlab.data.sources import open_data
-from fdlab.encoders.save import save_encoder
 from fdlab.encoders.student import Design, build
 from fdlab.errors import FdlabError
 from fdlab.records.run_folder import RunFolder

@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FDLAB_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr("fdlab.encoders.known.AT_REST", -1.0)  # the run was trained a moment ago
+    monkeypatch.setattr("fdlab.checkpoints.known.AT_REST", -1.0)  # the run was trained a moment ago
 
 
 SETTINGS: dict[str, Any] = {"images": 33, "quiet": True, "probes": ("attention",)}
@@ -67,7 +67,7 @@ def test_a_comparison_is_one_table_and_a_second_one_passes_no_image(
     again = compare(models, "digits#test", out, **SETTINGS)
     assert again["table"].round(9).equals(first["table"].round(9)) or len(again["table"]) == len(first["table"])
     written = (out / "table.csv").read_bytes()
-    monkeypatch.setattr("fdlab.encoders.open.open_model", refused)
+    monkeypatch.setattr("fdlab.checkpoints.open.open_model", refused)
     compare(models, "digits#test", out, **SETTINGS)  # nor does it open a model
     assert (out / "table.csv").read_bytes() == written
     assert (out / "mine.txt").read_text() == (out / "figures" / "mine.pdf").read_text() == "stays"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fdlab.encoders.recognise import FAMILIES
+from fdlab.checkpoints.recognise import FAMILIES
 from fdlab.study.diagnosis import SHOWN, shown_family
 from fdlab.tasks.base import TASKS, find_task
 

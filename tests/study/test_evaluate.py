@@ -10,8 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 from fdlab.data.sources import open_data
 from fdlab.errors import FdlabError
+from fdlab.experiments.others import as_section, write_others
 from fdlab.study.evaluate import classifier
-from fdlab.study.factorial_others import as_section, write_others
 
 
 def file_that_always_says(path: Path, answer: int, classes: int = 10) -> str:

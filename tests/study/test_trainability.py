@@ -13,7 +13,8 @@ from fdlab.cli.app import app
 from fdlab.errors import FdlabError
 from fdlab.records.intervals import t_interval
 from fdlab.records.run_folder import RunFolder
-from fdlab.study.trainability import Start, best_rate, check, collect, trainability
+from fdlab.study.rate_search import Start, best_rate, collect
+from fdlab.study.trainability import check, trainability
 from fdlab.study.training import pretrain
 
 SMALL = {f"contrastive.model.{key}": value for key, value in {"width": 16, "depth": 2, "heads": 2}.items()}

@@ -10,10 +10,10 @@ import torch
 from timm.models.beit import Beit
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 
+from fdlab.checkpoints.save import save_encoder
 from fdlab.data.loader import Batches
 from fdlab.data.sources import open_data
 from fdlab.data.transforms import View
-from fdlab.encoders.save import save_encoder
 from fdlab.encoders.student import Design, build
 from fdlab.errors import FdlabError
 from fdlab.measures.losses import distillation_loss, whiten

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fdlab.checkpoints.open import open_model
+from fdlab.checkpoints.save import save_encoder
 from fdlab.data.loader import Batch
 from fdlab.data.sources import open_data
 from fdlab.encoders.encoder import TimmCall
-from fdlab.encoders.open import open_model
-from fdlab.encoders.save import save_encoder
 from fdlab.encoders.student import Design, build, timm_call
 from fdlab.encoders.untie import untie_bias
 from fdlab.errors import FdlabError

@@ -140,7 +140,7 @@ def test_knn_votes_by_similarity() -> None:
 
 def test_fine_tuning_keeps_what_the_bias_scale_adds(tmp_path: Path) -> None:
     """A scaled table learns faster but gives the same tokens at the start."""
-    from fdlab.encoders.save import save_encoder
+    from fdlab.checkpoints.save import save_encoder
     from fdlab.encoders.student import Design, build
 
     design = Design(**MODEL, position="shared_bias", bias_scale=10.0)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 
+from fdlab.checkpoints.save import save_encoder
 from fdlab.data.loader import Batch
 from fdlab.data.sources import open_data
-from fdlab.encoders.save import save_encoder
 from fdlab.encoders.student import Design, build
 from fdlab.errors import FdlabError
 from fdlab.measures.losses import feature_loss, whiten

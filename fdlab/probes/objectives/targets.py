@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fdlab.encoders.open import open_model
+from fdlab.checkpoints.open import open_model
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures.losses import patchify, whiten
 from fdlab.probes.objectives.heads import kept_heads, kept_linear, kept_recipe, linear

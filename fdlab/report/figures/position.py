@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fdlab.records.metrics import metric
+from fdlab.records.metrics import find_metric
 from fdlab.report.captions import Caption, caution, late_comparison, on_data, options, seeds
 from fdlab.report.style import INK, WIDE, bars, block_ticks, looks_of, new_figure, wrap
 from fdlab.report.summary import Facts, by_block, late_mean, models, plain, rows, show
@@ -54,13 +54,13 @@ def draw(table: pd.DataFrame, facts: Facts) -> Figure:
                 elinewidth=0.7,
                 **look[name].points(size),
             )
-    left.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel=metric("r2_relative").label)
-    left.set_ylabel(metric("r2_absolute").label)
+    left.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel=find_metric("r2_relative").label)
+    left.set_ylabel(find_metric("r2_absolute").label)
     left.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     left.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     left.set_title("last half of the blocks", loc="left")
     right.set_title("by block", loc="left")
-    right.set(xlabel="block", ylabel=metric("nmi").label)
+    right.set(xlabel="block", ylabel=find_metric("nmi").label)
     right.set_ylim(bottom=0)
     if nmi:
         block_ticks(right, int(rows(table, "attention", "nmi")["block"].max()) + 1)

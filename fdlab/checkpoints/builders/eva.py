@@ -1,0 +1,131 @@
+"""ViTs with rotary positions: timm's ``Eva``, for EVA-02 and DINOv3."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from fdlab.checkpoints.builders.built import (
+    Ask,
+    Built,
+    Sentences,
+    depth_of,
+    grid_of,
+    heads_in_file,
+    heads_of,
+    patches,
+    pixels,
+    ratio_of,
+    resized,
+    shape_of,
+)
+from fdlab.checkpoints.builders.vit import grids
+from fdlab.encoders.encoder import Size, TimmCall
+from fdlab.encoders.positions import Grid, resize_absolute
+
+EVA = "timm.models.eva.Eva"
+COS = "rope.freqs_cos"  # (grid rows * columns, channels per head); read here, then dropped
+PERIODS = "rope_embed.periods"
+PUBLISHED_GRID = 16  # of the pre-trained EVA-02 files: 224 pixels, patch 14
+
+
+def build_eva02(ask: Ask, state: dict[str, Tensor]) -> Built:
+    """EVA-02: absolute table and rotary positions; the unit of the rotation is the pre-training grid."""
+    width, channels, patch = patches(ask, state)
+    state = dict(state)
+    cos = state.pop(COS, None)
+    if cos is not None and cos.ndim == 2 and width % cos.shape[1] == 0:
+        heads, where, said = heads_in_file(ask, width // cos.shape[1], "channels of rope.freqs_cos")
+    else:
+        heads, where, said = heads_of(ask, width)
+    old, new, rows = grids(ask, state, patch, (1,))
+    reference, more = _reference(cos, old)
+    table = resize_absolute(state["pos_embed"], old, new, prefix=rows, method=ask.family.resize)
+    separate = "blocks.0.attn.q_proj.weight" in state
+    gate = "blocks.0.mlp.fc1.weight" if "blocks.0.mlp.fc1.weight" in state else None
+    hidden = shape_of(ask, state, "blocks.0.mlp.fc2.weight", 2)[1]
+    kwargs: dict[str, Any] = {
+        "img_size": pixels(new, patch),
+        "patch_size": patch,
+        "in_chans": channels,
+        **_pooling(state),
+        "embed_dim": width,
+        "depth": depth_of(ask, state),
+        "num_heads": heads,
+        "mlp_ratio": ratio_of(hidden, width),
+        "swiglu_mlp": True,
+        "scale_mlp": "blocks.0.mlp.norm.weight" in state,
+        "swiglu_align_to": 1 if "blocks.0.mlp.fc1_g.weight" in state else 0,  # gate and value apart
+        "qkv_fused": not separate,
+        "use_rot_pos_emb": True,
+        "ref_feat_shape": (reference, reference),
+    }
+    if gate and shape_of(ask, state, gate, 2)[0] != 2 * hidden:
+        kwargs["swiglu_mlp"] = False
+    said = (*said, *more, *resized(ask, "position table", old, new))
+    positions = f"rotary, unit {reference}x{reference}"
+    return Built(TimmCall(EVA, kwargs, ask.norm_eps), {**state, "pos_embed": table}, where, said, positions)
+
+
+def _pooling(state: dict[str, Tensor]) -> dict[str, Any]:
+    classes = int(state["head.weight"].shape[0]) if "head.weight" in state else 0
+    if "fc_norm.weight" in state:
+        return {"num_classes": classes, "global_pool": "avg", "use_fc_norm": True}
+    return {"num_classes": classes, "global_pool": "token" if classes else "", "use_fc_norm": False}
+
+
+def _reference(cos: Tensor | None, grid: Grid) -> tuple[int, Sentences]:
+    """The grid on which one step is one unit: cos of the first frequency (1) at row 1 is cos(reference / rows).
+
+    Half-precision tables give it to about 0.01, hence the rounding. A single row holds no step.
+    """
+    if cos is None or grid[0] < 2 or cos.shape[0] != grid[0] * grid[1]:
+        return PUBLISHED_GRID, (f"rotary unit {PUBLISHED_GRID}x{PUBLISHED_GRID}: the published pre-training grid",)
+    step = math.acos(max(-1.0, min(1.0, float(cos[grid[1], 0]))))
+    return max(1, round(step * grid[0])), ()
+
+
+def build_dinov3(ask: Ask, state: dict[str, Tensor]) -> Built:
+    """DINOv3: rotary positions on centred coordinates in [-1, 1], no table, registers after the class token."""
+    width, channels, patch = patches(ask, state)
+    state = dict(state)
+    periods = state.pop(PERIODS, None)
+    temperature = 100.0
+    if periods is not None and periods.ndim == 1 and width % (4 * periods.shape[0]) == 0:
+        heads, where, said = heads_in_file(ask, width // (4 * periods.shape[0]), "length of rope_embed.periods")
+        if periods.shape[0] > 1:  # periods = temperature^(i / count)
+            temperature = float(round(float(periods[1] / periods[0]) ** periods.shape[0]))
+    else:
+        heads, where, said = heads_of(ask, width)
+    size: Size = 224 if ask.image_size is None else ask.image_size
+    if ask.image_size is None:
+        size -= size % patch  # type: ignore[operator]
+        said = (*said, f"image size {size}: not in the file (rotary positions fit any multiple of the patch)")
+    hidden = shape_of(ask, state, "blocks.0.mlp.fc2.weight", 2)[1]
+    gated = "blocks.0.mlp.fc1_g.weight" in state
+    kwargs: dict[str, Any] = {
+        "img_size": pixels(grid_of(size, patch), patch),
+        "patch_size": patch,
+        "in_chans": channels,
+        "num_classes": 0,
+        "global_pool": "",
+        "embed_dim": width,
+        "depth": depth_of(ask, state),
+        "num_heads": heads,
+        "mlp_ratio": ratio_of(hidden, width),
+        "qkv_bias": "blocks.0.attn.q_bias" in state,
+        "swiglu_mlp": gated,
+        "swiglu_align_to": 1 if gated else 0,  # gate and value as separate layers
+        "init_values": 1e-5 if "blocks.0.gamma_1" in state else None,
+        "rope_type": "dinov3",
+        "rope_temperature": temperature,
+        "rope_rotate_half": True,
+        "use_rot_pos_emb": True,
+        "use_abs_pos_emb": False,
+        "num_reg_tokens": state["reg_token"].shape[1] if "reg_token" in state else 0,
+        "use_fc_norm": False,
+    }
+    call = TimmCall(EVA, kwargs, ask.norm_eps)
+    return Built(call, state, where, said, f"rotary, temperature {temperature:g}")

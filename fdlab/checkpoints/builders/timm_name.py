@@ -1,0 +1,89 @@
+"""Files of timm itself: the architecture's name and arguments are known, so timm makes the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fdlab.checkpoints.builders.built import Ask, Built, Sentences
+from fdlab.checkpoints.builders.vit import build_vit
+from fdlab.encoders.encoder import TimmCall, _pair
+from fdlab.encoders.student import seeded
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.randomness import seed_for
+
+# Arguments of a training or of loading, which say nothing about the network.
+_NOT_ARGUMENTS = frozenset(
+    {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "features_only"}
+)
+
+
+def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
+    """The stock architecture with the file's arguments; ViTs without a known name by their tensors."""
+    import timm
+
+    arch = (ask.contents.arch or "").split("/")[-1].split(".")[0]
+    if not timm.is_model(arch):
+        return build_vit(ask, state)
+    given = ask.contents.value("arguments") or {}
+    arguments = {key: value for key, value in given.items() if key not in _NOT_ARGUMENTS and value is not None}
+    kwargs: dict[str, Any] = {"model_name": arch, "pretrained": False, **arguments, "num_classes": _classes(state)}
+    if ask.heads is not None:
+        kwargs["num_heads"] = ask.heads
+    where = "arguments in " + ask.contents.said["arguments"][1] if "num_heads" in arguments else f"architecture {arch}"
+    said: Sentences = (f"heads = {ask.heads}: given by the user",) if ask.heads is not None else ()
+    if "num_heads" not in kwargs:
+        said = (f"heads: those of timm's {arch}",)
+    native = TimmCall("timm.create_model", kwargs)
+    known: dict[str, Any] = {"timm_name": arch}
+    if "mean" not in ask.contents.said:  # as timm's training script does where it is told nothing
+        cfg: Any = timm.get_pretrained_cfg(arch)
+        if cfg is not None:
+            known |= {"mean": tuple(cfg.mean), "std": tuple(cfg.std), "interpolation": cfg.interpolation}
+            said = (*said, f"mean {tuple(cfg.mean)}, std {tuple(cfg.std)}: those of timm's {arch}")
+    if ask.image_size is None:
+        return Built(native, state, where, said, known=known)
+    with _errors(ask, arch), seeded(seed_for(0, "construct")):
+        module: Any = native.make()
+        old = _pair(module.patch_embed.img_size)
+        module.load_state_dict(state, strict=True)
+        module.set_input_size(img_size=_pair(ask.image_size))  # timm's own way to move its tables
+    call = TimmCall("timm.create_model", {**kwargs, "img_size": ask.image_size})
+    size = _pair(ask.image_size)
+    said = (*said, f"position table for {old[0]}x{old[1]} -> {size[0]}x{size[1]} pixels: timm's own way (antialias)")
+    return Built(call, module.state_dict(), where, said, known=known)
+
+
+def fits(arch: str | None, arguments: Any, state: dict[str, Tensor]) -> bool:
+    """Whether timm's architecture of this name has exactly these keys."""
+    import timm
+
+    name = (arch or "").split("/")[-1].split(".")[0]
+    if not timm.is_model(name):
+        return False
+    kept = {key: value for key, value in (arguments or {}).items() if key not in _NOT_ARGUMENTS and value is not None}
+    try:
+        with torch.device("meta"):
+            module: nn.Module = timm.create_model(name, pretrained=False, **{**kept, "num_classes": _classes(state)})
+    except Exception:  # arguments of another network come in many types
+        return False
+    return set(module.state_dict()) == set(state)
+
+
+def _classes(state: dict[str, Tensor]) -> int:
+    head = next((state[key] for key in ("head.weight", "head.fc.weight") if key in state), None)
+    return 0 if head is None else int(head.shape[0])
+
+
+@contextmanager
+def _errors(ask: Ask, arch: str) -> Iterator[None]:
+    try:
+        yield
+    except (AssertionError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+        code = USAGE if isinstance(error, AssertionError) else NOT_UNDERSTOOD
+        raise FdlabError(f"{ask.path}: timm's {arch} could not be made.", why, "Check image_size=.", code) from error

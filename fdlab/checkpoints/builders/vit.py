@@ -1,0 +1,97 @@
+"""Plain ViTs: timm's ``VisionTransformer`` and ``VisionTransformerDistilled``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fdlab.checkpoints.builders.built import (
+    Ask,
+    Built,
+    depth_of,
+    grid_of,
+    heads_of,
+    patches,
+    pixels,
+    ratio_of,
+    resized,
+    shape_of,
+)
+from fdlab.checkpoints.families.family import is_square
+from fdlab.encoders.encoder import TimmCall
+from fdlab.encoders.positions import Grid, resize_absolute, square_grid
+
+PLAIN = "timm.models.vision_transformer.VisionTransformer"
+DISTILLED = "timm.models.deit.VisionTransformerDistilled"
+
+
+def build_vit(ask: Ask, state: dict[str, Tensor]) -> Built:
+    """Sizes, MLP kind, layer scale, registers and pooling from the tensors; the table at the wanted size."""
+    width, channels, patch = patches(ask, state)
+    heads, heads_from, said = heads_of(ask, width)
+    fc1, fc2 = (shape_of(ask, state, f"blocks.0.mlp.{name}.weight", 2) for name in ("fc1", "fc2"))
+    gated = fc1[0] == 2 * fc2[1]
+    old, new, rows = grids(ask, state, patch, prefix_rows(state))
+    table = resize_absolute(state["pos_embed"], old, new, prefix=rows, method=ask.family.resize)
+    kwargs: dict[str, Any] = {
+        "img_size": pixels(new, patch),
+        "patch_size": patch,
+        "in_chans": channels,
+        **pooling(state),
+        "embed_dim": width,
+        "depth": depth_of(ask, state),
+        "num_heads": heads,
+        "mlp_ratio": ratio_of(fc1[0], width),
+        "qkv_bias": "blocks.0.attn.qkv.bias" in state,
+        "class_token": "cls_token" in state,
+    }
+    if "blocks.0.ls1.gamma" in state:
+        kwargs["init_values"] = 1e-5  # any number: the values are in the file
+    if "norm_pre.weight" in state:
+        kwargs["pre_norm"] = True  # the patch embedding has no bias then
+    if "reg_token" in state:
+        kwargs["reg_tokens"] = state["reg_token"].shape[1]
+    if rows == 0 and ("cls_token" in state or "reg_token" in state):
+        kwargs["no_embed_class"] = True
+    if gated:
+        kwargs |= {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
+    elif ask.act != "gelu":
+        kwargs["act_layer"] = ask.act
+    call = TimmCall(DISTILLED if "dist_token" in state else PLAIN, kwargs, ask.norm_eps)
+    said = (*said, *resized(ask, "position table", old, new))
+    return Built(call, {**state, "pos_embed": table}, heads_from, said)
+
+
+def pooling(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Where the file holds a classifier: over the class token, or over the mean with its own norm."""
+    classes = int(state["head.weight"].shape[0]) if "head.weight" in state else 0
+    if "fc_norm.weight" in state:
+        return {"num_classes": classes, "global_pool": "avg"}
+    if "dist_token" in state:
+        return {"num_classes": classes, "global_pool": "token"}
+    pool = ("token" if "cls_token" in state else "avg") if classes else ""
+    return {"num_classes": classes, "global_pool": pool, "fc_norm": False}
+
+
+def prefix_rows(state: dict[str, Tensor]) -> tuple[int, ...]:
+    """How many rows of the table may belong to prefix tokens: all of them, or none."""
+    tokens = int("cls_token" in state) + int("dist_token" in state)
+    if "reg_token" in state:
+        return (0, tokens + state["reg_token"].shape[1])
+    return (tokens, 0) if tokens == 1 else (tokens,)
+
+
+def grids(ask: Ask, state: dict[str, Tensor], patch: int, choices: tuple[int, ...]) -> tuple[Grid, Grid, int]:
+    """(grid of the table, grid wanted, prefix rows): square, or the oblong shape that the caller gives."""
+    rows = shape_of(ask, state, "pos_embed", 3)[1]
+    new = grid_of(ask.image_size, patch) if ask.image_size is not None else None
+    for prefix in choices:
+        if is_square(rows - prefix):
+            side = square_grid(rows - prefix, what=str(ask.path))
+            return side, new or side, prefix
+    for prefix in choices:
+        if new is not None and new[0] * new[1] == rows - prefix:
+            return new, new, prefix
+    square_grid(rows - choices[0], what=str(ask.path))  # raises: the shape is not in the file
+    raise AssertionError

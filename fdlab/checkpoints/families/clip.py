@@ -1,0 +1,120 @@
+"""CLIP's image tower: OpenAI's files (archive and state dict) and open_clip's."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import Tensor
+
+from fdlab.checkpoints.contents import Contents
+from fdlab.checkpoints.families.family import Family, Matches, Network, under
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_RENAMES = (
+    (r"^conv1\.", "patch_embed.proj."),
+    (r"^class_embedding$", "cls_token"),
+    (r"^positional_embedding$", "pos_embed"),
+    (r"^ln_pre\.", "norm_pre."),
+    (r"^ln_post\.", "norm."),
+    (r"^transformer\.resblocks\.", "blocks."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.attn\.in_proj_", ".attn.qkv."),
+    (r"\.attn\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+)
+# Beside ``visual.``: the text tower and scalars. Inside: the projection into the common space.
+_LEFTOVERS = (
+    r"/(transformer|token_embedding|ln_final|text_projection)\..*",
+    r"/(positional_embedding|text_projection|logit_scale|logit_bias|attn_mask)",
+    r"/(input_resolution|context_length|vocab_size)",
+    r"/text\..*",
+    r"proj",
+)
+
+
+def _is_clip(network: Network) -> bool:
+    return "class_embedding" in network and "transformer.resblocks.0.attn.in_proj_weight" in network
+
+
+def _matches_openai(network: Network, contents: Contents) -> bool:
+    return _is_clip(network) and {"/input_resolution", "/context_length"} <= set(network)
+
+
+def _matches_quick(network: Network, contents: Contents) -> bool:
+    name = contents.value("model_name") or ""
+    return _is_clip(network) and bool(re.search(r"-quickgelu$", name))
+
+
+def _matches_open_clip(network: Network, contents: Contents) -> bool:
+    return _is_clip(network)
+
+
+def add_axes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The class embedding (C) and the table (N, C) as (1, 1, C) and (1, N, C)."""
+    moved = dict(state)
+    for key, axes in (("cls_token", 3), ("pos_embed", 3)):
+        if key in moved:
+            while moved[key].ndim < axes:
+                moved[key] = moved[key][None]
+    return moved
+
+
+def _entry(name: str, title: str, matches: Matches, **more: Any) -> Family:
+    settings: dict[str, Any] = {
+        "encoders": {"visual": under("visual.")},
+        "default": ("visual",),
+        "marker": "conv1.weight",
+        "leftovers": _LEFTOVERS,
+        "renames": _RENAMES,
+        "convert": add_axes,
+        "mean": MEAN,
+        "std": STD,
+        "norm_eps": 1e-5,
+        "resize_is_ours": True,
+        **more,
+    }
+    return Family(name=name, title=title, matches=matches, **settings)
+
+
+_FINAL = "the final norm is applied to all tokens (CLIP itself reads the class token only)"
+FAMILIES = (
+    _entry(
+        "openai_clip",
+        "OpenAI CLIP, image tower",
+        _matches_openai,
+        heads={768: 12, 1024: 16},
+        activation="quick_gelu",
+        notes=(_FINAL,),
+        timm_names={
+            (768, 12, 32): "vit_base_patch32_clip_quickgelu_224.openai",
+            (768, 12, 16): "vit_base_patch16_clip_quickgelu_224.openai",
+            (1024, 24, 14): "vit_large_patch14_clip_quickgelu_224.openai",
+        },
+    ),
+    _entry(
+        "open_clip",
+        "open_clip, image tower, QuickGELU by the model's name",
+        _matches_quick,
+        heads={768: 12, 1024: 16, 1280: 16},
+        activation="quick_gelu",
+        notes=(_FINAL,),
+    ),
+    _entry(
+        "open_clip",
+        "open_clip, image tower",
+        _matches_open_clip,
+        heads={768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16},
+        notes=(_FINAL,),
+        unknown_activation=(
+            "without open_clip_config.json QuickGELU cannot be seen: give activation=quick_gelu where it holds"
+        ),
+        timm_names={
+            (768, 12, 32): "vit_base_patch32_clip_224.laion2b",
+            (768, 12, 16): "vit_base_patch16_clip_224.laion2b",
+            (1024, 24, 14): "vit_large_patch14_clip_224.laion2b",
+            (1280, 32, 14): "vit_huge_patch14_clip_224.laion2b",
+        },
+    ),
+)

@@ -1,0 +1,73 @@
+"""DINO and iBOT: flat backbone files, and full training files with a student and a teacher; and plain ViTs of timm."""
+
+from __future__ import annotations
+
+from fdlab.checkpoints.contents import Contents
+from fdlab.checkpoints.families.family import MODEL, PATCHES, Family, Network, Place, is_plain_vit
+
+# Early full files have no ``backbone.``; ``module.`` is gone by the time places are looked up.
+_PREFIXES = ("backbone.", "")
+_ENCODERS = {
+    "teacher": (Place("teacher", _PREFIXES),),
+    "student": (Place("student", _PREFIXES),),
+    "backbone": tuple(Place(place.table, _PREFIXES) for place in MODEL),
+}
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
+_ARCHES = {f"{kind}_{size}": 64 for kind in ("vit", "deit") for size in ("tiny", "small", "base", "large")}
+_LEFTOVERS = (r"/?head\.(mlp|last_layer|last_layer2)\..*", r"/?head\.last_layer2?", r"masked_embed", r"mask_token")
+
+
+def _matches_dino(network: Network, contents: Contents) -> bool:
+    return is_plain_vit(network) and "norm.weight" in network and "blocks.0.ls1.gamma" not in network
+
+
+def _matches_ibot(network: Network, contents: Contents) -> bool:
+    return "ibot_loss" in contents.top and is_plain_vit(network)
+
+
+def _matches_timm(network: Network, contents: Contents) -> bool:
+    return "pos_embed" in network and {PATCHES, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"} <= set(network)
+
+
+IBOT = Family(
+    name="ibot",
+    title="iBOT (plain ViT, full training file)",
+    encoders=_ENCODERS,
+    default=("teacher", "backbone", "student"),
+    matches=_matches_ibot,
+    leftovers=_LEFTOVERS,
+    renames=((r"\.gamma_([12])$", r".ls\1.gamma"),),
+    heads=_HEADS,
+    arches=_ARCHES,
+    resize="offset",
+)
+DINO = Family(
+    name="dino",
+    title="DINO (plain ViT with a learned table; iBOT and DeiT without a head look the same)",
+    encoders=_ENCODERS,
+    default=("teacher", "backbone", "student"),
+    matches=_matches_dino,
+    leftovers=_LEFTOVERS,
+    renames=((r"\.gamma_([12])$", r".ls\1.gamma"),),
+    heads=_HEADS,
+    arches=_ARCHES,
+    resize="offset",
+    timm_names={
+        (384, 12, 16): "vit_small_patch16_224.dino",
+        (384, 12, 8): "vit_small_patch8_224.dino",
+        (768, 12, 16): "vit_base_patch16_224.dino",
+        (768, 12, 8): "vit_base_patch8_224.dino",
+    },
+)
+TIMM_VIT = Family(
+    name="timm_vit",
+    title="a plain ViT under timm's keys, without its architecture's name",
+    encoders={
+        "ema": (Place("state_dict_ema"), Place("model_ema")),
+        "model": MODEL,
+    },
+    default=("ema", "model"),
+    matches=_matches_timm,
+    resize="antialias",
+)
+FAMILIES = (IBOT, DINO, TIMM_VIT)

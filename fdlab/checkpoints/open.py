@@ -1,0 +1,227 @@
+"""``open_model``: a file, a run folder, a timm name or ``random:...`` becomes an ``Encoder``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fdlab.checkpoints.recognise import recognise
+from fdlab.checkpoints.save import OwnFile, own_file
+from fdlab.checkpoints.sources import on_disk, run_file
+from fdlab.checkpoints.unpickle import AGAIN, WeightFile, read_weights
+from fdlab.encoders.devices import pick_device
+from fdlab.encoders.encoder import Encoder, Size, TimmCall, check_activation, set_activation
+from fdlab.encoders.student import build, fold_bias_scale, seeded, timm_call
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
+from fdlab.randomness import seed_for
+
+
+def open_model(
+    source: str | Path,
+    *,
+    encoder: str | None = None,
+    heads: int | None = None,
+    image_size: Size | None = None,
+    activation: str | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+) -> Encoder:
+    """Opens any model that fdlab knows, in eval mode.
+
+    Args:
+        source: a weight file, a run folder, ``timm:NAME`` or NAME (published weights through timm),
+            ``random:FILE_OR_RUN_OR_NAME`` (that architecture before its first step), each with
+            ``@teacher`` or the like where a file holds several networks.
+        encoder: the network to take, the same as ``@NAME``.
+        heads: attention heads, where the file does not say.
+        image_size: pixels, int or (height, width); position tables are resized by the family's method.
+        activation: replaces the MLPs' activation, e.g. ``quick_gelu``.
+        seed: of ``random:``.
+
+    Raises:
+        FdlabError: code 3 where the source is not understood, 2 where an argument is wrong.
+    """
+    where = pick_device(device)
+    if activation is not None:
+        check_activation(activation)
+    text = str(source)
+    is_random = text.startswith("random:")
+    path, suffix = _locate(text.removeprefix("random:"))
+    if suffix and encoder and suffix != encoder:
+        raise FdlabError(f"{text} names '@{suffix}', but encoder= names '{encoder}'.", "", "Give one of them.", USAGE)
+    asked = _Asked(text, encoder or suffix, heads, image_size, activation, seed if is_random else None)
+    opened = _open_file(path, asked) if isinstance(path, Path) else _open_timm(path, asked)
+    return opened.to(where)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the caller of ``open_model`` wants; ``random_seed`` is None for trained weights."""
+
+    text: str
+    encoder: str | None
+    heads: int | None
+    image_size: Size | None
+    activation: str | None
+    random_seed: int | None
+
+
+def _locate(text: str) -> tuple[Path | str, str | None]:
+    """(path or timm name, suffix after @). An existing path wins over everything, whatever its name."""
+    if (found := on_disk(text)) is not None:
+        return found
+    if text.startswith("timm:"):
+        return text.removeprefix("timm:"), None
+    import timm
+
+    base, at, suffix = text.rpartition("@")
+    base = base if at else text
+    if "/" not in base and timm.is_model(base):
+        return base, suffix if at else None
+    if "/" in base or Path(base).suffix in (".pth", ".pt", ".bin", ".safetensors", ".tar", ".ckpt"):
+        raise FdlabError(
+            f"{base} does not exist.", "No file or folder has this name.", "Check the path.", NOT_UNDERSTOOD
+        )
+    raise FdlabError(
+        f"'{text}' is no file, run folder or timm model.",
+        "",
+        f"Give a path, timm:NAME or random:NAME.{nearest(base, timm.list_models())}",
+        NOT_UNDERSTOOD,
+    )
+
+
+def _open_file(path: Path, asked: _Asked) -> Encoder:
+    path = run_file(path) if path.is_dir() else path
+    file = read_weights(path)
+    own = own_file(file)
+    return _open_foreign(file, asked) if own is None else _open_own(own, asked)
+
+
+def _open_own(own: OwnFile, asked: _Asked) -> Encoder:
+    path = own.file.path
+    if asked.encoder not in (None, "encoder", path.stem) or asked.heads is not None:
+        raise FdlabError(
+            f"{path} is fdlab's own.",
+            "It holds one network and its head count.",
+            "Leave encoder= and heads= out.",
+            USAGE,
+        )
+    said: tuple[str, ...] = tuple(map(str, own.card.get("assumed", ())))
+    if asked.random_seed is None:
+        module, call, resized = own.module(image_size=asked.image_size)
+        said += resized
+    elif own.design is None:
+        raise FdlabError(
+            f"{path} has no untrained form.",
+            "It was not built from a design.",
+            "Give random: with the original file.",
+            USAGE,
+        )
+    else:
+        design = own.design if asked.image_size is None else replace(own.design, image_size=asked.image_size)
+        module, call = build(design, seed=asked.random_seed), timm_call(design)
+        fold_bias_scale(module)
+    return _finish(
+        module,
+        call,
+        asked,
+        family=own.entry["family"],
+        mean=own.mean,
+        std=own.std,
+        taken="encoder",
+        options=tuple(own.entry["options"]),
+        interpolation=str(own.card.get("interpolation", "bicubic")),
+        **{name: str(own.card.get(name, "")) for name in ("title", "heads_from", "positions")},
+        assumed=said,
+        container=own.file.kind,
+    )
+
+
+def _open_foreign(file: WeightFile, asked: _Asked) -> Encoder:
+    try:
+        found = recognise(
+            file, encoder=asked.encoder, heads=asked.heads, image_size=asked.image_size, activation=asked.activation
+        )
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # A changed file can hold tensors of shapes that no rule foresees; FdlabError is none of these types.
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}."
+        raise FdlabError(f"{file.path} holds tensors that fit no layout.", why, AGAIN, NOT_UNDERSTOOD) from error
+    family, said = found.family, found.assumed
+    if asked.random_seed is not None:
+        said = (*said, "random weights by timm's initialiser for this class, not the authors' own")
+    if file.stubs:
+        said = (*said, f"not loaded, for safety: {', '.join(file.stubs[:6])}")
+    return _finish(
+        found.module(random_seed=asked.random_seed),
+        found.call,
+        asked,
+        family=family.name,
+        taken=found.taken,
+        others=found.others,
+        assumed=said,
+        container=f"{file.kind}: {found.container}",
+        **found.known,
+    )
+
+
+def _open_timm(name: str, asked: _Asked) -> Encoder:
+    import timm
+
+    if asked.encoder or asked.heads:
+        raise FdlabError(
+            f"{asked.text} is a timm model.", "encoder= and heads= are for files.", "Leave them out.", USAGE
+        )
+    if not timm.is_model(name):
+        raise FdlabError(
+            f"timm has no model '{name}'.",
+            f"This is timm {timm.__version__}.",
+            f"See timm.list_models().{nearest(name, timm.list_models())}",
+            NOT_UNDERSTOOD,
+        )
+    is_random = asked.random_seed is not None
+    kwargs: dict[str, Any] = {"model_name": name}
+    if is_random:
+        kwargs["num_classes"] = 0
+    if asked.image_size is not None:
+        kwargs["img_size"] = asked.image_size
+    try:
+        with seeded(seed_for(asked.random_seed or 0, "construct")):
+            module: Any = timm.create_model(pretrained=not is_random, **kwargs)
+    except Exception as error:  # hub, network, disk and argument errors come in many types
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
+        if is_random:
+            raise FdlabError(
+                f"timm could not make '{name}'.", why, "Check the name and image_size=.", NOT_UNDERSTOOD
+            ) from error
+        raise FdlabError(
+            f"The published weights of '{name}' could not be had.",
+            f"No network? {why}",
+            "Connect to the network, or give a weight file.",
+            NOT_UNDERSTOOD,
+        ) from error
+    cfg = module.pretrained_cfg
+    return _finish(
+        module,
+        TimmCall("timm.create_model", {"pretrained": False, **kwargs}),
+        asked,
+        family="timm",
+        timm_name=name,
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        container="timm",
+        taken="model",
+        interpolation=cfg.get("interpolation") or "bicubic",
+    )
+
+
+def _finish(module: torch.nn.Module, call: TimmCall, asked: _Asked, **known: Any) -> Encoder:
+    if asked.activation is not None:
+        set_activation(module, asked.activation)
+        said = f"activation {asked.activation}: given by the user"
+        known["assumed"] = tuple(dict.fromkeys((*known.get("assumed", ()), said)))
+    if asked.random_seed is not None:
+        known["taken"] = f"random weights, seed {asked.random_seed}"
+    return Encoder.wrap(module, call=call, source=asked.text, **known)

@@ -1,0 +1,151 @@
+"""The factorial study as one report: the premise, the two-way table, the claims, every figure, a README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fdlab.compare.cohort import Cohort, Member
+from fdlab.compare.two_way import PROBE, paired_over_seeds, two_way
+from fdlab.errors import USAGE, FdlabError
+from fdlab.experiments.others import as_section
+from fdlab.experiments.two_factors import CELLS, FAMILIES, KINDS, Cell, Size
+from fdlab.experiments.values import finetuned, lost, measured, unmeasured, values
+from fdlab.experiments.words import PREMISE, SIGNS, as_markdown, limits_of, premises, ranking, two_way_notes
+from fdlab.records.atomic import writable_folder, write_text
+from fdlab.records.run_folder import RunFolder
+from fdlab.records.table import join, write_table
+from fdlab.study.publish import write_report
+from fdlab.version import versions
+
+OTHERS = "others"  # the folder of the report on models that others trained
+SUPERVISED = (
+    "Supervised pre-training learnt from the labels of the training images that were not held out, and every model's "
+    "learning rate was chosen with all labels: accuracies on few labels are no results of few labels alone."
+)
+
+
+def write_study(
+    out: str | Path,
+    folder: str | Path,
+    size: Size,
+    seeds: Sequence[int],
+    *,
+    command: str,
+    data: str,
+    limits: Sequence[str],
+    cells: Sequence[Cell] = CELLS,
+) -> dict[str, Any]:
+    """Reads what is finished under ``folder`` and writes table, figures, LaTeX, claims and page to ``out``.
+
+    Args:
+        data: what the images are, in words. limits: what the study cannot show.
+
+    Returns:
+        ``page``, ``table``, ``facts``.
+    """
+    folder, out = Path(folder), writable_folder(out)
+    tuned, said = finetuned(folder, size, seeds, cells)
+    known = join([measured(folder, seeds, cells), tuned])
+    facts = facts_of(folder, size, seeds, cells) | {"command": command, "data": data, "limits": list(limits)}
+    return _write(out, known, facts | {"lost": [*lost(folder, size, seeds, cells), *said]}, cells)
+
+
+def rewrite_study(out: str | Path) -> dict[str, Any]:
+    """The same report once more from the table and the facts in ``out`` alone: nothing is measured or opened.
+
+    Raises:
+        FdlabError: code 3, there is no report of the study; code 2, the report is of something else.
+    """
+    from fdlab.report.folder import read_report
+
+    table, facts = read_report(out)
+    cells = tuple(cell for cell in CELLS if cell.label in facts.get("order", ()))
+    if not cells or "lost" not in facts:
+        raise FdlabError(
+            f"{out} is no report of this study.",
+            "Its facts name none of the study's models.",
+            "Name the folder that the study wrote with --out.",
+            code=USAGE,
+        )
+    known = table[~table["probe"].isin([PROBE, PREMISE])].reset_index(drop=True)
+    return _write(Path(out), known, {key: value for key, value in facts.items() if key != "claims"}, cells, again=True)
+
+
+def _write(
+    out: Path, known: pd.DataFrame, facts: dict[str, Any], cells: Sequence[Cell], *, again: bool = False
+) -> dict[str, Any]:
+    """Everything that follows from what was measured; ``again``: drawn anew even where nothing has changed."""
+    from fdlab.report.folder import read_report
+    from fdlab.study.prediction import predict
+    from fdlab.study.verdicts import claims
+
+    single = values(known)
+    table = join([known, *effects(single, cells)])
+    facts["notes"] = [*two_way_notes(table), *facts["lost"], *unmeasured(single), SUPERVISED]
+    write_table(out / "table.csv", table)
+    judged = claims(out / "table.csv", cohort=cohort_of(cells))
+    facts |= {"premises": premises(table), "claims": judged["facts"]}
+    page = write_report(out, table, facts, again=again)
+    lines = [as_markdown(table, facts)]
+    if (table["metric"] == "best_accuracy").any():
+        predict(out, cohort=cohort_of(cells), command=facts["command"])
+        lines.append(ranking(*read_report(out / "predict")))
+    if (out / OTHERS / "table.csv").is_file():
+        lines.append(as_section(*read_report(out / OTHERS), OTHERS))
+    write_text(out / "README.md", "\n".join([*lines, *limits_of(facts)]) + "\n")
+    return {"page": page, "table": table, "facts": facts}
+
+
+def effects(single: pd.DataFrame, cells: Sequence[Cell]) -> list[pd.DataFrame]:
+    """The two-way table, and each teacher against the untrained start of its design."""
+    places = {cell.label: (cell.kind, cell.design, cell.distilled) for cell in cells if cell.kind in KINDS}
+    teachers = {Cell(kind, "plain").label: Cell("random", "plain").label for kind in KINDS}
+    shown = single[single["metric"].isin(SIGNS)]
+    return [two_way(single, places, FAMILIES), paired_over_seeds(shown, teachers, PREMISE)]
+
+
+def cohort_of(cells: Sequence[Cell]) -> Cohort:
+    """Who is whose teacher and control, for the claims; the seeds are in the table."""
+    members = []
+    for cell in cells:
+        pair = cell.teacher.label if cell.teacher else ""
+        control = cell.control.label if cell != cell.control else ""
+        design = {"label": cell.label, "source": cell.name, "family": cell.family, "design": cell.design}
+        members.append(Member(**design, pair_of=pair, control=control))
+    return Cohort(model=members)
+
+
+def facts_of(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell]) -> dict[str, Any]:
+    """What is known beside the table."""
+    steps = ", ".join(f"{name} {count}" for name, count in size.steps.items())
+    return {
+        "title": f"Is it the distillation, or the student's design? (CIFAR-10, {size.name} size)",
+        "question": "Three kinds of pre-training, each in the plain and in the student's design, with and without "
+        "distillation: to which of the two does each difference belong?",
+        "order": [cell.label for cell in cells],
+        "controls": {cell.label: cell.control.label for cell in cells if cell != cell.control},
+        "compare": [Cell(KINDS[0], "plain").label, Cell(KINDS[0], "student", True).label],
+        "seed": list(seeds),
+        "images_by_probe": dict(size.images),
+        "budget": f"{steps or 'the epochs of the recipes'}; rates {', '.join(f'{rate:g}' for rate in size.rates)}",
+        "seconds": seconds(folder),
+        "versions": versions(),
+        "cohort": [member.model_dump(exclude_defaults=True) for member in cohort_of(cells).model],
+    }
+
+
+def seconds(folder: Path) -> dict[str, float]:
+    """Seconds of the trainings of each kind, summed; of one that was stopped only those after its last start."""
+    kinds = {
+        "pre-training and distilling": "seed-*/pretrained/*",
+        "fine-tuning": "finetuned/*/*",
+        "few labels": "few/*",
+    }
+    return {
+        name: round(sum(float(RunFolder(run).facts().get("seconds", 0)) for run in sorted(folder.glob(pattern))), 1)
+        for name, pattern in kinds.items()
+    }

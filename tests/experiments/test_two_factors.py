@@ -1,0 +1,166 @@
+"""The factorial study at toy size: who depends on whom, what is made again, what diverged, what the page says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fdlab.errors import FdlabError
+from fdlab.experiments import two_factors as factorial
+from fdlab.experiments.report import cohort_of, effects, rewrite_study, write_study
+from fdlab.experiments.two_factors import CELLS, FINETUNED, Cell, Size, passes, source
+from fdlab.experiments.values import lost, unmeasured, values
+from fdlab.experiments.words import premises, two_way_notes
+from fdlab.records.run_folder import RunFolder
+from fdlab.records.table import frame, write_table
+
+TOY = Size(
+    name="toy",
+    train="digits#train[:120]",
+    test="digits#test[:40]",
+    validation=20,
+    common={"run.batch": 8, "run.precision": "float32", "run.device": "cpu", "data.size": 16},
+    model={"width": 16, "depth": 2, "heads": 2},
+    steps={"contrastive": 2, "masked": 2, "supervised": 2, "distill": 2, "finetune": 2, "few": 2},
+    rates=(1e-3, 1e-2),
+    few=(3,),
+    images={"attention": 8, "features": 40, "hessian": 2, "sharpness": 2},
+)
+KIND = tuple(cell for cell in CELLS if cell.kind in ("masked", "random"))
+
+
+def test_every_model_has_its_teacher_control_and_the_same_budget() -> None:
+    assert len(set(CELLS)) == 15
+    stages = passes(Path("w"), TOY, [0, 1])
+    jobs = stages["models"]
+    assert len(jobs) == 2 * 13  # an untrained model is no training
+    assert jobs["masked-student-distilled 1"].needs == ("masked-plain 1",)
+    assert jobs["random-student-distilled 0"].needs == ("contrastive-plain 0",)
+    assert jobs["random-student-distilled 0"].keywords["overrides"]["distill.teacher"].startswith("random:")
+    tuned = list(stages["fine-tuning"].values())
+    assert len(tuned) == 2 * 15 * 2
+    budgets = {json.dumps({k: v for k, v in job.keywords["overrides"].items() if k in BUDGET}) for job in tuned}
+    assert len(budgets) == 1
+    held = jobs["supervised-plain 1"].keywords["overrides"]
+    assert (held["data.validation"], held["data.label_seed"]) == (TOY.validation, 1)  # not learnt from
+
+
+BUDGET = ("run.steps", "run.batch", "data.source", "data.test", "data.validation")
+
+
+def test_values_are_means_of_late_blocks_and_logarithms() -> None:
+    common = {"model": "masked, plain", "family": "mim", "seed": 0}
+    late = [{**common, "probe": "attention", "metric": "nmi", "depth": d, "value": v} for d, v in ((0.5, 9), (1, 2))]
+    sharp = {**common, "probe": "hessian", "metric": "eigenvalue_1_balanced", "value": 1000.0}
+    found = values(frame([*late, sharp])).set_index("metric")["value"]
+    assert found.to_dict() == {"nmi": 2.0, "eigenvalue_1_balanced": pytest.approx(3.0)}
+    (left,) = unmeasured(values(frame([*late, sharp])))
+    assert "few labels" in left
+    assert "Hessian" not in left
+
+
+@pytest.mark.parametrize(("gap", "word"), [(0.5, "supported"), (0.0, "undecided")])
+def test_the_premise_is_judged_against_the_untrained_start(gap: float, word: str) -> None:
+    rows = []
+    for seed, noise in enumerate((0.01, -0.01, 0.0)):
+        for cell in (Cell("masked", "plain"), Cell("random", "plain")):
+            value = 0.2 + gap * (cell.kind == "masked") + noise * (cell.kind == "masked")
+            row = {"model": cell.label, "family": cell.family, "seed": seed, "probe": "cells"}
+            rows.append({**row, "metric": "r2_absolute", "value": value})
+    found = premises(effects(frame(rows), CELLS)[1])
+    assert [one["verdict"] for one in found] == ["not tested", word, "not tested"]
+    assert "3 seeds" in found[1]["effect"]
+
+
+def test_the_cohort_names_teachers_and_controls() -> None:
+    members = {member.label: member for member in cohort_of(CELLS).model}
+    student = members["contrastive distilled, student"]
+    assert (student.pair_of, student.control, student.design) == ("contrastive, plain", "random, student", "student")
+    assert members["random, plain"].control == ""
+
+
+@pytest.mark.slow
+def test_a_study_is_continued_and_repaired_and_its_page_says_what_is_lost(tmp_path: Path) -> None:
+    work, out = tmp_path / "work", tmp_path / "out"
+
+    def times() -> dict[Path, int]:
+        found = [*work.rglob("run.json"), *(work / "records").rglob("manifest.json")]
+        return {path.relative_to(work): path.stat().st_mtime_ns for path in found if "store" not in path.parts}
+
+    factorial.run(work, TOY, [0], KIND, quiet=True)
+    before = times()
+    assert len([path for path in before if "pretrained" in path.parts]) == 7
+    shutil.rmtree(work / "seed-0" / "pretrained" / "masked-student")
+    tuned = work / FINETUNED / "masked--plain_seed-0" / "lr-0.01"
+    shutil.rmtree(tuned)
+    RunFolder(tuned).path.mkdir()
+    (tuned / "failed.json").write_text('{"why": "the loss is not a number"}')
+    factorial.run(work, TOY, [0], KIND, quiet=True)
+    after = times()
+    changed = {path.parts for path in after if after[path] != before.get(path)}
+    assert changed == {("seed-0", "pretrained", "masked-student", "run.json")}
+    made = write_study(out, work, TOY, [0], command="make study", data="digits", limits=["toy"], cells=KIND)
+    own = made["table"][made["table"]["probe"] == "two_way"]
+    assert set(own["model"]) == {"masked"}
+    lines = (out / "README.md").read_text()
+    assert "| 1 of 2 |" in lines
+    assert "1 of 3 fine-tunings of masked, plain, seed 0, diverged." in lines
+    assert "make study" in (out / "index.html").read_text()
+    shutil.rmtree(work)  # the report's own tables are enough to write it again
+    again = rewrite_study(out)
+    assert (out / "README.md").read_text() == lines
+    assert again["facts"]["claims"] == made["facts"]["claims"]
+    pd.testing.assert_frame_equal(again["table"], made["table"], rtol=1e-8, check_dtype=False)
+
+
+def test_a_report_of_something_else_is_not_taken_for_the_study(tmp_path: Path) -> None:
+    row = {"model": "a", "family": "mim", "seed": 0, "probe": "attention", "metric": "nmi", "value": 0.5}
+    write_table(tmp_path / "table.csv", frame([row]))
+    with pytest.raises(FdlabError, match="no report of this study"):
+        rewrite_study(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_what_was_seen_is_said_by_kind_with_what_chance_would_give() -> None:
+    rows = []
+    for seed, noise in enumerate((0.01, -0.01, 0.0)):
+        for cell in CELLS:
+            if cell.kind == "masked":
+                row = {"model": cell.label, "family": cell.family, "seed": seed, "probe": "cells", "metric": "nmi"}
+                student = cell.design == "student"
+                value = 0.2 - (0.1 + noise) * student + noise * cell.distilled * (1 + student)
+                rows.append({**row, "value": value})
+    design, distillation, interaction = two_way_notes(effects(frame(rows), CELLS)[0])
+    assert design.startswith("Effect of the design, told from 0 in 1 of 1 measures and kinds (about 1 would be")
+    assert design.endswith("masked: lower normalised mutual information.")
+    assert distillation.endswith("nowhere.")
+    assert interaction.endswith("nowhere.")
+
+
+def test_a_teacher_that_diverged_is_said_and_its_student_has_no_result(tmp_path: Path) -> None:
+    teacher = Cell("masked", "plain")
+    run = RunFolder(Path(source(tmp_path, teacher, 0)))
+    run.path.mkdir(parents=True)
+    (run.path / "failed.json").write_text('{"why": "the loss is not a number"}')
+    jobs = factorial.pretraining(tmp_path, replace(TOY), [0], (Cell("masked", "student", True),))
+    job = jobs["masked-student-distilled 0"]
+    assert job.call(**job.keywords) == {}
+    assert not Path(job.keywords["run"]).exists()  # nothing is kept: a teacher made again has its students made too
+    said = lost(tmp_path, TOY, [0], (teacher, Cell("masked", "student", True)))
+    assert [sentence.partition(":")[0] for sentence in said] == [
+        "masked, plain, seed 0, has no result",
+        "masked distilled, student, seed 0, has no result",
+    ]
+
+
+def test_seeds_given_twice_and_too_few_images_are_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(FdlabError, match="twice"):
+        factorial.run(tmp_path, TOY, [0, 0])
+    with pytest.raises(FdlabError, match="40 test images"):
+        factorial.run(tmp_path, replace(TOY, images={**TOY.images, "features": 41}), [0])
+    assert not any(tmp_path.iterdir())
