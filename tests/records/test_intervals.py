@@ -53,9 +53,9 @@ def test_t_of_columns_and_of_one_image() -> None:
 
 
 def test_wilson_known_answers() -> None:
-    assert proportion_interval(5, 10) == pytest.approx((0.5, 0.236593, 0.763407), abs=1e-6)
-    assert proportion_interval(0, 10) == pytest.approx((0.0, 0.0, 0.277533), abs=1e-6)
-    assert proportion_interval(10, 10) == pytest.approx((1.0, 0.722467, 1.0), abs=1e-6)
+    assert proportion_interval(5, 10)[:3] == pytest.approx((0.5, 0.236593, 0.763407), abs=1e-6)
+    assert proportion_interval(0, 10)[:3] == pytest.approx((0.0, 0.0, 0.277533), abs=1e-6)
+    assert proportion_interval(10, 10)[:3] == pytest.approx((1.0, 0.722467, 1.0), abs=1e-6)
     for correct, n in ((3, 0), (4, 3), (-1, 3)):
         with pytest.raises(ValueError):
             proportion_interval(correct, n)
@@ -145,15 +145,15 @@ def test_one_odd_image_widens_to_twice_student_and_no_further_than_the_values() 
     assert high == pytest.approx(value + 2 * (t_interval(x).high - value), rel=1e-6)
     assert low == x.min()  # Student's would end at -0.026
     without_spread = mean_interval(np.append(np.zeros(39), 1.0))  # most resamples hold equal values
-    assert without_spread == pytest.approx((0.025, 0.0, 0.025 + 2 * 2.0226909 * 0.025))
+    assert without_spread[:3] == pytest.approx((0.025, 0.0, 0.025 + 2 * 2.0226909 * 0.025))
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e150])
 def test_scale_and_place_do_not_matter(scale: float) -> None:
     x = np.exp(normal(40))
-    np.testing.assert_allclose(mean_interval(scale * x, 0), scale * np.array(mean_interval(x, 0)), rtol=1e-9)
-    far = np.array(mean_interval(x + 1e6, 0)) - 1e6
-    np.testing.assert_allclose(far, mean_interval(x, 0), atol=1e-8)
+    np.testing.assert_allclose(mean_interval(scale * x, 0)[:3], scale * np.array(mean_interval(x, 0)[:3]), rtol=1e-9)
+    far = np.array(mean_interval(x + 1e6, 0)[:3]) - 1e6
+    np.testing.assert_allclose(far, mean_interval(x, 0)[:3], atol=1e-8)
 
 
 @settings(max_examples=40, deadline=None)
