@@ -28,8 +28,9 @@ check: $(VENV)/.installed-dev  ## lint, types and the arrows between the rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check  ## checks and the fast tests
+test: check  ## checks, the fast tests and the examples in docstrings
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules fdlab
 
 test-slow: $(VENV)/.installed-dev  ## the remaining tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
