@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fdlab.compare.cohort import Member
@@ -44,3 +45,30 @@ def test_means_over_seeds_are_no_further_seed() -> None:
 def test_seeds_of_one_checkpoints_fine_tunings_are_said_to_be_that() -> None:
     found = evidence({0: 1.0, 1: 5.0}, {0: 0.0, 1: 3.0}, objective=OF_FINETUNING).change(MINUS, ["nmi"], "late")
     assert found.said == [f"{OF_FINETUNING}: about these checkpoints only, not about their training"]
+
+
+@pytest.mark.parametrize("count", [4, 5])
+@pytest.mark.parametrize("blocks", ["last half", "first half", "last quarter"])
+def test_over_seeds_a_measure_by_block_is_the_mean_of_the_blocks_asked_for_and_of_no_others(
+    blocks: str, count: int
+) -> None:
+    """Every block has its own power of ten, so that one block too many or too few shows."""
+    rows = [
+        {"model": model, "seed": seed, "probe": "attention", "metric": "nmi", "block": block, "head": head}
+        | {"depth": (block + 1) / count, "value": scale * (seed + 1) * 10.0**block}
+        for model, scale in (("a", 3.0), ("b", 1.0))
+        for seed in (0, 1)
+        for block in range(count)
+        for head in (0, 1)
+    ]
+    found = Evidence([frame(rows)], {}, {}).change(MINUS, ["nmi"], blocks)
+    kept = {
+        (4, "last half"): [2, 3],
+        (4, "first half"): [0, 1],
+        (4, "last quarter"): [3],
+        (5, "last half"): [2, 3, 4],  # relative depth 0.6, 0.8, 1.0
+        (5, "first half"): [0, 1],
+        (5, "last quarter"): [3, 4],
+    }[count, blocks]
+    change = (3.0 - 1.0) * (1 + 2) / 2 * float(np.mean([10.0**block for block in kept]))
+    assert (found.unit, found.change.n, found.change.value) == (SEEDS, 2, pytest.approx(change))
