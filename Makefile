@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Processes that share the fast tests, one thread each (some of the slow ones start several themselves).
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow check format reports study clean
+.PHONY: help demo test test-slow mutants check format reports study clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
 
@@ -34,6 +34,9 @@ test: check  ## checks, the fast tests and the examples in docstrings
 
 test-slow: $(VENV)/.installed-dev  ## the remaining tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+mutants: $(VENV)/.installed-dev  ## known faults, one at a time, and whether the tests notice them; some minutes
+	$(BIN)/python tests/mutants/run.py
 
 format: $(VENV)/.installed-dev  ## put the code into shape
 	$(BIN)/ruff check --fix .
