@@ -30,7 +30,7 @@ class Contents:
     """``tables[""]`` holds the tensors that lie at the top; keys are without ``module.``.
 
     ``said`` is {fact: (value, where it stands)}; facts: arch, arguments, heads, head_width, image_size,
-    norm_eps, activation, mean, std, interpolation.
+    norm_eps, activation, mean, std, interpolation, tag (of timm's names).
     """
 
     top: frozenset[str]
@@ -132,7 +132,7 @@ def _folder_words(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Fact]:
         said["arch"] = (config["architecture"], "config.json")
         said["arguments"] = (dict(config.get("model_args") or {}), "config.json")
         cfg = config.get("pretrained_cfg") or {}
-        _keep(said, cfg, "config.json", mean="mean", std="std", interpolation="interpolation")
+        _keep(said, cfg, "config.json", mean="mean", std="std", interpolation="interpolation", tag="tag")
     elif "model_type" in config or "vision_config" in config:
         vision = config.get("vision_config")  # of whole CLIP models
         _keep(

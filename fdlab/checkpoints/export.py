@@ -52,6 +52,7 @@ def card(encoder: Encoder, line: str) -> dict[str, Any]:
     return {
         "source": info.source,
         "family": info.family,
+        "kind": info.kind,
         "network": info.taken,
         "sha256": info.sha256,
         "assumed": info.assumed,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from fdlab.checkpoints.builders.timm_name import kind_of_name
 from fdlab.checkpoints.recognise import recognise
 from fdlab.checkpoints.save import OwnFile, own_file
 from fdlab.checkpoints.sources import on_disk, run_file
 from fdlab.checkpoints.unpickle import AGAIN, WeightFile, read_weights
 from fdlab.encoders.devices import pick_device
-from fdlab.encoders.encoder import Encoder, Size, TimmCall, check_activation, set_activation
+from fdlab.encoders.encoder import Encoder, Kind, Size, TimmCall, check_activation, set_activation
 from fdlab.encoders.student import build, fold_bias_scale, seeded, timm_call
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.randomness import seed_for
@@ -134,6 +135,7 @@ def _open_own(own: OwnFile, asked: _Asked) -> Encoder:
         taken="encoder",
         options=tuple(own.entry["options"]),
         interpolation=str(own.card.get("interpolation", "bicubic")),
+        **({"kind": own.card["kind"]} if own.card.get("kind") in get_args(Kind) else {}),
         **{name: str(own.card.get(name, "")) for name in ("title", "heads_from", "positions")},
         assumed=said,
         container=own.file.kind,
@@ -213,6 +215,7 @@ def _open_timm(name: str, asked: _Asked) -> Encoder:
         std=tuple(cfg["std"]),
         container="timm",
         taken="model",
+        kind=kind_of_name(name if "." in name else f"{name}.{cfg.get('tag') or ''}"),
         interpolation=cfg.get("interpolation") or "bicubic",
     )
 
@@ -223,5 +226,5 @@ def _finish(module: torch.nn.Module, call: TimmCall, asked: _Asked, **known: Any
         said = f"activation {asked.activation}: given by the user"
         known["assumed"] = tuple(dict.fromkeys((*known.get("assumed", ()), said)))
     if asked.random_seed is not None:
-        known["taken"] = f"random weights, seed {asked.random_seed}"
+        known |= {"taken": f"random weights, seed {asked.random_seed}", "kind": "random"}
     return Encoder.wrap(module, call=call, source=asked.text, **known)

@@ -173,6 +173,7 @@ def recognise(
         {
             **words,
             "title": family.title,
+            "kind": family.kind,
             "heads_from": built.heads_from,
             "positions": built.positions,
             "left_over": left_over,

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Floats3 = tuple[float, float, float]
 Size = int | tuple[int, int]
+# What a model was pre-trained on (mim: masked images); fine-tuning on labels afterwards does not change it.
+Kind = Literal["mim", "contrastive", "distilled", "supervised", "image-text", "random", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class EncoderInfo:
     windows: tuple[tuple[int, int], ...] = ()
     positions: str = ""  # settings of the positions that are in no tensor, e.g. pre-training windows
     left_over: int = 0  # known keys of the file that are no part of this network
+    kind: Kind = "unknown"
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ class Encoder:
         Args:
             known: fields of ``EncoderInfo`` that no module holds: family, mean, std, source, ...
         """
-        fields = {"family": "module", **describe(module), **known}
+        kind = known.get("family") if known.get("family") in get_args(Kind) else "unknown"  # a task's family is a kind
+        fields = {"family": "module", "kind": kind, **describe(module), **known}
         info = EncoderInfo(**fields)
         return cls(module, EncoderInfo(**{**fields, "sha256": identity(module, info)}), call)
 
@@ -308,6 +312,7 @@ _WORDS = {
     "windows",
     "positions",
     "left_over",
+    "kind",
 }
 
 

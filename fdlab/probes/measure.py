@@ -312,7 +312,9 @@ def _named(record: Record, label: str, model: Model) -> Record:
     named: dict[str, str] = {"model": label}
     if model.info.source.startswith("random:"):
         named["family"] = "random"
-    return Record(record.table.assign(**named), record.arrays, {**record.manifest, "label": label})
+    return Record(
+        record.table.assign(**named), record.arrays, {**record.manifest, "label": label, "kind": model.info.kind}
+    )
 
 
 # --- models --------------------------------------------------------------------------------------------

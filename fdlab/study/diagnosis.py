@@ -21,45 +21,10 @@ from fdlab.version import versions
 if TYPE_CHECKING:
     import pandas as pd
 
-# How a checkpoint's family is shown: by what it was trained on.
-SHOWN = {
-    **dict.fromkeys(
-        ("contrastive", "dino", "dinov2", "dinov3", "ibot", "esvit_swin", "mocov3", "hf_dinov2"), "contrastive"
-    ),
-    **dict.fromkeys(
-        ("mim", "mae", "mae_small", "hf_vitmae", "simmim_vit", "simmim_swin_v1", "simmim_swin_v2", "beit", "beitv2"),
-        "mim",
-    ),
-    **dict.fromkeys(("data2vec_vision", "ijepa"), "mim"),  # masked too, though the target is features
-    **dict.fromkeys(("distilled", "fd_vit_distilled", "fd_swin_distilled", "fd_swin_v2_distilled"), "distilled"),
-    **dict.fromkeys(("openai_clip", "open_clip", "hf_clip_vision"), "image-text"),
-    **dict.fromkeys(("supervised", "deit", "deit_distilled", "deit3", "torchvision"), "supervised"),
-}
-# Words in a timm name's tag; the first that fits decides, a name that says nothing is "other".
-BY_TIMM_TAG = {
-    "dino": "contrastive",
-    "lvd": "contrastive",
-    "mae": "mim",
-    "beit": "mim",
-    "ijepa": "mim",
-    "clip": "image-text",
-    "openai": "image-text",
-    "laion": "image-text",
-    "webli": "image-text",
-    "in1k": "supervised",
-    "in21k": "supervised",
-    "in22k": "supervised",
-}
 
-
-def shown_family(label: str, family: str, source: str) -> str:
-    """The display family of a model; timm names tell it by their tag."""
-    if label == CONTROL or source.startswith("random:") or family == "random":
-        return "random"
-    if family == "timm":
-        tag = source.partition(".")[2]
-        return next((kind for word, kind in BY_TIMM_TAG.items() if word in tag), "other")
-    return SHOWN.get(family, "other")
+def shown_family(label: str, kind: str) -> str:
+    """The display family of a model: what it was trained on; "other" where that is not known."""
+    return "random" if label == CONTROL else kind if kind != "unknown" else "other"
 
 
 class Subject(NamedTuple):
@@ -168,7 +133,7 @@ def gather(probe: str, models: Any, data: str, *, parts: Sequence[str] = (), **s
         ]
     records = _joined([found.attrs["record"] for found in tables])
     manifests = {label: record.manifest for label, record in records.items()}
-    shown = {label: shown_family(label, str(m["family"]), str(m["source"])) for label, m in manifests.items()}
+    shown = {label: shown_family(label, str(m["kind"])) for label, m in manifests.items()}
     table = join(tables)
     table = table.assign(family=[shown[label] for label in table["model"]])
     said = [*open_data(data).notes, *(str(w.message) for w in caught if issubclass(w.category, UserWarning))]

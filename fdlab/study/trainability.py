@@ -52,7 +52,7 @@ def starts_of(models: Sequence[str], seeds: Sequence[int]) -> list[Start]:
     for given in models:
         label, source = parse_label(given)
         info = open_model(source).info
-        family = shown_family(label, info.family, source)
+        family = shown_family(label, info.kind)
         # A table that was trained behind a factor is fine-tuned behind the same one.
         scales = [float(text.removeprefix(SCALE)) for text in info.options if text.startswith(SCALE)]
         own = {"classify.bias_scale": scales[0]} if scales else {}

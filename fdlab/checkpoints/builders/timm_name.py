@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from fdlab.checkpoints.builders.built import Ask, Built, Sentences
 from fdlab.checkpoints.builders.vit import build_vit
-from fdlab.encoders.encoder import TimmCall, _pair
+from fdlab.encoders.encoder import Kind, TimmCall, _pair
 from fdlab.encoders.student import seeded
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.randomness import seed_for
@@ -39,7 +40,7 @@ def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
     if "num_heads" not in kwargs:
         said = (f"heads: those of timm's {arch}",)
     native = TimmCall("timm.create_model", kwargs)
-    known: dict[str, Any] = {"timm_name": arch}
+    known: dict[str, Any] = {"timm_name": arch, "kind": kind_of_name(f"{arch}.{ask.fact('tag', '')}")}
     if "mean" not in ask.contents.said:  # as timm's training script does where it is told nothing
         cfg: Any = timm.get_pretrained_cfg(arch)
         if cfg is not None:
@@ -56,6 +57,26 @@ def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
     size = _pair(ask.image_size)
     said = (*said, f"position table for {old[0]}x{old[1]} -> {size[0]}x{size[1]} pixels: timm's own way (antialias)")
     return Built(call, module.state_dict(), where, said, known=known)
+
+
+# How words of a timm name begin that tell what its weights were trained on; the first kind that fits counts, since
+# weights that were fine-tuned on labels name both.
+_KINDS: dict[Kind, str] = {
+    "image-text": r"clip|siglip|metaclip|mclip|tinyclip|openai|laion|webli|dfn|datacomp|merged|pe_",
+    "mim": r"mim|mae|beit|ijepa|eva",
+    "distilled": r"eupe|c_radio",
+    "contrastive": r"dino|lvd|moco",
+    "supervised": r"in1k|in12k|in21k|in22k",
+}
+
+
+def kind_of_name(name: str) -> Kind:
+    """What the weights of a timm name were trained on, by the words of architecture and tag.
+
+    >>> kind_of_name("eva02_base_patch14_224.mim_in22k"), kind_of_name("vit_base_patch16_224")
+    ('mim', 'unknown')
+    """
+    return next((kind for kind, words in _KINDS.items() if re.search(rf"(^|[._])({words})", name)), "unknown")
 
 
 def fits(arch: str | None, arguments: Any, state: dict[str, Tensor]) -> bool:

@@ -52,6 +52,7 @@ def _matches_beit(network: Network, contents: Contents) -> bool:
 
 def _entry(name: str, title: str, matches: Matches, **more: Any) -> Family:
     settings: dict[str, Any] = {
+        "kind": "mim",
         "encoders": {"model": MODEL, "ema": EMA},
         "default": ("model", "ema"),
         "builder": "beit",
@@ -74,6 +75,7 @@ FAMILIES = (
         "simmim_finetuned",
         "a fine-tuned SimMIM or feature-distillation ViT (BEiT's block; the two look the same)",
         _matches_finetuned_here,
+        kind="unknown",
     ),
     _entry(
         "beit_finetuned",

@@ -63,6 +63,7 @@ def add_axes(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _entry(name: str, title: str, matches: Matches, **more: Any) -> Family:
     settings: dict[str, Any] = {
+        "kind": "image-text",
         "encoders": {"visual": under("visual.")},
         "default": ("visual",),
         "marker": "conv1.weight",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from fdlab.checkpoints.contents import Contents
 from fdlab.checkpoints.families.family import MODEL, PATCHES, Family, Network, Place, is_plain_vit
 
@@ -21,6 +24,11 @@ def _matches_dino(network: Network, contents: Contents) -> bool:
     return is_plain_vit(network) and "norm.weight" in network and "blocks.0.ls1.gamma" not in network
 
 
+def _matches_dino_training(network: Network, contents: Contents) -> bool:
+    headed = any(re.match(r"/?head\.(mlp|last_layer)", key) for key in network)
+    return _matches_dino(network, contents) and (headed or bool({"teacher", "student"} & set(contents.tables)))
+
+
 def _matches_ibot(network: Network, contents: Contents) -> bool:
     return "ibot_loss" in contents.top and is_plain_vit(network)
 
@@ -32,6 +40,7 @@ def _matches_timm(network: Network, contents: Contents) -> bool:
 IBOT = Family(
     name="ibot",
     title="iBOT (plain ViT, full training file)",
+    kind="contrastive",
     encoders=_ENCODERS,
     default=("teacher", "backbone", "student"),
     matches=_matches_ibot,
@@ -44,6 +53,7 @@ IBOT = Family(
 DINO = Family(
     name="dino",
     title="DINO (plain ViT with a learned table; iBOT and DeiT without a head look the same)",
+    kind="unknown",
     encoders=_ENCODERS,
     default=("teacher", "backbone", "student"),
     matches=_matches_dino,
@@ -59,9 +69,11 @@ DINO = Family(
         (768, 12, 8): "vit_base_patch8_224.dino",
     },
 )
+DINO_TRAINING = replace(DINO, kind="contrastive", matches=_matches_dino_training)
 TIMM_VIT = Family(
     name="timm_vit",
     title="a plain ViT under timm's keys, without its architecture's name",
+    kind="unknown",
     encoders={
         "ema": (Place("state_dict_ema"), Place("model_ema")),
         "model": MODEL,
@@ -70,4 +82,4 @@ TIMM_VIT = Family(
     matches=_matches_timm,
     resize="antialias",
 )
-FAMILIES = (IBOT, DINO, TIMM_VIT)
+FAMILIES = (IBOT, DINO_TRAINING, DINO, TIMM_VIT)

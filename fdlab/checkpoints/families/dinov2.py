@@ -48,6 +48,7 @@ def _fold_class_row(state: dict[str, Tensor]) -> dict[str, Tensor]:
 DINOV2 = Family(
     name="dinov2",
     title="DINOv2 (plain ViT with layer scale)",
+    kind="contrastive",
     encoders=_ENCODERS,
     default=("teacher", "backbone", "student"),
     matches=_matches_plain,
@@ -60,6 +61,7 @@ DINOV2 = Family(
 DINOV2_REGISTERS = Family(
     name="dinov2",
     title="DINOv2 with registers",
+    kind="contrastive",
     encoders=_ENCODERS,
     default=("teacher", "backbone", "student"),
     matches=_matches_registers,
@@ -96,6 +98,7 @@ def _split_bias(state: dict[str, Tensor]) -> dict[str, Tensor]:
 DINOV3 = Family(
     name="dinov3",
     title="DINOv3 ViT (rotary positions, registers)",
+    kind="contrastive",
     encoders=_ENCODERS,
     default=("teacher", "backbone", "student"),
     matches=_matches_v3,

@@ -30,6 +30,7 @@ FAMILIES = (
     Family(
         name="eva02",
         title="EVA-02 (rotary positions, gated MLP)",
+        kind="mim",
         encoders={"model": MODEL, "ema": EMA},
         default=("model", "ema"),
         matches=_matches,

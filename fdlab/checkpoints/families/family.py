@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from fdlab.checkpoints.contents import Contents
-from fdlab.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, Floats3
+from fdlab.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, Floats3, Kind
 from fdlab.encoders.positions import Method, RelativeMethod
 
 Network = Mapping[str, Tensor]
@@ -46,6 +46,8 @@ class Family:
     """One checkpoint layout.
 
     Attributes:
+        kind: what its authors pre-trained it on, by which reports colour it. "unknown": several methods have this
+            layout, so that a file of it does not tell.
         encoders: {name for ``@name``: the places where it may lie}.
         default: names in the order of preference (what the authors publish or evaluate).
         matches: the signature, over the default network (prefix removed) and the whole file; families
@@ -69,6 +71,7 @@ class Family:
 
     name: str
     title: str
+    kind: Kind
     encoders: Mapping[str, tuple[Place, ...]]
     default: tuple[str, ...]
     matches: Matches

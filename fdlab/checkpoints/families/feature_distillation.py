@@ -38,6 +38,7 @@ FAMILIES = (
     Family(
         name="fd_vit_distilled",
         title="feature-distilled ViT of the official code (BEiT's block, one shared relative table)",
+        kind="distilled",
         encoders=_ENCODERS,
         default=("encoder",),
         matches=_matches_vit,
@@ -49,6 +50,7 @@ FAMILIES = (
     Family(
         name="fd_swin_v2_distilled",
         title="feature-distilled Swin V2 of the official code",
+        kind="distilled",
         encoders=_ENCODERS,
         default=("encoder",),
         matches=_matches_swin_v2,
@@ -62,6 +64,7 @@ FAMILIES = (
     Family(
         name="fd_swin_distilled",
         title="feature-distilled Swin of the official code",
+        kind="distilled",
         encoders=_ENCODERS,
         default=("encoder",),
         matches=_matches_swin,

@@ -111,6 +111,10 @@ def _matches_mae(network: Network, contents: Contents) -> bool:
     return decoder or _model_type(contents, "vit_mae")
 
 
+def _matches_classifier(network: Network, contents: Contents) -> bool:
+    return _matches_vit(network, contents) and any(re.match(r"/?(cls_)?classifier\.", key) for key in network)
+
+
 def _matches_vit(network: Network, contents: Contents) -> bool:
     return "encoder.layer.0.attention.attention.query.weight" in network
 
@@ -133,6 +137,7 @@ def _entry(name: str, title: str, matches: Matches, **more: Any) -> Family:
 _CLIP = Family(
     name="hf_clip_vision",
     title="Hugging Face CLIP, image tower",
+    kind="image-text",
     encoders={"vision_model": under("vision_model.", "clip.vision_model.", "model.vision_model.", "")},
     default=("vision_model",),
     marker="embeddings.patch_embedding.weight",
@@ -169,6 +174,7 @@ FAMILIES = (
         "hf_beit",
         "Hugging Face BEiT or data2vec-vision",
         _matches_beit,
+        kind="mim",
         builder="beit",
         mean=_HALF,
         std=_HALF,
@@ -178,12 +184,23 @@ FAMILIES = (
         "hf_dinov2",
         "Hugging Face DINOv2 with registers",
         _matches_registers,
+        kind="contrastive",
         convert=_join_registers,
         norm_eps=1e-6,
         resize="antialias",
         resize_is_ours=True,
     ),
-    _entry("hf_dinov2", "Hugging Face DINOv2", _matches_dinov2, norm_eps=1e-6, resize="offset", resize_is_ours=True),
-    _entry("hf_vitmae", "Hugging Face ViT-MAE", _matches_mae, fixed_positions=True),
-    _entry("hf_vit", "Hugging Face ViT or DeiT", _matches_vit, mean=_HALF, std=_HALF),
+    _entry(
+        "hf_dinov2",
+        "Hugging Face DINOv2",
+        _matches_dinov2,
+        kind="contrastive",
+        norm_eps=1e-6,
+        resize="offset",
+        resize_is_ours=True,
+    ),
+    _entry("hf_vitmae", "Hugging Face ViT-MAE", _matches_mae, kind="mim", fixed_positions=True),
+    _entry("hf_vit", "Hugging Face ViT or DeiT", _matches_classifier, kind="supervised", mean=_HALF, std=_HALF),
+    # DINO's files on the hub have this layout as well.
+    _entry("hf_vit", "Hugging Face ViT or DeiT", _matches_vit, kind="unknown", mean=_HALF, std=_HALF),
 )

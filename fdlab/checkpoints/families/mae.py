@@ -22,6 +22,7 @@ FAMILIES = (
     Family(
         name="mae",
         title="MAE (plain ViT with a fixed sin-cos table)",
+        kind="mim",
         encoders={"encoder": MODEL},
         default=("encoder",),
         matches=_matches,

@@ -21,6 +21,7 @@ FAMILIES = (
     Family(
         name="mae_small",
         title="the small MAE of IcarusWizard's code",
+        kind="mim",
         encoders={"encoder": tuple(Place(place.table, ("encoder.", "")) for place in MODEL)},
         default=("encoder",),
         matches=_packed,

@@ -44,6 +44,7 @@ def _matches_ijepa(network: Network, contents: Contents) -> bool:
 MOCO_V3 = Family(
     name="mocov3",
     title="MoCo v3 (plain ViT with a fixed sin-cos table, rows first)",
+    kind="contrastive",
     encoders={
         "base_encoder": under("base_encoder."),
         "momentum_encoder": under("momentum_encoder."),
@@ -60,6 +61,7 @@ MOCO_V3 = Family(
 I_JEPA = Family(
     name="ijepa",
     title="I-JEPA (plain ViT without a class token)",
+    kind="mim",
     encoders={"target_encoder": (Place("target_encoder"),), "encoder": (Place("encoder"),)},
     default=("target_encoder", "encoder"),
     matches=_matches_ijepa,

@@ -34,6 +34,7 @@ FAMILIES = (
     Family(
         name="simmim_vit",
         title="SimMIM ViT, pre-trained (BEiT's block, one shared relative table)",
+        kind="mim",
         encoders=_ENCODERS,
         default=("encoder",),
         matches=_matches_vit,
@@ -44,6 +45,7 @@ FAMILIES = (
     Family(
         name="simmim_swin_v2",
         title="SimMIM Swin V2, pre-trained",
+        kind="mim",
         encoders=_ENCODERS,
         default=("encoder",),
         matches=_matches_swin_v2,
@@ -56,6 +58,7 @@ FAMILIES = (
     Family(
         name="simmim_swin_v1",
         title="SimMIM Swin, pre-trained",
+        kind="mim",
         encoders=_ENCODERS,
         default=("encoder",),
         matches=_matches_swin,

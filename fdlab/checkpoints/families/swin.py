@@ -55,6 +55,7 @@ _SIZES = {"tiny": (96, 12), "small": (96, 24), "base": (128, 24), "large": (192,
 ESVIT = Family(
     name="esvit_swin",
     title="EsViT's Swin, self-distilled (student and teacher)",
+    kind="contrastive",
     encoders={
         "teacher": (Place("teacher", ("backbone.", "")),),
         "student": (Place("student", ("backbone.", "")),),
@@ -72,6 +73,7 @@ ESVIT = Family(
 SWIN_V2 = Family(
     name="swin_v2",
     title="Swin V2",
+    kind="supervised",
     encoders={"model": MODEL, "ema": EMA},
     default=("model", "ema"),
     matches=_matches_v2,
@@ -84,6 +86,7 @@ SWIN_V2 = Family(
 SWIN_V1 = Family(
     name="swin_v1",
     title="Swin V1",
+    kind="supervised",
     encoders={"model": MODEL, "ema": EMA},
     default=("model", "ema"),
     matches=_matches_v1,

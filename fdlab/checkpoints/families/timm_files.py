@@ -15,6 +15,7 @@ FAMILIES = (
     Family(
         name="timm",
         title="a model of timm, by its architecture's name",
+        kind="unknown",  # its name tells: builders/timm_name.py
         encoders={
             "ema": (Place("state_dict_ema"),),
             "model": (Place("state_dict"), Place("")),

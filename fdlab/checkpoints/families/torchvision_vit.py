@@ -45,6 +45,7 @@ def _entry(title: str, leftovers: tuple[str, ...] = (), notes: tuple[str, ...] =
     return Family(
         name="torchvision",
         title=title,
+        kind="supervised",
         encoders={"model": MODEL, "ema": EMA},
         default=("model", "ema"),
         matches=_matches_deep_head if deep else _matches,
