@@ -23,7 +23,7 @@ import os
 import fdlab
 from fdlab.checkpoints.open import open_model
 from fdlab.encoders.stretch import reparametrised
-from fdlab.records.metrics.sharpness import MAPS
+from fdlab.records.metrics.names import MAPS
 
 IMAGES = int(os.environ.get("FDLAB_LESSON_IMAGES", "64"))
 STEPS = int(os.environ.get("FDLAB_LESSON_STEPS", "200"))

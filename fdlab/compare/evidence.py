@@ -22,7 +22,7 @@ from fdlab.compare.of_averages import OVER_HEADS
 from fdlab.compare.paired import same_images
 from fdlab.compare.significance import Change, change_of, change_with
 from fdlab.errors import FdlabError
-from fdlab.records.metrics.trainability import OF_FINETUNING
+from fdlab.records.metrics.names import OF_FINETUNING
 from fdlab.records.store import Record
 from fdlab.records.table import join, values
 

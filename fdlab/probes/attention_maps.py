@@ -25,7 +25,7 @@ from fdlab.measures.basis import free_memory
 from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import jackknife_interval
 from fdlab.records.metrics import METRICS
-from fdlab.records.metrics.maps import OF_MEAN
+from fdlab.records.metrics.names import OF_MEAN
 from fdlab.records.store import Record
 from fdlab.records.table import frame
 

@@ -27,7 +27,7 @@ from fdlab.probes.objectives.scores import TARGETS, ClassOrFeature
 from fdlab.progress import Progress
 from fdlab.records.atomic import replacing
 from fdlab.records.metrics import METRICS
-from fdlab.records.metrics.attribution import ORDERS
+from fdlab.records.metrics.names import ORDERS
 from fdlab.records.store import DAMAGED, Record
 from fdlab.records.table import frame, with_bounds
 

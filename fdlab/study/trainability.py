@@ -18,7 +18,7 @@ from fdlab.checkpoints.open import open_model
 from fdlab.checkpoints.sources import parse_label
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import writable_folder
-from fdlab.records.metrics.trainability import OF_FINETUNING
+from fdlab.records.metrics.names import OF_FINETUNING
 from fdlab.records.store import Record, Store
 from fdlab.records.table import join
 from fdlab.study import stage

@@ -9,7 +9,7 @@ import pytest
 
 from fdlab.compare.cohort import Member
 from fdlab.compare.evidence import SEEDS, Combination, Evidence, Missing
-from fdlab.records.metrics.trainability import OF_FINETUNING
+from fdlab.records.metrics.names import OF_FINETUNING
 from fdlab.records.table import frame
 
 A, B = Member(label="a", source="a"), Member(label="b", source="b")

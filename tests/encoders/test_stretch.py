@@ -11,7 +11,7 @@ import fdlab
 from fdlab.encoders.encoder import Encoder
 from fdlab.encoders.stretch import REPARAMETRISATIONS, reparametrised
 from fdlab.errors import FdlabError
-from fdlab.records.metrics.sharpness import MAPS
+from fdlab.records.metrics.names import MAPS
 
 
 def small(name: str = "random:vit_tiny_patch16_224") -> Encoder:

@@ -24,7 +24,7 @@ from fdlab.measures.attention import attention_metrics
 from fdlab.probes.attention import measure_attention
 from fdlab.probes.attention_maps import GROUPS, cells, coarse, measure_attention_maps, memory
 from fdlab.records.metrics import METRICS
-from fdlab.records.metrics.maps import OF_MEAN
+from fdlab.records.metrics.names import OF_MEAN
 from fdlab.records.store import Record, Store
 
 SMALL: dict[str, Any] = {

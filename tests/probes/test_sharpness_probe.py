@@ -16,7 +16,7 @@ from fdlab.errors import FdlabError
 from fdlab.probes import sharpness
 from fdlab.probes.sharpness import measure_sharpness
 from fdlab.records.metrics import METRICS
-from fdlab.records.metrics.sharpness import MAPS
+from fdlab.records.metrics.names import MAPS
 from fdlab.records.store import Record
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 
 from fdlab.errors import FdlabError
 from fdlab.records.metrics import METRICS, find_metric
+from fdlab.records.metrics.metric import FILES, read_metrics
+from fdlab.records.metrics.names import MAPS, OF_MEAN, ORDERS
 
 NEEDED = [
     "distance",
@@ -66,6 +69,55 @@ def test_every_measured_name_is_registered() -> None:
     from fdlab.measures.attention import ALL
 
     assert set(ALL) <= set(METRICS)
+
+
+def test_every_file_is_registered_and_no_name_stands_twice() -> None:
+    folder = resources.files("fdlab.records.metrics")
+    assert {f"{name}.toml" for name in FILES} == {p.name for p in folder.iterdir() if p.name.endswith(".toml")}
+    names = [m.name for file in FILES for m in read_metrics(folder.joinpath(f"{file}.toml").read_text())]
+    assert names == list(METRICS)
+
+
+def test_the_entries_use_the_names_that_the_code_uses() -> None:
+    for order, words in ORDERS.items():
+        assert words in METRICS[f"deletion_curve_{order}"].formula
+    assert METRICS["moved_noise_to_rise"].formula.endswith(", ".join(MAPS.values()))
+    assert OF_MEAN[0] == "entropy" and len(OF_MEAN) == 8
+
+
+ENTRY = """
+[text]
+shared = "over all patches"
+[[metric]]
+name = "a"
+label = "length"
+unit = "px"
+formula = "sum_{i<j} x_ij {shared}"
+low = 0.0
+says = "It is long."
+not_says = "It is not wide."
+source = "ours"
+[[metric]]
+each = [{ of = "a", kind = "mean" }, { of = "a", kind = "sum" }]
+name = "{name}_{kind}"
+formula = "{kind} of {formula}"
+"""
+
+
+def test_entries_take_shared_text_rows_and_the_fields_of_an_earlier_metric() -> None:
+    first, mean, total = read_metrics(ENTRY)
+    assert first.formula == "sum_{i<j} x_ij over all patches"
+    assert (mean.name, mean.formula) == ("a_mean", "mean of sum_{i<j} x_ij over all patches")
+    assert (total.name, total.unit, total.low, total.high, total.says) == ("a_sum", "px", 0.0, None, "It is long.")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [("low =", "lowest =", TypeError), ('says = "It is long."', "", TypeError), ("{shared}", "{other}", KeyError)],
+)
+def test_a_faulty_entry_is_refused(old: str, new: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        list(read_metrics(ENTRY.replace(old, new, 1)))
 
 
 def test_axis_label_has_the_unit() -> None:

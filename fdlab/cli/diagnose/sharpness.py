@@ -67,7 +67,7 @@ def sharpness(
         typer.echo(table.to_json(orient="records"))
         return
     if not quiet:
-        from fdlab.records.metrics.sharpness import MAPS
+        from fdlab.records.metrics.names import MAPS
 
         typer.echo(f"Loss: {table['objective'].iloc[0]}")
         maps = list(MAPS.values())

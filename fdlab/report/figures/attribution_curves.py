@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fdlab.records.metrics.attribution import ORDERS
+from fdlab.records.metrics.names import ORDERS
 from fdlab.report.captions import Caption, caution, compared, listed, on_images, options, pair, seeds
 from fdlab.report.style import COLUMN, INK, PAPER, WIDE, looks_of, new_figure, wrap
 from fdlab.report.summary import Estimate, Facts, along, families, models, of_model, rows, show

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fdlab.records.metrics.sharpness import MAPS
+from fdlab.records.metrics.names import MAPS
 from fdlab.report.captions import Caption, options, seeds
 from fdlab.report.style import INK, WIDE, new_figure, wrap
 from fdlab.report.summary import Facts, models, rows

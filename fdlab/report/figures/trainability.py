@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fdlab.records.metrics.trainability import OF_FINETUNING
+from fdlab.records.metrics.names import OF_FINETUNING
 from fdlab.report.captions import Caption, caution, compared, listed, options, pair
 from fdlab.report.style import COLUMN, INK, WIDE, Look, looks_of, new_figure, wrap
 from fdlab.report.summary import Estimate, Facts, estimate, families, models, plain, rows, show
