@@ -23,6 +23,7 @@ from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.measures.attention import ALL, metrics_from_sums
 from fdlab.measures.attention_prefix import BY_KIND
 from fdlab.measures.attention_sums import QuerySums
+from fdlab.probes.probe import Probe
 from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import interval_of_means, mean_interval
 from fdlab.records.metrics import METRICS
@@ -243,3 +244,12 @@ def _wanted(metrics: Iterable[str] | None) -> set[str]:
             USAGE,
         )
     return wanted
+
+
+PROBE = Probe(
+    measure=measure_attention,
+    version=VERSION,
+    settings=("metrics", "renormalise"),
+    takes=("earlier",),
+    intervals_anew=intervals_anew,
+)

@@ -22,6 +22,7 @@ from fdlab.errors import OUT_OF_SPACE, USAGE, FdlabError
 from fdlab.measures.attention import attention_metrics
 from fdlab.measures.attention_sums import offset_counts, offset_sums
 from fdlab.measures.basis import free_memory
+from fdlab.probes.probe import Probe
 from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import jackknife_interval
 from fdlab.records.metrics import METRICS
@@ -268,3 +269,6 @@ def _bias_rows(by_offset: np.ndarray, place: Layout, heads: list[int]) -> list[d
 
 def _place(block: int, places: list[Layout]) -> dict[str, Any]:
     return {"block": block, "depth": (block + 1) / len(places)}
+
+
+PROBE = Probe(measure=measure_attention_maps, version=VERSION, settings=("blocks",), announcement=announcement)

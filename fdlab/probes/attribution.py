@@ -23,7 +23,8 @@ from fdlab.encoders.tap import AttentionCall, tap
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.measures import attribution as form
 from fdlab.measures.attribution_rows import UNDEFINED, curve_rows, head_rows, score_rows
-from fdlab.probes.objectives.scores import TARGETS, ClassOrFeature
+from fdlab.probes.objectives.scores import ClassOrFeature
+from fdlab.probes.probe import Probe
 from fdlab.progress import Progress
 from fdlab.records.atomic import replacing
 from fdlab.records.metrics import METRICS
@@ -350,4 +351,11 @@ def _manifest(encoder: Encoder, label: str, seed: int, images: int, part: str) -
     }  # fmt: skip
 
 
-__all__ = ["PARTS", "TARGETS", "VERSION", "announcement", "measure_attribution"]
+PROBE = Probe(
+    measure=measure_attribution,
+    version=VERSION,
+    settings=("part", "target", "orders", "steps", "gradient_steps"),
+    takes=("labels", "unfinished"),
+    announcement=announcement,
+    intervals_anew=intervals_anew,
+)

@@ -35,6 +35,7 @@ from fdlab.measures.feature_rows import (
     per_image_rows,
 )
 from fdlab.measures.teacher_folds import Block, TeacherFolds, explained_rows
+from fdlab.probes.probe import Probe
 from fdlab.randomness import stream
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
 VERSION = 3
-MODELS = ("teacher",)  # settings that are models: their weights are part of the question
 FEWEST = 6  # unbiased HSIC needs 4 images, with one left out by the jackknife
 TOKENS = 1 << 30  # bytes: of the final tokens of all images, which attentive pooling keeps, and once more to sort them
 VIEW = View(crop=(0.67, 1.0), brightness=0.2, contrast=0.2)
@@ -358,3 +358,14 @@ def _manifest(encoder: Encoder, label: str, seed: int, images: int) -> dict[str,
         "family": info.family, "depth": info.depth, "grid": list(info.grid), "options": list(info.options),
         "assumed": list(info.assumed), "images": images, "seed": seed,
     }  # fmt: skip
+
+
+PROBE = Probe(
+    measure=measure_features,
+    version=VERSION,
+    settings=("metrics", "pooling", "teacher"),
+    models=("teacher",),
+    takes=("labels",),
+    between=between,
+    intervals_anew=intervals_anew,
+)

@@ -21,6 +21,7 @@ from fdlab.errors import CHECK_NOT_MET, USAGE, FdlabError, nearest
 from fdlab.measures.products import Curvature, GaussNewton, Hessian
 from fdlab.measures.spectrum import Spectrum, check_repeatable, spectrum
 from fdlab.probes.objectives import Objective, build_objective, heads_identity
+from fdlab.probes.probe import Probe
 from fdlab.progress import Progress
 from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import mean_interval
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 VERSION = 1
 PARTS = ("whole", "balanced", "blocks", "minibatches")
-MODELS = ("teacher",)  # settings that are models: their weights are part of the question
 TOP_OF_BATCH = 5  # Park & Kim's number of eigenvalues a minibatch
 Matrices = Literal["hessian", "ggn"]
 
@@ -351,3 +351,24 @@ def _minibatches(look: _Look, size: int) -> Measured:
     value, low, high, _ = mean_interval(tops[:, 0], look.seed)
     rows.append({"metric": "max_eigenvalue_mean", "value": value, "low": low, "high": high, "x": size})
     return rows, {"max_eigenvalues": tops}, {"minibatch": size, "minibatches": count}
+
+
+PROBE = Probe(
+    measure=measure_hessian,
+    version=VERSION,
+    settings=(
+        "part",
+        "objective",
+        "teacher",
+        "matrix",
+        "parameters",
+        "k",
+        "probes",
+        "trace_probes",
+        "minibatch",
+    ),
+    models=("teacher",),
+    takes=("labels",),
+    identity=identity,
+    intervals_anew=intervals_anew,
+)

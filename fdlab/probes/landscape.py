@@ -26,6 +26,7 @@ from fdlab.measures.spectrum import spectrum
 from fdlab.measures.surface import Cell, filled, near_contours, odd_grid, trajectory
 from fdlab.probes.objectives import Objective, build_objective, heads_identity
 from fdlab.probes.objectives.points import Points
+from fdlab.probes.probe import Probe
 from fdlab.records.intervals import mean_interval
 from fdlab.records.store import Record
 from fdlab.records.table import frame, with_bounds
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 VERSION = 2
 WHAT = ("line", "plane", "interpolation", "trajectory", "eigenvectors")
-MODELS = ("teacher", "to")  # settings that are models: their weights are part of the question
 Direction = Mapping[str, Tensor]
 RISE = 2.0  # nats that the quadratic rises along the sharpest direction at the edge of a plane of eigenvectors
 
@@ -358,3 +358,24 @@ def _way(path: Path, encoder: Encoder, place: Place) -> dict[str, Tensor]:
 
 def _dot(first: Direction, second: Direction) -> float:
     return sum(float((first[name] * second[name]).double().sum()) for name in first)
+
+
+PROBE = Probe(
+    measure=measure_landscape,
+    version=VERSION,
+    settings=(
+        "what",
+        "objective",
+        "teacher",
+        "parameters",
+        "directions",
+        "span",
+        "points",
+        "adaptive",
+        "to",
+    ),
+    models=("teacher", "to"),
+    takes=("labels", "unfinished"),
+    identity=identity,
+    intervals_anew=intervals_anew,
+)

@@ -24,6 +24,7 @@ from fdlab.measures.products import Hessian
 from fdlab.measures.sharpness import Steps, crossing, losses_around, noise, noise_curve, worst_case
 from fdlab.measures.spectrum import spectrum
 from fdlab.probes.objectives import Objective, build_objective, heads_identity
+from fdlab.probes.probe import Probe
 from fdlab.progress import Progress
 from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import mean_interval, two_level_interval
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 VERSION = 1
 PARTS = ("average", "worst", "noise", "control")
-MODELS = ("teacher",)  # settings that are models: their weights are part of the question
 RISE = 0.1  # nats
 
 
@@ -335,3 +335,25 @@ def _top(look: _Look, made: Objective) -> float:
     sizes = [len(inputs) for inputs, _ in made.batches]
     matrix = Hessian(made.loss, list(made.parameters.values()), made.batches, sizes)
     return float(spectrum(matrix, k=1, probes=0, seed=look.seed).eigenvalues[0])
+
+
+PROBE = Probe(
+    measure=measure_sharpness,
+    version=VERSION,
+    settings=(
+        "part",
+        "objective",
+        "teacher",
+        "parameters",
+        "directions",
+        "steps",
+        "radius",
+        "radius_adaptive",
+        "radius_worst",
+        "radius_adaptive_worst",
+    ),
+    models=("teacher",),
+    takes=("labels",),
+    identity=identity,
+    intervals_anew=intervals_anew,
+)

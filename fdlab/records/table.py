@@ -38,6 +38,8 @@ COLUMNS = (
     "reference",
 )
 
+CONTROL = "random start"  # the label of the untrained control that is added to measured models
+
 # Measures of two models: their ``reference`` is the other model, and the value is no difference.
 OF_TWO = ("cka",)
 

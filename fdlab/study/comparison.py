@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from fdlab.checkpoints.sources import parse_label
 from fdlab.compare.cohort import Cohort, cohort_of
 from fdlab.compare.paired import paired_rows
-from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
-from fdlab.probes.measure import CONTROL, probe_names
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.probes.probe import find_probe
 from fdlab.records.atomic import writable_folder
 from fdlab.records.store import Record
-from fdlab.records.table import frame, join
+from fdlab.records.table import CONTROL, frame, join
 from fdlab.study.diagnosis import Gathered, facts_of, gather, save_records
 from fdlab.study.publish import write_report
 
@@ -67,7 +67,8 @@ def compare(
 
     folder = writable_folder(out)
     cohort = models if isinstance(models, Cohort) else cohort_of([parse_label(str(m)) for m in models], baseline)
-    _known(probes)
+    for probe in probes:
+        find_probe(probe)
     if teacher and "features" not in probes:
         raise FdlabError("A teacher is for the probe features.", "", "Add features to --probes.", code=USAGE)
     added = control and not any(member.control for member in cohort.model)
@@ -123,17 +124,6 @@ def _about_models(cohort: Cohort, shown: Mapping[str, str], records: Mapping[str
         names = ", ".join(f"{label} ({family})" for label, family in guessed.items())
         said.append(f"Families by the files' layout, not their training (a cohort file states them): {names}.")
     return said
-
-
-def _known(probes: Sequence[str]) -> None:
-    for probe in probes:
-        if probe not in probe_names():
-            raise FdlabError(
-                f"No probe is called '{probe}'.{nearest(probe, probe_names())}",
-                "",
-                f"Known: {', '.join(probe_names())}.",
-                code=USAGE,
-            )
 
 
 def _changes(cohort: Cohort, found: Mapping[str, Gathered], seed: int) -> tuple[pd.DataFrame, list[str]]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fdlab.data.sources import open_data
 from fdlab.probes.growth import sentence
-from fdlab.probes.measure import CONTROL, measure
+from fdlab.probes.measure import measure
 from fdlab.records.atomic import writable_folder
 from fdlab.records.run_folder import slug
 from fdlab.records.store import Record
-from fdlab.records.table import join
+from fdlab.records.table import CONTROL, join
 from fdlab.study.publish import write_report
 from fdlab.version import versions
 
@@ -72,7 +72,7 @@ def diagnose(
     """Measures, draws and writes ``table.csv``, ``figures/``, ``records/`` and ``index.html`` under ``out``.
 
     Args:
-        probe: any of ``fdlab.probes.measure.probe_names()``.
+        probe: a name in ``fdlab.probes.probe.PROBES``.
         parts: of a probe with a setting ``part``: each is measured and stored for itself, so that a stopped run
             continues behind the last one that was finished.
         maps: with attention, averaged maps and learnt biases too, on the same images.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from fdlab.encoders.encoder import Encoder
 from fdlab.probes.measure import measure
+from fdlab.probes.probe import find_probe
 from fdlab.records.intervals import METHOD
 from fdlab.records.store import Record, Store
 
@@ -71,9 +71,7 @@ def test_intervals_come_anew_from_the_arrays(
     def refused(*_args: Any, **_settings: Any) -> Record:
         raise AssertionError("a forward pass")
 
-    module = importlib.import_module(f"fdlab.probes.{probe}")
-    refused.__signature__ = inspect.signature(getattr(module, f"measure_{probe}"))  # type: ignore[attr-defined]
-    monkeypatch.setattr(module, f"measure_{probe}", refused)
+    monkeypatch.setattr(f"fdlab.probes.{probe}.PROBE", replace(find_probe(probe), measure=refused))
     for _ in range(2):  # the second time from what the first one put back
         again = ask()
         assert len(again) == len(first)

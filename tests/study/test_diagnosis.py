@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fdlab.probes.measure import CONTROL
+from fdlab.records.table import CONTROL
 from fdlab.study.diagnosis import shown_family
 
 
