@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fdlab.encoders.encoder import Encoder
 from fdlab.encoders.patch_tokens import patch_tokens
-from fdlab.measures.losses import distillation_loss, whiten
+from fdlab.measures.losses import BETA, distillation_loss, whiten
 from fdlab.measures.ridge import explained, fit_position_ridge
 from fdlab.measures.teacher_folds import on_grid
 from fdlab.records.intervals import interval_of_means
@@ -59,7 +59,7 @@ def measure_teacher_r2(
     return Record(frame([row]), {"error": pair[:, 0], "baseline": pair[:, 1]}, manifest)
 
 
-def position_mean_loss(teacher: Encoder, fit: Tensor, held: Tensor, beta: float = 2.0) -> float:
+def position_mean_loss(teacher: Encoder, fit: Tensor, held: Tensor, beta: float = BETA) -> float:
     """The distillation loss of predicting the teacher's mean whitened token at each position."""
     mean = whiten(patch_tokens(teacher, fit)).mean(0)
     target = whiten(patch_tokens(teacher, held))

@@ -10,16 +10,16 @@ from fdlab.encoders.encoder import EncoderInfo
 
 
 def aligned(
-    target: Tensor, own_grid: tuple[int, int], prefix: int, grid: tuple[int, int], class_token: bool
+    target: Tensor, teacher_grid: tuple[int, int], prefix: int, grid: tuple[int, int], class_token: bool
 ) -> tuple[Tensor, bool]:
-    """The teacher's tokens as the student can match them.
+    """Brings the teacher's tokens to the student's grid and prefix.
 
     Registers and distillation tokens have no counterpart and are left out; the class token is kept where
     the student has one too; patch tokens are resampled bilinearly where the grids differ.
 
     Args:
         target: (B, N, C) teacher tokens, ``prefix`` ones first.
-        own_grid: the teacher's grid.
+        teacher_grid: the teacher's grid.
         grid: the student's grid.
         class_token: whether the student has one.
 
@@ -27,8 +27,8 @@ def aligned(
         (B, N', C) tokens, class token first where kept; and whether it was kept.
     """
     patches = target[:, prefix:]
-    if tuple(own_grid) != tuple(grid):
-        as_map = patches.transpose(1, 2).unflatten(2, own_grid)
+    if tuple(teacher_grid) != tuple(grid):
+        as_map = patches.transpose(1, 2).unflatten(2, teacher_grid)
         as_map = F.interpolate(as_map, size=grid, mode="bilinear", antialias=True)
         patches = as_map.flatten(2).transpose(1, 2)
     keep = class_token and prefix > 0
@@ -36,14 +36,14 @@ def aligned(
 
 
 def describe(teacher: EncoderInfo, grid: tuple[int, int], class_token: bool, view: int) -> list[str]:
-    """What had to be changed to make the tokens match, as sentences; empty where nothing."""
-    said = []
+    """Sentences on what was changed to make the tokens match; empty where nothing was."""
+    notes = []
     side = teacher.image_size if isinstance(teacher.image_size, int) else teacher.image_size[0]
     if side != view:
-        said.append(f"The teacher sees the {view} px views resized to its own {side} px.")
+        notes.append(f"The teacher sees the {view} px views resized to its own {side} px.")
     if tuple(teacher.grid) != tuple(grid):
-        said.append(f"The teacher's {teacher.grid} patch tokens are resampled to the student's {grid}.")
+        notes.append(f"The teacher's {teacher.grid} patch tokens are resampled to the student's {grid}.")
     dropped = teacher.prefix_tokens - (1 if class_token and teacher.prefix_tokens else 0)
     if dropped:
-        said.append(f"{dropped} prefix token(s) of the teacher have no counterpart and are not distilled.")
-    return said
+        notes.append(f"{dropped} prefix token(s) of the teacher have no counterpart and are not distilled.")
+    return notes

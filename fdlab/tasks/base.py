@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -13,21 +13,18 @@ from fdlab.data.sources import ImageSource
 from fdlab.encoders.cost import Cost, cost_of
 from fdlab.encoders.devices import channels
 from fdlab.encoders.encoder import EncoderInfo, TimmCall, as_tokens
-from fdlab.encoders.student import Design
+from fdlab.encoders.student import Design, Init, Position
 from fdlab.errors import USAGE, FdlabError, nearest
 
-Position = Literal["shared_bias", "block_bias", "sincos", "learned", "none"]
-Init = Literal["xavier", "beit", "timm"]
 
-
-class OwnSettings(BaseModel):
-    """Base of a task's own settings."""
+class TaskSettings(BaseModel):
+    """Base of the settings of one task: unknown names are refused, values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ModelSettings(OwnSettings):
-    """A vision transformer to be built. 0 means: as the teacher (distillation), where there is one."""
+class ModelSettings(TaskSettings):
+    """The part of a ``Design`` that a recipe may set. 0 means: as the teacher (distillation), where there is one."""
 
     image_size: int = Field(0, ge=0, description="pixels a side; 0: data.size, or the teacher's")
     patch_size: int = Field(0, ge=0)
@@ -45,10 +42,10 @@ class ModelSettings(OwnSettings):
     window: int = Field(0, ge=0, description="side of a SwinV2's windows, in tokens")
 
     def design(self, image_size: int, like: EncoderInfo | None = None) -> Design:
-        """The complete design.
+        """The complete design: sizes that are 0 come from ``image_size`` (the views') or from the model ``like``.
 
         Raises:
-            FdlabError: code 2, a size is given neither here nor by ``like``.
+            FdlabError: code 2, a size is given neither here nor by ``like``, or no such model can be built.
         """
         side = like.image_size if like else 0
         known = {
@@ -66,32 +63,15 @@ class ModelSettings(OwnSettings):
                 f"Give {missing[0]} in the model's table (--dry-run shows its name) or use a recipe that has it.",
                 code=USAGE,
             )
-        if known["image_size"] % known["patch_size"] or known["width"] % known["heads"]:
-            raise FdlabError(
-                f"A model of image size {known['image_size']}, patch {known['patch_size']}, width "
-                f"{known['width']} and {known['heads']} heads cannot be built.",
-                "The patch must divide the image, the number of heads the width.",
-                "Change data.size, or patch_size, width or heads in the model's table (--dry-run shows the names).",
-                code=USAGE,
-            )
         token = False if self.stages else self.class_token
-        return Design(
-            **known,
-            mlp_ratio=self.mlp_ratio,
-            position=self.position,
-            class_token=("class" in _kinds(like)) if token is None else token,
-            layer_scale=self.layer_scale or None,
-            drop_path=self.drop_path,
-            bias_scale=self.bias_scale,
-            init=self.init,
-            stages=self.stages,
-            window=self.window,
-        )
-
-
-def _kinds(info: EncoderInfo | None) -> set[str]:
-    kinds = info.prefix_kinds if info else ()
-    return {"class" if kind in ("cls", "class") else kind for kind in kinds}
+        if token is None:
+            token = like is not None and bool({"cls", "class"} & set(like.prefix_kinds))
+        settings = {**self.model_dump(), **known, "class_token": token, "layer_scale": self.layer_scale or None}
+        try:
+            return Design(**settings)
+        except FdlabError as error:
+            fix = "Change data.size, or the model's table (--dry-run shows the names)."
+            raise FdlabError(error.what, error.why, fix, code=USAGE) from None
 
 
 class Task:
@@ -109,12 +89,12 @@ class Task:
     """
 
     name: ClassVar[str]
-    Settings: ClassVar[type[OwnSettings]]
+    Settings: ClassVar[type[TaskSettings]]
     family: ClassVar[str]
     views: ClassVar[int] = 1
-    couples_images: ClassVar[bool] = False  # by a loss or batch norm: ranks gather, no parts in time
     slow_copy: ClassVar[bool] = False  # a copy follows the trained weights, which must be whole for it
     result: ClassVar[str] = "encoder.safetensors"
+    couples_images: bool = False  # by a loss or batch norm: ranks gather, no parts in time; settings may decide
 
     def __init__(
         self,
@@ -182,7 +162,7 @@ class Task:
         raise NotImplementedError
 
     def prepare(self, batch: Batch, step: int) -> Batch:
-        """What is drawn for the whole batch before it is computed in parts."""
+        """The batch with what is drawn for all of it (mixing, erasing), before it is computed in parts."""
         return batch
 
     def train_mode(self, on: bool) -> None:
@@ -190,14 +170,14 @@ class Task:
         self.module.train(on)
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of this batch and further numbers worth logging."""
+        """The loss of this batch, a scalar with its gradient, and further scalars for the log."""
         raise NotImplementedError
 
     def after_step(self, step: int) -> None:
-        """After the optimiser's step."""
+        """Called after the optimiser's step: slow copies and running statistics follow here."""
 
     def evaluate(self) -> dict[str, float]:
-        """Numbers on held-out images."""
+        """{name: number} on held-out images."""
         return {}
 
     @property
@@ -233,8 +213,8 @@ class Task:
 
     def kept_features(self, images: Tensor) -> Tensor:
         """(B, C) mean patch tokens of the network that the run leaves, for raw images."""
-        own = self.kept_encoder is self.encoder
-        return self.pooled(self.tokens(images) if own else self.tokens_of(self.kept_encoder, images))
+        trained = self.kept_encoder is self.encoder
+        return self.pooled(self.tokens(images) if trained else self.tokens_of(self.kept_encoder, images))
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """(B, C): mean of the patch tokens."""

@@ -15,17 +15,17 @@ from fdlab.data.images import ImageSource
 from fdlab.data.loader import Batch
 from fdlab.encoders.cost import Cost, dense
 from fdlab.encoders.encoder import as_tokens, blocks_of
-from fdlab.encoders.student import build, scale_bias
+from fdlab.encoders.student import build, scale_bias, seeded
 from fdlab.encoders.untie import untie_bias
 from fdlab.engine.distributed import current
 from fdlab.engine.gathering import gathered, own_rows
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.randomness import seed_for
-from fdlab.tasks.base import ModelSettings, OwnSettings, Task
+from fdlab.tasks.base import ModelSettings, Task, TaskSettings
 from fdlab.tasks.mixing import MixSettings, erase, mix, soft_cross_entropy
 
 
-class ClassifySettings(OwnSettings):
+class ClassifySettings(TaskSettings):
     """Which start (an opened model, or a new one of ``design``), which head."""
 
     model: str = Field("", description="SOURCE of the start: a file, a run folder, random:RUN, timm:NAME")
@@ -46,6 +46,9 @@ class ClassifySettings(OwnSettings):
 
 class Standardise(nn.Module):
     """``(x - mean) / sd`` with fixed statistics."""
+
+    mean: Tensor
+    sd: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -68,7 +71,7 @@ class Classify(Task):
     family = "supervised"
 
     def build(self) -> None:
-        own: ClassifySettings = self.settings
+        settings: ClassifySettings = self.settings
         labels = self.data.subset(range(1024)).labels() if self.data.endless else self.data.labels()
         if len(labels) == 0 or labels.min() < 0:
             raise FdlabError(
@@ -79,20 +82,19 @@ class Classify(Task):
             )
         self.classes = classes = len(self.data.classes) if self.data.classes else int(labels.max()) + 1
         self._check_held_out()
-        self.couples_images = own.head_norm == "batchnorm"  # type: ignore[misc]
-        encoder, width = self._opened(own) if own.model else self._fresh(own)
-        scale_bias(encoder, own.bias_scale)
-        set_drop_path(encoder, own.drop_path)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.seed, "head"))
+        self.couples_images = settings.head_norm == "batchnorm"
+        encoder, width = self._opened(settings) if settings.model else self._fresh(settings)
+        scale_bias(encoder, settings.bias_scale)
+        set_drop_path(encoder, settings.drop_path)
+        with seeded(seed_for(self.seed, "head")):
             head = nn.Linear(width, classes)
-            nn.init.normal_(head.weight, std=own.head_init)
+            nn.init.normal_(head.weight, std=settings.head_init)
             nn.init.zeros_(head.bias)
-        norm = _head_norm(own.head_norm, width)
+        norm = _head_norm(settings.head_norm, width)
         self.module = nn.ModuleDict({"encoder": encoder, "norm": norm, "head": head})
-        if own.freeze:
+        if settings.freeze:
             encoder.requires_grad_(False)
-        if not own.final_norm:
+        if not settings.final_norm:
             encoder.norm.requires_grad_(False)
             self.notes.append("The encoder's own final norm was not used in training; the file holds its start.")
         self.module.to(self.device)
@@ -117,27 +119,27 @@ class Classify(Task):
                     code=NOT_UNDERSTOOD if none else USAGE,
                 )
 
-    def _opened(self, own: ClassifySettings) -> tuple[nn.Module, int]:
-        start = open_model(own.model, device=self.device, seed=self.seed)
+    def _opened(self, settings: ClassifySettings) -> tuple[nn.Module, int]:
+        start = open_model(settings.model, device=self.device, seed=self.seed)
         if start.info.image_size not in (self.size, (self.size, self.size)):
-            start = open_model(own.model, device=self.device, seed=self.seed, image_size=self.size)
+            start = open_model(settings.model, device=self.device, seed=self.seed, image_size=self.size)
         self.mean, self.std = start.info.mean, start.info.std
         self.call, self.options = start.call, start.info.options
         self.notes = list(start.info.assumed)
         self.inputs = {"model": start.info.sha256}
-        if own.untie_bias:
+        if settings.untie_bias:
             start.module, self.call = untie_bias(start.module, start.call)
         return start.module, start.info.width
 
-    def _fresh(self, own: ClassifySettings) -> tuple[nn.Module, int]:
-        if not own.design.width:
+    def _fresh(self, settings: ClassifySettings) -> tuple[nn.Module, int]:
+        if not settings.design.width:
             raise FdlabError(
                 "There is no model to fine-tune.",
                 "classify.model is empty and classify.design describes none.",
                 "Give MODEL (a checkpoint file, a run folder, random:RUN or timm:NAME).",
                 code=USAGE,
             )
-        self.design = own.design.design(self.size)
+        self.design = settings.design.design(self.size)
         return build(self.design, seed=seed_for(self.seed, "classify")), self.design.token_width
 
     def _measure_statistics(self, norm: Standardise) -> None:
@@ -146,8 +148,8 @@ class Classify(Task):
         self.module.eval()
         with torch.no_grad():
             pooled = torch.cat([self.pooled(self.tokens(part)) for part in images.split(256)])
-        norm.mean.copy_(pooled.mean(0))  # type: ignore[union-attr, operator]
-        norm.sd.copy_(pooled.std(0).clamp_min(1e-6))  # type: ignore[union-attr, operator]
+        norm.mean.copy_(pooled.mean(0))
+        norm.sd.copy_(pooled.std(0).clamp_min(1e-6))
 
     def train_mode(self, on: bool) -> None:
         """A frozen encoder stays in evaluation mode: no drop path, no statistics that move."""
@@ -157,18 +159,20 @@ class Classify(Task):
 
     def prepare(self, batch: Batch, step: int) -> Batch:
         """Erases and mixes, as ``classify.mix`` says."""
-        own: MixSettings = self.settings.mix
-        if not (own.mixup or own.cutmix or own.erase):
+        settings: MixSettings = self.settings.mix
+        if not (settings.mixup or settings.cutmix or settings.erase):
             return batch
         ranks = current()
-        whole = erase(ranks.together(batch), own.erase, self.seed, self.mean, self.std)
-        return ranks.mine(mix(whole, own, self.classes, self.seed))
+        whole = erase(ranks.together(batch), settings.erase, self.seed, self.mean, self.std)
+        return ranks.mine(mix(whole, settings, self.classes, self.seed))
 
     def tokens(self, images: Tensor) -> Tensor:
         if self.settings.final_norm:
             return super().tokens(images)
         seen: list[Tensor] = []
-        handle = self.encoder.norm.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+        handle = self.encoder.get_submodule("norm").register_forward_pre_hook(
+            lambda _module, inputs: seen.append(inputs[0])
+        )
         try:
             super().tokens(images)
         finally:

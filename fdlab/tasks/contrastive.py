@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.encoders.cost import Cost, dense
-from fdlab.encoders.student import build
+from fdlab.encoders.student import build, seeded
 from fdlab.engine.gathering import gathered
 from fdlab.measures.losses import nt_xent
 from fdlab.randomness import seed_for
-from fdlab.tasks.base import ModelSettings, OwnSettings, Task
+from fdlab.tasks.base import ModelSettings, Task, TaskSettings
 
 
-class ContrastiveSettings(OwnSettings):
+class ContrastiveSettings(TaskSettings):
     """SimCLR's head and temperature, and the model."""
 
     temperature: float = Field(0.2, gt=0)
@@ -34,16 +34,15 @@ class Contrastive(Task):
     couples_images = True
 
     def build(self) -> None:
-        own: ContrastiveSettings = self.settings
-        self.design = own.model.design(self.size)
+        settings: ContrastiveSettings = self.settings
+        self.design = settings.model.design(self.size)
         encoder = build(self.design, seed=seed_for(self.seed, "contrastive"))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.seed, "projection"))
+        with seeded(seed_for(self.seed, "projection")):
             head = nn.Sequential(
-                nn.Linear(self.design.token_width, own.hidden),
-                nn.BatchNorm1d(own.hidden),
+                nn.Linear(self.design.token_width, settings.hidden),
+                nn.BatchNorm1d(settings.hidden),
                 nn.ReLU(),
-                nn.Linear(own.hidden, own.output),
+                nn.Linear(settings.hidden, settings.output),
             )
         self.module = nn.ModuleDict({"encoder": encoder, "projection": head})
 

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.encoders.cost import Cost, dense
-from fdlab.encoders.student import build
+from fdlab.encoders.student import build, seeded
 from fdlab.engine.distributed import current
 from fdlab.errors import USAGE, FdlabError
 from fdlab.randomness import seed_for
-from fdlab.tasks.base import ModelSettings, OwnSettings, Task
+from fdlab.tasks.base import ModelSettings, Task, TaskSettings
 from fdlab.tasks.momentum import SlowCopy, momentum_at
 
 
-class DinoSettings(OwnSettings):
+class DinoSettings(TaskSettings):
     """DINO's head, temperatures, centre and momentum, and the model."""
 
     prototypes: int = Field(1024, ge=2)
@@ -41,18 +41,18 @@ class DinoSettings(OwnSettings):
 
 
 class DinoHead(nn.Module):
-    """Three layers to a normalised bottleneck, then cosines to prototypes of length 1."""
+    """(B, C) -> (B, K): three layers to a bottleneck of length 1, then cosines to K prototypes."""
 
-    def __init__(self, width: int, own: DinoSettings) -> None:
+    def __init__(self, width: int, settings: DinoSettings) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(width, own.hidden),
+            nn.Linear(width, settings.hidden),
             nn.GELU(),
-            nn.Linear(own.hidden, own.hidden),
+            nn.Linear(settings.hidden, settings.hidden),
             nn.GELU(),
-            nn.Linear(own.hidden, own.bottleneck),
+            nn.Linear(settings.hidden, settings.bottleneck),
         )
-        self.prototypes = nn.Parameter(torch.randn(own.prototypes, own.bottleneck))
+        self.prototypes = nn.Parameter(torch.randn(settings.prototypes, settings.bottleneck))
         self.frozen: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +61,15 @@ class DinoHead(nn.Module):
 
 
 def dino_loss(student: Tensor, teacher: Tensor, centre: Tensor, student_t: float, teacher_t: float) -> Tensor:
-    """Cross-entropy of view against view: (2, B, K) outputs of both networks, the same view left out."""
+    """Mean of ``-sum_k p_k log q_k`` over views and images (Caron et al. 2021, algorithm 1), the same view left out.
+
+    ``p = softmax((teacher - centre) / teacher_t)`` of one view, ``q = softmax(student / student_t)`` of the other.
+    ``student`` and ``teacher`` (2, B, K), ``centre`` (K,). A uniform student scores ln K whatever the teacher:
+
+    >>> outputs = torch.eye(4).expand(2, 4, 4)
+    >>> round(float(dino_loss(torch.zeros(2, 4, 4), outputs, torch.zeros(4), 0.1, 0.04)), 4)
+    1.3863
+    """
     target = ((teacher - centre) / teacher_t).softmax(-1)
     log_p = F.log_softmax(student / student_t, -1)
     return -(target.flip(0) * log_p).sum(-1).mean()
@@ -77,19 +85,18 @@ class Dino(Task):
     slow_copy = True
 
     def build(self) -> None:
-        own: DinoSettings = self.settings
-        self.design = own.model.design(self.size)
-        if own.pool == "class" and not self.design.class_token:
+        settings: DinoSettings = self.settings
+        self.design = settings.model.design(self.size)
+        if settings.pool == "class" and not self.design.class_token:
             raise FdlabError(
-                "The model has no class token to train.", "", "Set dino.model.class_token=true.", code=USAGE
+                "The model has no class token to train.", fix="Set dino.model.class_token=true.", code=USAGE
             )
         encoder = build(self.design, seed=seed_for(self.seed, "dino"))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.seed, "head"))
-            head = DinoHead(self.design.token_width, own)
+        with seeded(seed_for(self.seed, "head")):
+            head = DinoHead(self.design.token_width, settings)
         self.module = nn.ModuleDict({"encoder": encoder, "head": head})
         self.slow = SlowCopy(self.module, ("encoder", "head")).to(self.device)
-        self.centre = torch.zeros(own.prototypes, device=self.device)
+        self.centre = torch.zeros(settings.prototypes, device=self.device)
         self._seen: list[tuple[Tensor, int]] = []
 
     @property
@@ -112,29 +119,29 @@ class Dino(Task):
         return parts["head"](pooled).unflatten(0, (2, -1))
 
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        own: DinoSettings = self.settings
+        settings: DinoSettings = self.settings
         head: DinoHead = self.module["head"]  # type: ignore[assignment]
-        head.frozen = step < own.freeze_last * self.steps
+        head.frozen = step < settings.freeze_last * self.steps
         both = torch.cat(batch.images)
         with torch.no_grad():
             teacher = self._outputs(self.slow, both)
         student = self._outputs(self.module, both)
         self._seen.append((teacher.sum((0, 1)), 2 * teacher.shape[1]))
-        loss = dino_loss(student, teacher, self.centre, own.student_temperature, own.teacher_temperature)
-        target = ((teacher - self.centre) / own.teacher_temperature).softmax(-1)
+        loss = dino_loss(student, teacher, self.centre, settings.student_temperature, settings.teacher_temperature)
+        target = ((teacher - self.centre) / settings.teacher_temperature).softmax(-1)
         entropy = -(target * target.clamp_min(1e-12).log()).sum(-1).mean()
         return loss, {"teacher_entropy": entropy}
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """The slow copy and the centre follow, after all parts of the batch, on all ranks, have used the old ones."""
-        own: DinoSettings = self.settings
-        self.slow.follow(self.module, momentum_at(step, self.steps, own.momentum))
+        settings: DinoSettings = self.settings
+        self.slow.follow(self.module, momentum_at(step, self.steps, settings.momentum))
         ranks = current()
         count = ranks.total(sum(seen[1] for seen in self._seen))[0]
         mean = ranks.sum_tensor(torch.stack([seen[0] for seen in self._seen]).sum(0)) / count
         self._seen.clear()
-        self.centre.lerp_(mean, 1 - own.centre_momentum)
+        self.centre.lerp_(mean, 1 - settings.centre_momentum)
 
     @property
     def frozen(self) -> list[nn.Module]:

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from fdlab.data.loader import Batch
 from fdlab.data.sending import sent
 from fdlab.encoders.cost import Cost, cost_of, dense
-from fdlab.encoders.student import build
+from fdlab.encoders.student import Init, Position, build, seeded
 from fdlab.engine.distributed import current
 from fdlab.errors import USAGE, FdlabError
-from fdlab.measures.losses import feature_loss
+from fdlab.measures.losses import BETA, feature_loss
 from fdlab.randomness import seed_for
-from fdlab.tasks.base import Init, ModelSettings, Position, Task
+from fdlab.tasks.base import ModelSettings, Task
 from fdlab.tasks.masking import draw_mask, hidden, new_mask_token
 from fdlab.tasks.targets import Target, TargetSettings
 
@@ -40,7 +40,7 @@ class DistillSettings(TargetSettings):
     """Which teacher and target (``TargetSettings``), which loss, which student."""
 
     loss: Literal["smooth_l1", "mse", "cosine", "kl"] = "smooth_l1"
-    beta: float = Field(2.0, gt=0, description="where smooth L1 turns linear")
+    beta: float = Field(BETA, gt=0, description="where smooth L1 turns linear")
     temperature: float = Field(1.0, gt=0, description="of kl")
     mask: float = Field(0.0, ge=0, lt=1, description="share of the student's patches that a mask token replaces")
     mask_loss: Literal["masked", "visible", "all"] = Field("masked", description="where masked: which tokens count")
@@ -58,35 +58,32 @@ class Distill(Task):
     result = "student.safetensors"
 
     def build(self) -> None:
-        own: DistillSettings = self.settings
-        if not own.teacher or not all(other.teacher for other in own.others):
+        settings: DistillSettings = self.settings
+        if not settings.teacher or not all(other.teacher for other in settings.others):
             raise FdlabError(
                 "There is no teacher to distil.",
-                "distill.teacher is empty." if not own.teacher else "One of distill.others has no teacher.",
+                "distill.teacher is empty." if not settings.teacher else "One of distill.others has no teacher.",
                 "Give --teacher SOURCE (a checkpoint file, a run folder or timm:NAME).",
                 code=USAGE,
             )
         common: dict[str, Any] = {"size": self.size, "seed": self.seed, "device": self.device, "low": self.low}
-        made = [Target(each, **common) for each in (own, *own.others)]
-        self.targets: list[Target] = made
-        self.teacher = made[0].encoder
-        self.design = own.student.design(self.size, self.teacher.info)
-        self._check(own)
+        self.targets = [Target(each, **common) for each in (settings, *settings.others)]
+        self.teacher = self.targets[0].encoder
+        self.design = settings.student.design(self.size, self.teacher.info)
+        self._check()
         encoder = build(self.design, seed=seed_for(self.seed, "student"))
         self.module = nn.ModuleDict({"encoder": encoder})
-        for number, target in enumerate(made):
+        for number, target in enumerate(self.targets):
             tail = f"_{number}" if number else ""
             self.notes += target.fit_student(self.design)
             self.inputs[f"teacher{tail}"] = target.info.sha256
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed_for(self.seed, f"projector{tail}"))
-                self.module[f"projector{tail}"] = self._projector(own.projector_hidden, target.width)
+            with seeded(seed_for(self.seed, f"projector{tail}")):
+                self.module[f"projector{tail}"] = self._projector(settings.projector_hidden, target.width)
             target.fit_statistics(self.data)
             if target.statistics is not None:
                 self.module[f"whitening{tail}"] = target.statistics
-        if own.mask:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed_for(self.seed, "mask token"))
+        if settings.mask:
+            with seeded(seed_for(self.seed, "mask token")):
                 self.module["mask"] = new_mask_token(self.design.width)
 
     @property
@@ -104,8 +101,9 @@ class Distill(Task):
         )
         return cost.training() + 3 * heads + sum(teacher.forward for teacher in teachers if teacher)
 
-    def _check(self, own: DistillSettings) -> None:
+    def _check(self) -> None:
         assert self.design is not None
+        settings: DistillSettings = self.settings
         flat = [target for target in self.targets if not target.spatial]
         faults = {
             f"The student takes {self.design.image_size} px, the views have {self.size} px.": (
@@ -113,25 +111,25 @@ class Distill(Task):
                 "Leave distill.student.image_size out; data.size decides.",
             ),
             "A SwinV2 student cannot be masked here: its tokens are coarser than its patches.": (
-                bool(own.mask and self.design.stages),
+                bool(settings.mask and self.design.stages),
                 "Set distill.mask=0, or leave distill.student.stages out.",
             ),
             "A target that is no map has no masked tokens to count.": (
-                bool(own.mask and flat and own.mask_loss != "all"),
+                bool(settings.mask and flat and settings.mask_loss != "all"),
                 "Set distill.mask_loss=all, or distill.target=tokens or patches.",
             ),
         }
         for what, (wrong, fix) in faults.items():
             if wrong:
-                raise FdlabError(what, "", fix, code=USAGE)
+                raise FdlabError(what, fix=fix, code=USAGE)
 
-    def _projector(self, hidden_width: int, width: int) -> nn.Module:
-        """Student width -> teacher width: linear (the paper's 1x1 convolution), or a wider two-layer one."""
+    def _projector(self, hidden_width: int, target_width: int) -> nn.Module:
+        """From the student's width to the teacher's: linear (the paper's 1x1 convolution), or two layers."""
         assert self.design is not None
-        own = self.design.token_width
+        width = self.design.token_width
         if not hidden_width:
-            return nn.Linear(own, width)
-        return nn.Sequential(nn.Linear(own, hidden_width), nn.GELU(), nn.Linear(hidden_width, width))
+            return nn.Linear(width, target_width)
+        return nn.Sequential(nn.Linear(width, hidden_width), nn.GELU(), nn.Linear(hidden_width, target_width))
 
     def teacher_tokens(self, images: Tensor) -> Tensor:
         """(B, N, C) tokens of the (first) teacher for raw ``images``, on the student's grid, not yet whitened."""
@@ -147,39 +145,41 @@ class Distill(Task):
 
     def loss(self, images: Tensor) -> Tensor:
         """The distillation loss of raw images (B, 3, H, W); masked in training mode only."""
-        own: DistillSettings = self.settings
-        wanted = [target(images) for target in self.targets]
-        mask = self._mask(len(images)) if own.mask and self.module.training else None
+        settings: DistillSettings = self.settings
+        goals = [target(images) for target in self.targets]
+        mask = self._mask(len(images)) if settings.mask and self.module.training else None
         if mask is None:
             student = self.tokens(images)
         else:
             with hidden(self.encoder, self.module["mask"].get_parameter("mask_token"), mask):
                 student = self.tokens(images)
         losses = []
-        for goal, predicted in zip(wanted, self._predictions(student, wanted), strict=True):
+        for goal, predicted in zip(goals, self._predictions(student, goals), strict=True):
             weight = None if mask is None else self._weight(mask, goal.shape[1])
             losses.append(
-                feature_loss(predicted, goal, own.loss, beta=own.beta, temperature=own.temperature, weight=weight)
+                feature_loss(
+                    predicted, goal, settings.loss, beta=settings.beta, temperature=settings.temperature, weight=weight
+                )
             )
         if len(losses) == 1:
             return losses[0]
-        shares = [target.own.weight / sum(t.own.weight for t in self.targets) for target in self.targets]
+        shares = [target.settings.weight / sum(t.settings.weight for t in self.targets) for target in self.targets]
         return sum(share * loss for share, loss in zip(shares, losses, strict=True))  # type: ignore[return-value]
 
-    def _predictions(self, student: Tensor, wanted: list[Tensor]) -> list[Tensor]:
-        """What the student's tokens (B, N, C) say of each teacher's target."""
-        made = []
-        for number, (target, goal) in enumerate(zip(self.targets, wanted, strict=True)):
+    def _predictions(self, student: Tensor, goals: list[Tensor]) -> list[Tensor]:
+        """The projections of the student's tokens (B, N, C), one (B, n, D) for each teacher's target."""
+        predictions = []
+        for number, (target, goal) in enumerate(zip(self.targets, goals, strict=True)):
             projector = self.module[f"projector_{number}" if number else "projector"]
-            made.append(projector(target.predictors(student, self.prefix_tokens, goal.shape[1])))
-        return made
+            predictions.append(projector(target.predictors(student, self.prefix_tokens, goal.shape[1])))
+        return predictions
 
     def agreement(self, images: Tensor) -> float:
         """Mean over tokens, and over teachers by weight, of the cosine between prediction and target."""
-        wanted = [target(images) for target in self.targets]
-        found = self._predictions(self.tokens(images), wanted)
-        weights = [target.own.weight for target in self.targets]
-        cosines = [F.cosine_similarity(a.float(), b, dim=-1).mean() for a, b in zip(found, wanted, strict=True)]
+        goals = [target(images) for target in self.targets]
+        predictions = self._predictions(self.tokens(images), goals)
+        weights = [target.settings.weight for target in self.targets]
+        cosines = [F.cosine_similarity(a.float(), b, dim=-1).mean() for a, b in zip(predictions, goals, strict=True)]
         return sum(w * float(c) for w, c in zip(weights, cosines, strict=True)) / sum(weights)
 
     def _mask(self, batch: int) -> Tensor:
@@ -188,7 +188,7 @@ class Distill(Task):
         return sent(draw_mask(batch, height * width, self.settings.mask), self.device)
 
     def _weight(self, mask: Tensor, count: int) -> Tensor | None:
-        """(B, N) which tokens count; a class token counts with the visible ones."""
+        """(B, count) bool: the tokens that count, a class token with the visible ones; None: all."""
         if self.settings.mask_loss == "all":
             return None
         counted = mask if self.settings.mask_loss == "masked" else ~mask

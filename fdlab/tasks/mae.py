@@ -12,15 +12,15 @@ from fdlab.data.loader import Batch
 from fdlab.data.sending import sent
 from fdlab.encoders.cost import cost_of, dense
 from fdlab.encoders.positions import sincos_table
-from fdlab.encoders.student import Design, build
+from fdlab.encoders.student import Design, build, seeded
 from fdlab.errors import USAGE, FdlabError
 from fdlab.measures.losses import masked_pixel_loss, patchify
 from fdlab.randomness import seed_for
-from fdlab.tasks.base import ModelSettings, OwnSettings, Task
+from fdlab.tasks.base import ModelSettings, Task, TaskSettings
 from fdlab.tasks.masking import draw_mask, visible_places
 
 
-class MaeSettings(OwnSettings):
+class MaeSettings(TaskSettings):
     """How much is masked, the decoder, and the model."""
 
     ratio: float = Field(0.75, gt=0, lt=1, description="share of the patches that is masked")
@@ -34,17 +34,21 @@ class MaeSettings(OwnSettings):
 class Decoder(nn.Module):
     """Visible tokens and mask tokens at their places -> pixels of every patch."""
 
-    def __init__(self, design: Design, own: MaeSettings) -> None:
+    positions: Tensor  # (N, width), fixed
+
+    def __init__(self, design: Design, settings: MaeSettings) -> None:
         super().__init__()
         from timm.models.vision_transformer import Block
 
         self.patches = design.grid[0] * design.grid[1]
-        self.embed = nn.Linear(design.width, own.width)
-        self.mask_token = nn.Parameter(0.02 * torch.randn(own.width))
-        self.register_buffer("positions", sincos_table(design.grid, own.width), persistent=False)
-        self.blocks = nn.Sequential(*(Block(own.width, own.heads, qkv_bias=True) for _ in range(own.depth)))
-        self.norm = nn.LayerNorm(own.width, eps=1e-6)
-        self.pixels = nn.Linear(own.width, 3 * design.patch_size**2)
+        self.embed = nn.Linear(design.width, settings.width)
+        self.mask_token = nn.Parameter(0.02 * torch.randn(settings.width))
+        self.register_buffer("positions", sincos_table(design.grid, settings.width), persistent=False)
+        self.blocks = nn.Sequential(
+            *(Block(settings.width, settings.heads, qkv_bias=True) for _ in range(settings.depth))
+        )
+        self.norm = nn.LayerNorm(settings.width, eps=1e-6)
+        self.pixels = nn.Linear(settings.width, 3 * design.patch_size**2)
 
     def forward(self, tokens: Tensor, places: Tensor, prefix: int) -> Tensor:
         """(B, prefix + visible, C) and the visible patches' places (B, visible) -> (B, N, 3 p p)."""
@@ -64,8 +68,8 @@ class Mae(Task):
     family = "mim"
 
     def build(self) -> None:
-        own: MaeSettings = self.settings
-        self.design = own.model.design(self.size)
+        settings: MaeSettings = self.settings
+        self.design = settings.model.design(self.size)
         if self.design.has_bias or self.design.stages:
             raise FdlabError(
                 f"MAE cannot train a model with position {self.design.position!r}.",
@@ -73,17 +77,15 @@ class Mae(Task):
                 "Set mae.model.position=sincos, learned or none, or use the task masked.",
                 code=USAGE,
             )
-        if own.width % own.heads or own.width % 4:
+        if settings.width % settings.heads or settings.width % 4:
             raise FdlabError(
-                f"A decoder of width {own.width} and {own.heads} heads cannot be built.",
-                "",
-                "Make mae.width a multiple of mae.heads and of 4.",
+                f"A decoder of width {settings.width} and {settings.heads} heads cannot be built.",
+                fix="Make mae.width a multiple of mae.heads and of 4.",
                 code=USAGE,
             )
         encoder = build(self.design, seed=seed_for(self.seed, "mae"))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.seed, "decoder"))
-            decoder = Decoder(self.design, own)
+        with seeded(seed_for(self.seed, "decoder")):
+            decoder = Decoder(self.design, settings)
         self.module = nn.ModuleDict({"encoder": encoder, "decoder": decoder})
 
     @property
@@ -100,9 +102,7 @@ class Mae(Task):
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.design is not None
         images = self.normalise(batch.images[0].to(self.device))
-        pixels = patchify(images, self.design.patch_size)
-        if self.settings.per_patch:
-            pixels = (pixels - pixels.mean(-1, keepdim=True)) / (pixels.var(-1, keepdim=True) + 1e-6).sqrt()
+        pixels = patchify(images, self.design.patch_size, standardise=self.settings.per_patch)
         drawn = draw_mask(len(images), pixels.shape[1], self.settings.ratio)
         mask, places = sent(drawn, images.device), sent(visible_places(drawn, self.settings.ratio), images.device)
         predicted = self.module["decoder"](self.visible_tokens(images, places), places, self.prefix_tokens)
@@ -117,8 +117,8 @@ class Mae(Task):
             return torch.cat([output[:, :prefix], patches], 1)
 
         # timm's place for leaving patches out: after the positions are added.
-        hook = self.encoder.patch_drop.register_forward_hook(leave_out)
+        hook = self.encoder.get_submodule("patch_drop").register_forward_hook(leave_out)
         try:
-            return self.encoder.forward_features(images)
+            return self.encoder.forward_features(images)  # type: ignore[operator]
         finally:
             hook.remove()

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.data.sending import sent
 from fdlab.encoders.cost import Cost, dense
-from fdlab.encoders.student import build
+from fdlab.encoders.student import build, seeded
 from fdlab.errors import USAGE, FdlabError
 from fdlab.measures.losses import masked_pixel_loss, patchify
 from fdlab.randomness import seed_for
-from fdlab.tasks.base import ModelSettings, OwnSettings, Task
-from fdlab.tasks.masking import draw_mask, hidden
+from fdlab.tasks.base import ModelSettings, Task, TaskSettings
+from fdlab.tasks.masking import draw_mask, hidden, new_mask_token
 
 
-class MaskedSettings(OwnSettings):
+class MaskedSettings(TaskSettings):
     """How much is masked, what is predicted, and the model."""
 
     ratio: float = Field(0.6, gt=0, lt=1, description="share of the patches that is masked")
@@ -36,8 +35,8 @@ class Masked(Task):
     family = "mim"
 
     def build(self) -> None:
-        own: MaskedSettings = self.settings
-        self.design = own.model.design(self.size)
+        settings: MaskedSettings = self.settings
+        self.design = settings.model.design(self.size)
         if self.design.stages:
             raise FdlabError(
                 "A SwinV2 cannot be pre-trained by masking here.",
@@ -46,10 +45,9 @@ class Masked(Task):
                 code=USAGE,
             )
         encoder = build(self.design, seed=seed_for(self.seed, "masked"))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.seed, "decoder"))
+        with seeded(seed_for(self.seed, "decoder")):
             decoder = nn.Linear(self.design.token_width, 3 * self.design.patch_size**2)
-            token = nn.ParameterDict({"mask_token": nn.Parameter(0.02 * torch.randn(self.design.width))})
+            token = new_mask_token(self.design.width)
         self.module = nn.ModuleDict({"encoder": encoder, "decoder": decoder, "mask": token})
 
     def _flops(self, cost: Cost) -> float:
@@ -60,19 +58,13 @@ class Masked(Task):
     def step(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.design is not None
         images = self.normalise(batch.images[0].to(self.device))
-        pixels = patchify(images, self.design.patch_size)
-        if self.settings.per_patch:
-            pixels = (pixels - pixels.mean(-1, keepdim=True)) / (pixels.var(-1, keepdim=True) + 1e-6).sqrt()
-        mask = sent(self.draw_mask(len(images), pixels.shape[1]), images.device)
+        pixels = patchify(images, self.design.patch_size, standardise=self.settings.per_patch)
+        mask = sent(draw_mask(len(images), pixels.shape[1], self.settings.ratio), images.device)
         tokens = self.tokens_masked(images, mask)
         predicted = self.module["decoder"](tokens[:, self.prefix_tokens :])
         return masked_pixel_loss(predicted, pixels, mask, self.settings.loss), {}
 
-    def draw_mask(self, batch: int, patches: int) -> Tensor:
-        """(B, N) bool, the same number of masked patches in each image; from the step's generator."""
-        return draw_mask(batch, patches, self.settings.ratio)
-
     def tokens_masked(self, images: Tensor, mask: Tensor) -> Tensor:
-        """Tokens of normalised images whose masked patch embeddings are replaced by the mask token."""
+        """(B, N, C) tokens of normalised images whose masked patch embeddings are replaced by the mask token."""
         with hidden(self.encoder, self.module["mask"].get_parameter("mask_token"), mask):
             return self.encoder.forward_features(images)  # type: ignore[operator]

@@ -37,7 +37,7 @@ class hidden:
         def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
             return torch.where(self.mask.unsqueeze(-1), self.token, output)
 
-        self._hook = self.encoder.patch_embed.register_forward_hook(replace)
+        self._hook = self.encoder.get_submodule("patch_embed").register_forward_hook(replace)
 
     def __exit__(self, *_: object) -> None:
         self._hook.remove()

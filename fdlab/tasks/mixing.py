@@ -20,10 +20,10 @@ from fdlab.data.loader import Batch
 from fdlab.data.sending import sent
 from fdlab.encoders.devices import channels
 from fdlab.randomness import stream
-from fdlab.tasks.base import OwnSettings
+from fdlab.tasks.base import TaskSettings
 
 
-class MixSettings(OwnSettings):
+class MixSettings(TaskSettings):
     """How images of a batch are mixed and erased; the default does nothing."""
 
     mixup: float = Field(0.0, ge=0, description="alpha of the Beta distribution; 0: no mixup")
@@ -69,7 +69,7 @@ def _cut(images: Tensor, weight: float, centre: np.ndarray) -> tuple[Tensor, flo
 def erase(batch: Batch, probability: float, seed: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Batch:
     """A box of 2 % to 33 % of an image, aspect 0.3 to 3.3, becomes noise that is normal after normalisation.
 
-    Drawn a sample from (seed, step, place in the batch).
+    Each image's box is drawn from (seed, step, position in the batch). The result is a new batch.
     """
     if not probability:
         return batch
@@ -105,6 +105,12 @@ def erase(batch: Batch, probability: float, seed: int, mean: tuple[float, ...], 
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """``-mean_i sum_c q_ic log softmax(logits_i)_c`` with q = (1 - smoothing) targets + smoothing / classes."""
+    """``-mean_i sum_c q_ic log softmax(logits_i)_c`` with q = (1 - smoothing) targets + smoothing / classes.
+
+    ``logits`` and ``targets`` (B, classes). Equal logits score ln(classes), whatever the targets:
+
+    >>> round(float(soft_cross_entropy(torch.zeros(2, 10), torch.eye(10)[:2], smoothing=0.1)), 4)
+    2.3026
+    """
     smooth = (1 - smoothing) * targets + smoothing / logits.shape[-1]
     return -(smooth * F.log_softmax(logits.float(), -1)).sum(-1).mean()

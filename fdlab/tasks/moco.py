@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.encoders.cost import Cost, dense
-from fdlab.encoders.student import build
+from fdlab.encoders.student import build, seeded
 from fdlab.engine.gathering import gathered
 from fdlab.randomness import seed_for
-from fdlab.tasks.base import ModelSettings, OwnSettings, Task
+from fdlab.tasks.base import ModelSettings, Task, TaskSettings
 from fdlab.tasks.momentum import SlowCopy, momentum_at
 
 
-class MocoSettings(OwnSettings):
+class MocoSettings(TaskSettings):
     """MoCo v3's heads, temperature and momentum, and the model."""
 
     temperature: float = Field(0.2, gt=0)
@@ -34,7 +34,13 @@ class MocoSettings(OwnSettings):
 
 
 def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """``2 T`` x cross-entropy of each query (B, D) finding its own key among the B keys."""
+    """``-2 T log softmax(cos(q_i, k_j) / T)_i``, mean over the queries (B, D): each finds its own of the B keys.
+
+    Chen et al. 2021 (arXiv 2104.02057), algorithm 1. Where all keys are alike it is ``2 T ln B``:
+
+    >>> round(float(info_nce(torch.randn(4, 8), torch.ones(4, 8), temperature=0.5)), 4)
+    1.3863
+    """
     logits = F.normalize(queries.float(), dim=-1) @ F.normalize(keys.float(), dim=-1).T / temperature
     return 2 * temperature * F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
@@ -50,15 +56,14 @@ class Moco(Task):
     couples_images = True
 
     def build(self) -> None:
-        own: MocoSettings = self.settings
-        self.design = own.model.design(self.size)
+        settings: MocoSettings = self.settings
+        self.design = settings.model.design(self.size)
         encoder = build(self.design, seed=seed_for(self.seed, "moco"))
-        if own.freeze_patch:
+        if settings.freeze_patch:
             encoder.patch_embed.requires_grad_(False)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.seed, "projection"))
-            projection = _mlp(self.design.token_width, own.hidden, own.hidden, own.output)
-            predictor = _mlp(own.output, own.hidden, own.output)
+        with seeded(seed_for(self.seed, "projection")):
+            projection = _mlp(self.design.token_width, settings.hidden, settings.hidden, settings.output)
+            predictor = _mlp(settings.output, settings.hidden, settings.output)
         self.module = nn.ModuleDict({"encoder": encoder, "projection": projection, "predictor": predictor})
         self.slow = SlowCopy(self.module, ("encoder", "projection")).to(self.device)
 

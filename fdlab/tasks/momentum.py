@@ -11,7 +11,11 @@ from torch import nn
 
 
 def momentum_at(step: int, total: int, start: float) -> float:
-    """``1 - (1 - start) (1 + cos(pi step / total)) / 2``: from ``start`` to 1 (DINO's and MoCo v3's schedule)."""
+    """``1 - (1 - start) (1 + cos(pi step / total)) / 2``: from ``start`` to 1 (DINO's and MoCo v3's schedule).
+
+    >>> [round(momentum_at(step, 100, 0.99), 4) for step in (0, 50, 100)]
+    [0.99, 0.995, 1.0]
+    """
     return 1 - (1 - start) * (1 + math.cos(math.pi * min(step / max(total, 1), 1.0))) / 2
 
 

@@ -17,13 +17,13 @@ from fdlab.encoders.student import Design
 from fdlab.errors import USAGE, FdlabError
 from fdlab.measures.losses import whiten
 from fdlab.tasks.alignment import aligned, describe
-from fdlab.tasks.base import OwnSettings
+from fdlab.tasks.base import TaskSettings
 from fdlab.tasks.whitening import Statistics
 
 FIT_IMAGES, FIT_BATCH = 512, 64
 
 
-class TargetSettings(OwnSettings):
+class TargetSettings(TaskSettings):
     """One teacher, and what of it is the target. The default is the paper's."""
 
     teacher: str = Field("", description="SOURCE of the teacher: a file, a run folder, timm:NAME, ...")
@@ -44,15 +44,15 @@ class Target:
     """A frozen teacher and its target for any batch of images.
 
     Args:
-        own: the settings.
+        settings: the settings.
         size: pixels of the views. seed, device: of the teacher.
         low: the teacher's weights are held, and its forward pass made, in bfloat16, without autocast.
     """
 
-    def __init__(self, own: TargetSettings, *, size: int, seed: int, device: str, low: bool = False) -> None:
-        self.own, self.size = own, size
+    def __init__(self, settings: TargetSettings, *, size: int, seed: int, device: str, low: bool = False) -> None:
+        self.settings, self.size = settings, size
         # The teacher is no part of the trained module: it is neither trained, put in training mode, nor saved.
-        self.encoder = open_model(own.teacher, device=device, seed=seed)
+        self.encoder = open_model(settings.teacher, device=device, seed=seed)
         self.encoder.module.requires_grad_(False)
         if low:
             self.encoder.module.to(torch.bfloat16)
@@ -63,52 +63,58 @@ class Target:
         self._check()
 
     def _check(self) -> None:
-        own, info = self.own, self.info
+        settings, info = self.settings, self.info
         faults = [
             fault
             for wrong, fault in (
-                (own.target == "class" and not info.prefix_tokens, "it has no class token to distil"),
-                (own.target == "logits" and not info.classes, "it holds no classifier, so no logits"),
-                (own.target == "logits" and own.block != -1, "logits come after the last block (block -1)"),
-                (own.target == "logits" and "own" in own.norm, "logits are behind its norm (norm none or whiten)"),
-                (not -info.depth <= own.block < info.depth, f"it has {info.depth} blocks and no block {own.block}"),
+                (settings.target == "class" and not info.prefix_tokens, "it has no class token to distil"),
+                (settings.target == "logits" and not info.classes, "it holds no classifier, so no logits"),
+                (settings.target == "logits" and settings.block != -1, "logits come after the last block (block -1)"),
+                (
+                    settings.target == "logits" and "own" in settings.norm,
+                    "logits are behind its norm (norm none or whiten)",
+                ),
+                (
+                    not -info.depth <= settings.block < info.depth,
+                    f"it has {info.depth} blocks and no block {settings.block}",
+                ),
             )
             if wrong
         ]
         if faults:
             raise FdlabError(
-                f"The teacher {own.teacher} cannot give this target.", "; ".join(faults) + ".", "", code=USAGE
+                f"The teacher {settings.teacher} cannot give this target.", "; ".join(faults) + ".", "", code=USAGE
             )
 
     def fit_student(self, design: Design) -> list[str]:
-        """Notes the student's grid and class token; returns what had to be changed, as sentences."""
+        """Takes over the student's grid and class token; returns sentences on what had to be changed for that."""
         self.grid, self.class_token = design.grid, design.class_token
-        said = describe(self.info, self.grid, self.class_token, self.size) if self.spatial else []
-        if self.own.block % self.info.depth != self.info.depth - 1:
-            said.append(f"The target is the output of the teacher's block {self.own.block % self.info.depth}.")
-        if self.own.target == "class" and not design.class_token:
-            said.append("The student has no class token: its mean patch token predicts the teacher's.")
-        return said
+        notes = describe(self.info, self.grid, self.class_token, self.size) if self.spatial else []
+        if self.settings.block % self.info.depth != self.info.depth - 1:
+            notes.append(f"The target is the output of the teacher's block {self.settings.block % self.info.depth}.")
+        if self.settings.target == "class" and not design.class_token:
+            notes.append("The student has no class token: its mean patch token predicts the teacher's.")
+        return notes
 
     @property
     def spatial(self) -> bool:
         """Whether the target is a map."""
-        return self.own.target in ("tokens", "patches")
+        return self.settings.target in ("tokens", "patches")
 
     @property
     def tokens(self) -> int:
         """How many tokens are predicted."""
         if not self.spatial:
             return 1
-        both = self.class_token and self.info.prefix_tokens > 0 and self.own.target == "tokens"
+        both = self.class_token and self.info.prefix_tokens > 0 and self.settings.target == "tokens"
         return self.grid[0] * self.grid[1] + both
 
     @property
     def width(self) -> int:
         """Channels of the target."""
-        if self.own.target == "logits":
+        if self.settings.target == "logits":
             return self.info.classes
-        if self.own.block in (-1, self.info.depth - 1):
+        if self.settings.block in (-1, self.info.depth - 1):
             return self.info.width
         with torch.no_grad():
             side = self.info.image_size
@@ -116,11 +122,11 @@ class Target:
             return self._features(blank)[0].shape[-1]
 
     def fit_statistics(self, images: ImageSource) -> None:
-        """Statistics of the target over the first training images, where the norm needs them."""
-        own = self.own
-        if own.norm in ("none", "own") or (own.norm != "standardise" and own.whitening == "layernorm"):
+        """Fits the statistics of the target to the first ``FIT_IMAGES`` training images, where the norm needs them."""
+        settings = self.settings
+        if settings.norm in ("none", "own") or (settings.norm != "standardise" and settings.whitening == "layernorm"):
             return
-        self.statistics = Statistics(self.width, pca=own.norm != "standardise" and own.whitening == "pca")
+        self.statistics = Statistics(self.width, pca=settings.norm != "standardise" and settings.whitening == "pca")
         self.statistics.to(self.encoder.device)
 
         def parts() -> Iterator[Tensor]:
@@ -133,41 +139,43 @@ class Target:
         self.statistics.fit(parts())
 
     def raw(self, images: Tensor) -> Tensor:
-        """(B, N, C) float32 of raw ``images`` on the student's grid, before whitening; (B, 1, C) where it is no map."""
+        """The target of raw ``images`` before whitening, float32: (B, N, C) on the student's grid, or (B, 1, C)."""
         images = images.to(self.encoder.device)
         with torch.inference_mode(), torch.autocast(images.device.type, enabled=False):
-            made = self._tokens(images).float()
-        return made.clone()  # an ordinary tensor again, which the loss may keep for its gradient
+            target = self._tokens(images).float()
+        return target.clone()  # an ordinary tensor again, which the loss may keep for its gradient
 
     def _tokens(self, images: Tensor) -> Tensor:
         side = (self.info.image_size,) * 2 if isinstance(self.info.image_size, int) else tuple(self.info.image_size)
         if images.shape[-2:] != torch.Size(side):
             images = F.interpolate(images, size=side, mode="bilinear", antialias=True)
         images = self.encoder.normalise(images)
-        if self.own.target == "logits":
+        if self.settings.target == "logits":
             return self.encoder.logits(images).unsqueeze(1)
         tokens, grid = self._features(images)
         prefix = self.info.prefix_tokens
-        if self.own.target == "class":
+        if self.settings.target == "class":
             return tokens[:, :1]
-        if self.own.target == "mean":
+        if self.settings.target == "mean":
             return tokens[:, prefix:].float().mean(1, keepdim=True)
-        return aligned(tokens.float(), grid, prefix, self.grid, self.class_token and self.own.target == "tokens")[0]
+        return aligned(tokens.float(), grid, prefix, self.grid, self.class_token and self.settings.target == "tokens")[
+            0
+        ]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The target of raw images, float32, under the norm."""
+        """The target of raw images under the norm, (B, N, C) float32."""
         tokens = self.raw(images)
         if self.statistics is not None:
             return self.statistics(tokens)
-        return whiten(tokens) if "whiten" in self.own.norm else tokens.float()
+        return whiten(tokens) if "whiten" in self.settings.norm else tokens.float()
 
     def _features(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """(B, N, C) tokens of the block, after the own final norm where it is wanted, and their grid."""
-        normed = "own" in self.own.norm
-        if self.own.block in (-1, self.info.depth - 1):
+        """(B, N, C) tokens of the block, after the teacher's final norm where it is wanted, and their grid."""
+        normed = "own" in self.settings.norm
+        if self.settings.block in (-1, self.info.depth - 1):
             return self.encoder.tokens(images, norm=normed), self.info.grid
         module, seen = self.encoder.module, []
-        block = blocks_of(module)[self.own.block]
+        block = blocks_of(module)[self.settings.block]
         handle = block.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
         try:
             self.encoder.tokens(images)
@@ -186,6 +194,6 @@ class Target:
         if self.spatial:
             # A class token that only the student has is trained through attention alone.
             return student[:, student.shape[1] - count :]
-        if self.own.target == "class" and prefix:
+        if self.settings.target == "class" and prefix:
             return student[:, :1]
         return student[:, prefix:].mean(1, keepdim=True)

@@ -24,8 +24,12 @@ class Statistics(nn.Module):
     Args:
         width: channels of the target.
         pca: decorrelate, from the fit alone; else standardise each channel, with running statistics.
-        momentum: share of a step's own statistics in the running ones.
+        momentum: share of a step's statistics in the running ones.
     """
+
+    mean: Tensor  # (width,)
+    variance: Tensor  # (width,)
+    matrix: Tensor  # (width, width), with pca
 
     def __init__(self, width: int, *, pca: bool, momentum: float = 0.01) -> None:
         super().__init__()
@@ -37,7 +41,7 @@ class Statistics(nn.Module):
         self._seen: list[tuple[Tensor, Tensor, int]] = []
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(..., C) -> the same shape, float32. In training mode the tokens are noted for ``follow``."""
+        """Whitens tokens (..., C), in float32. In training mode their sums are kept for ``follow``."""
         tokens = tokens.float()
         if self.training and not self.pca:
             flat = tokens.detach().flatten(0, -2)
@@ -75,7 +79,7 @@ class Statistics(nn.Module):
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Moves the running statistics by what this step has seen, in however many parts and on however many ranks."""
+        """Moves the running mean and variance towards those of this step's tokens, of all its parts and ranks."""
         if not self._seen:
             return
         ranks = current()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import torch
 
 from fdlab.data.loader import Batch
 from fdlab.data.sources import open_data
+from fdlab.encoders.student import Design
 from fdlab.errors import FdlabError
 from fdlab.measures.knn import knn_predict
 from fdlab.measures.losses import masked_pixel_loss, nt_xent, patchify
 from fdlab.measures.ridge import explained, fit_position_ridge
-from fdlab.tasks.base import find_task
+from fdlab.tasks.base import ModelSettings, find_task
+from fdlab.tasks.masking import draw_mask
 
 MODEL = {"image_size": 24, "patch_size": 4, "width": 32, "depth": 2, "heads": 2}
 
@@ -57,7 +60,7 @@ def test_what_is_masked_cannot_be_seen() -> None:
     task = make("masked", {"model": MODEL})
     task.module.eval()
     images = task.normalise(batch().images[0])
-    mask = task.draw_mask(6, 36)
+    mask = draw_mask(6, 36, task.settings.ratio)
     assert (mask.sum(1) == 22).all()
     changed = images.clone()
     pixels = mask.view(6, 6, 6).repeat_interleave(4, 1).repeat_interleave(4, 2).unsqueeze(1).expand_as(images)
@@ -104,6 +107,14 @@ def test_fine_tuning_without_labels_or_model_is_refused() -> None:
     task = find_task("classify")
     with pytest.raises(FdlabError, match="no labels"):
         task(task.Settings(design=MODEL), open_data("photos"), size=24, seed=0)
+
+
+def test_the_settings_of_a_model_are_a_part_of_its_design() -> None:
+    assert set(ModelSettings.model_fields) <= {field.name for field in fields(Design)}
+    model = ModelSettings(patch_size=4, width=32, depth=2, heads=2)
+    assert model.design(24) == Design(24, 4, 32, 2, 2, position="sincos")
+    with pytest.raises(FdlabError, match=r"width 32 is not a multiple of 3 heads.*patch size 5(.|\n)*Change data.size"):
+        ModelSettings(patch_size=5, width=32, depth=2, heads=3).design(24)
 
 
 def test_an_unknown_task_has_a_nearest_name() -> None:

@@ -10,15 +10,13 @@ from torch import Tensor, nn
 
 from fdlab.checkpoints.open import open_model
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
-from fdlab.measures.losses import patchify, whiten
+from fdlab.measures.losses import BETA, patchify, whiten
 from fdlab.probes.objectives.heads import kept_heads, kept_linear, kept_recipe, linear
 from fdlab.probes.objectives.objective import Objective, frozen, split
 from fdlab.randomness import stream
 
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
-
-BETA = 2.0  # of the distillation's smooth L1
 
 
 def distill(encoder: Encoder, images: Tensor, inputs: Tensor, teacher: Encoder | str | None, micro: int) -> Objective:
@@ -95,9 +93,7 @@ def mim(encoder: Encoder, inputs: Tensor, micro: int, seed: int) -> Objective:
     token = nn.Parameter(heads["mask.mask_token"].to(inputs))
     head = kept_linear(heads, "decoder").to(inputs.device)
     module = nn.ModuleDict({"encoder": encoder.module, "head": head})
-    pixels = patchify(inputs, patch)
-    if per_patch:
-        pixels = (pixels - pixels.mean(-1, keepdim=True)) / (pixels.var(-1, keepdim=True) + 1e-6).sqrt()
+    pixels = patchify(inputs, patch, standardise=per_patch)
     order = stream(seed, "mim masks", len(inputs)).random(pixels.shape[:2]).argsort(1)
     mask = torch.from_numpy(order < round(ratio * pixels.shape[1])).to(inputs.device)
     # one tensor a target: the mask as a last channel behind the pixels
