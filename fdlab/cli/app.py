@@ -36,25 +36,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(rich_help_panel="Start here")(demo.demo)
-app.command(rich_help_panel="Train")(train.pretrain)
-app.command(rich_help_panel="Train")(train.distill)
-app.command(rich_help_panel="Train")(train.finetune)
-app.command(rich_help_panel="Train")(sweep.sweep)
-app.command(rich_help_panel="Measure")(trainability.trainability)
-app.command(rich_help_panel="Train")(runs.runs)
-app.command(name="recipes", rich_help_panel="Train")(recipes.recipes)
+VERBS = {
+    "Start here": (demo.demo,),
+    "Train": (train.pretrain, train.distill, train.finetune, sweep.sweep, runs.runs, recipes.recipes),
+    "Measure": (trainability.trainability, inspect.inspect, export.export, inspect.explain, doctor.doctor),
+    "Read": (compare.compare, claims.claims, predict.predict, figures.figures, report.report),
+}
+for panel, verbs in VERBS.items():
+    for verb in verbs:
+        app.command(rich_help_panel=panel)(verb)
 app.add_typer(diagnose.app, name="diagnose", rich_help_panel="Measure")
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Measure")
-app.command(rich_help_panel="Read")(compare.compare)
-app.command(rich_help_panel="Read")(claims.claims)
-app.command(rich_help_panel="Read")(predict.predict)
-app.command(rich_help_panel="Read")(figures.figures)
-app.command(rich_help_panel="Read")(report.report)
-app.command(rich_help_panel="Measure")(inspect.inspect)
-app.command(rich_help_panel="Measure")(export.export)
-app.command(rich_help_panel="Measure")(inspect.explain)
-app.command(rich_help_panel="Measure")(doctor.doctor)
 
 
 @app.callback()
@@ -86,6 +78,6 @@ def main() -> None:
         typer.echo("Stopped. What was finished is on disk; give the same command again to continue.", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output is gone (`| head`); there is no one left to tell.
+        # The reader of the output is gone, as with `| head`; nobody is left to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

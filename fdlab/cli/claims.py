@@ -1,22 +1,22 @@
 """``fdlab claims``: what a report's numbers say of the paper's claims, or of one's own."""
 
-from __future__ import annotations
-
 from pathlib import Path
+from typing import Any
 
 import typer
+from typer import Argument, Option
+
+from fdlab.cli import options
 
 
 def claims(
-    source: Path | None = typer.Argument(
-        None, help="A folder that compare wrote (it gets the verdicts), or a table.csv."
-    ),
-    others: list[Path] | None = typer.Option(None, "--with", help="More folders or tables of these models."),
-    file: Path | None = typer.Option(None, "--claims", help="A TOML file of claims (default: H1 to H13, C1 to C4)."),
-    cohort: Path | None = typer.Option(None, "--cohort", help="Who is whose teacher (default: as compare kept it)."),
-    show: bool = typer.Option(False, "--show", help="Print the packaged claims as a file to begin with, and leave."),
-    quiet: bool = typer.Option(False, "--quiet", help="Print the written file only."),
-    json_: bool = typer.Option(False, "--json", help="Print the verdicts as JSON."),
+    source: Path | None = Argument(None, help="A folder that compare wrote (it gets the verdicts), or a table.csv."),
+    others: options.More = None,
+    file: Path | None = Option(None, "--claims", help="A TOML file of claims (default: H1 to H13, C1 to C4)."),
+    cohort: Path | None = Option(None, help="Who is whose teacher (default: as compare kept it)."),
+    show: bool = Option(False, "--show", help="Print the packaged claims as a file to begin with, and leave."),
+    quiet: bool = Option(False, "--quiet", help="Print the written file only."),
+    as_json: bool = Option(False, "--json", help="Print the verdicts as JSON."),
 ) -> None:
     """Supported, contradicted, undecided or not tested: every claim by its interval, corrected for their number (Holm).
 
@@ -35,30 +35,35 @@ def claims(
     if source is None:
         from fdlab.errors import USAGE, FdlabError
 
-        raise FdlabError("No report is named.", "", "Give the folder that `fdlab compare` wrote.", USAGE)
+        raise FdlabError("No report is named.", fix="Give the folder that `fdlab compare` wrote.", code=USAGE)
     from fdlab.study.verdicts import claims as judge
-    from fdlab.study.verdicts import effect_text
 
     result = judge(source, others or (), file=file, cohort=cohort)
     written = str(result["files"][0])
-    if json_:
+    if as_json:
         typer.echo(result["table"].to_json(orient="records"))
-        return
-    if not quiet:
-        import pandas as pd
+    elif quiet:
+        typer.echo(written)
+    else:
+        _print(result["verdicts"])
+        typer.echo(f"Verdicts: {written}" + (f", {result['page']}" if result["page"] else ""))
 
-        from fdlab.cli.tables import print_table
 
-        lines = [
-            {
-                "id": one.claim.id,
-                "claim": one.claim.statement,
-                "verdict": one.verdict + (f" ({one.scope})" if one.scope else ""),
-                "effect (95 %, uncorrected)": effect_text(one),
-                "why": one.why,
-                "not controlled": "; ".join(one.not_controlled),
-            }
-            for one in result["verdicts"]
-        ]
-        print_table(pd.DataFrame(lines), title="Claims; p over all tested claims of the file")
-    typer.echo(written if quiet else f"Verdicts: {written}" + (f", {result['page']}" if result["page"] else ""))
+def _print(verdicts: list[Any]) -> None:
+    import pandas as pd
+
+    from fdlab.cli.show import print_table
+    from fdlab.study.verdicts import effect_text
+
+    rows = [
+        {
+            "id": verdict.claim.id,
+            "claim": verdict.claim.statement,
+            "verdict": verdict.verdict + (f" ({verdict.scope})" if verdict.scope else ""),
+            "effect (95 %, uncorrected)": effect_text(verdict),
+            "why": verdict.why,
+            "not controlled": "; ".join(verdict.not_controlled),
+        }
+        for verdict in verdicts
+    ]
+    print_table(pd.DataFrame(rows), title="Claims; p over all tested claims of the file")

@@ -1,22 +1,23 @@
-"""``fdlab demo``."""
+"""``fdlab demo``: the whole study at the size of handwritten digits."""
 
-from __future__ import annotations
-
-import sys
 from pathlib import Path
 
 import typer
+from typer import Option
+
+from fdlab.cli import options
+from fdlab.cli.show import show
 
 
 def demo(
-    out: Path = typer.Option(Path("reports/demo"), "-o", "--out", help="Folder of the report."),
-    seed: int = typer.Option(0, min=0, help="Seed of everything."),
-    minutes: float = typer.Option(
+    out: options.Out = Path("reports/demo"),
+    seed: int = Option(0, min=0, help="Seed of everything."),
+    minutes: float = Option(
         5.0, help="Scales all step counts by minutes / 5, a fixed rule: equal commands give equal numbers."
     ),
-    workers: int = typer.Option(2, min=1, help="Worker processes; the numbers do not depend on it."),
-    quiet: bool = typer.Option(False, "--quiet", help="No progress; print the page's path only."),
-    json_: bool = typer.Option(False, "--json", help="Print the numbers as JSON."),
+    workers: int = Option(2, min=1, help="Worker processes; the numbers do not depend on it."),
+    quiet: options.Quiet = False,
+    as_json: bool = Option(False, "--json", help="Print the numbers as JSON."),
 ) -> None:
     """Train, distil, diagnose and draw on real digits: the whole study in about five minutes on two cores.
 
@@ -24,21 +25,10 @@ def demo(
     """
     from fdlab.experiments.digits import demo as run
 
-    result = run(
-        out,
-        seed=seed,
-        minutes=minutes,
-        workers=workers,
-        quiet=quiet,
-        command=f"fdlab demo --seed {seed} --minutes {minutes:g}",
-    )
-    if json_:
-        typer.echo(result["numbers"].to_json(orient="records"))
-        return
-    if not quiet:
-        from fdlab.cli.tables import print_table
-
-        print_table(result["summary"], title="Attention columns: means over the last half of the blocks")
+    command = options.typed_command()
+    result = run(out, seed=seed, minutes=minutes, workers=workers, quiet=quiet, command=command)
+    if not (quiet or as_json):
         for name, seconds in result["seconds"].items():
             typer.echo(f"{name}: {seconds:g} s", err=True)
-    typer.echo(f"Report: {result['page']}" if sys.stdout.isatty() or not quiet else result["page"])
+    tables = {"Attention columns: means over the last half of the blocks": result["summary"]}
+    show({**result, "table": result["numbers"]}, quiet=quiet, as_json=as_json, tables=tables)

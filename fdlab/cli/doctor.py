@@ -1,29 +1,30 @@
 """``fdlab doctor``: is what this installation measures right?"""
 
-from __future__ import annotations
-
 import typer
+from typer import Option
+
+from fdlab.cli import options
 
 
 def doctor(
-    probes: bool = typer.Option(False, "--probes", help="Run every probe on cases with known answers (seconds)."),
-    json_: bool = typer.Option(False, "--json", help="Print the table as JSON."),
+    probes: bool = Option(False, "--probes", help="Run every probe on cases with known answers (seconds)."),
+    as_json: options.JsonTable = False,
 ) -> None:
-    """Runs the probes on cases whose answers are known and prints each error against the truth.
+    """Run the probes on cases whose answers are known and print each error against the truth.
 
-    Leaves with code 5 where an answer is wrong.
+    Exits with code 5 where an answer is wrong.
 
     Example: [bold]fdlab doctor --probes[/bold]
     """
     from fdlab.errors import CHECK_NOT_MET, USAGE, FdlabError
 
     if not probes:
-        raise FdlabError("Nothing to check.", "", "Say what: fdlab doctor --probes.", USAGE)
-    from fdlab.cli.tables import print_table
+        raise FdlabError("Nothing to check.", fix="Say what: fdlab doctor --probes.", code=USAGE)
+    from fdlab.cli.show import print_table
     from fdlab.known_answers.doctor import known_answers
 
     table = known_answers()
-    if json_:
+    if as_json:
         typer.echo(table.to_json(orient="records"))
     else:
         table.insert(3, "answer", ["wrong" if wrong else "right" for wrong in table["wrong"]])
@@ -37,5 +38,5 @@ def doctor(
             "Do not use this installation's numbers; report the versions of torch and fdlab with this table.",
             CHECK_NOT_MET,
         )
-    if not json_:
+    if not as_json:
         typer.echo(f"All {len(table)} cases right ({int(table['checks'].sum())} numbers).")

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+from typer import Option
+
+from fdlab.cli import options
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 app = typer.Typer(help="Accuracy of frozen features, or of the model's own classifier.", no_args_is_help=True)
 
-MODELS = typer.Argument(..., help="SOURCE or label=SOURCE, several at once.")
-DATA = typer.Option("digits#train", "--data", help="Labelled training images.")
-TEST = typer.Option("digits#test", "--test", help="Labelled test images.")
-POOL = typer.Option("patches", help="patches (their mean) or class (the class token).")
-IMAGES = typer.Option(0, min=0, help="At most so many training images; 0: all.")
-SEED = typer.Option(0, min=0, help="Chooses the images where --images is given.")
-DEVICE = typer.Option("cpu", help="cpu, cuda, mps or auto.")
-JSON = typer.Option(False, "--json", help="Print JSON.")
-QUIET = typer.Option(False, "--quiet", help="No progress.")
+Data = Annotated[str, Option("--data", help="Labelled training images.")]
+Test = Annotated[str, Option("--test", help="Labelled test images.")]
+Pool = Annotated[str, Option(help="patches (their mean) or class (the class token).")]
+Images = Annotated[int, Option(min=0, help="At most so many training images; 0: all.")]
+Seed = Annotated[int, Option(min=0, help="Chooses the images where --images is given.")]
 
 
 @app.command()
 def knn(
-    models: list[str] = MODELS,
-    data: str = DATA,
-    test: str = TEST,
-    k: int = typer.Option(20, min=1, help="Neighbours."),
-    pool: str = POOL,
-    images: int = IMAGES,
-    seed: int = SEED,
-    device: str = DEVICE,
-    json_: bool = JSON,
-    quiet: bool = QUIET,
+    models: options.Models,
+    data: Data = "digits#train",
+    test: Test = "digits#test",
+    k: int = Option(20, min=1, help="Neighbours."),
+    pool: Pool = "patches",
+    images: Images = 0,
+    seed: Seed = 0,
+    device: options.Device = "cpu",
+    as_json: options.Json = False,
+    quiet: options.NoProgress = False,
 ) -> None:
     """k nearest neighbours on frozen features (DINO's weighted vote).
 
@@ -36,22 +40,21 @@ def knn(
     """
     from fdlab.study.evaluate import evaluate
 
-    _print(
-        evaluate("knn", models, data, test, pool=pool, images=images, seed=seed, device=device, quiet=quiet, k=k), json_
-    )
+    table = evaluate("knn", models, data, test, k=k, pool=pool, images=images, seed=seed, device=device, quiet=quiet)
+    _print(table, as_json)
 
 
 @app.command()
 def linear(
-    models: list[str] = MODELS,
-    data: str = DATA,
-    test: str = TEST,
-    pool: str = POOL,
-    images: int = IMAGES,
-    seed: int = SEED,
-    device: str = DEVICE,
-    json_: bool = JSON,
-    quiet: bool = QUIET,
+    models: options.Models,
+    data: Data = "digits#train",
+    test: Test = "digits#test",
+    pool: Pool = "patches",
+    images: Images = 0,
+    seed: Seed = 0,
+    device: options.Device = "cpu",
+    as_json: options.Json = False,
+    quiet: options.NoProgress = False,
 ) -> None:
     """Logistic regression on standardised frozen features (a convex linear probe).
 
@@ -59,19 +62,18 @@ def linear(
     """
     from fdlab.study.evaluate import evaluate
 
-    _print(
-        evaluate("linear", models, data, test, pool=pool, images=images, seed=seed, device=device, quiet=quiet), json_
-    )
+    table = evaluate("linear", models, data, test, pool=pool, images=images, seed=seed, device=device, quiet=quiet)
+    _print(table, as_json)
 
 
 @app.command()
 def classifier(
-    models: list[str] = MODELS,
-    test: str = TEST,
-    seed: int = typer.Option(0, min=0, help="Of random: weights."),
-    device: str = DEVICE,
-    json_: bool = JSON,
-    quiet: bool = QUIET,
+    models: options.Models,
+    test: Test = "digits#test",
+    seed: int = Option(0, min=0, help="Of random: weights."),
+    device: options.Device = "cpu",
+    as_json: options.Json = False,
+    quiet: options.NoProgress = False,
 ) -> None:
     """The classifier that the file itself holds: no training, the classes in the file's order.
 
@@ -79,14 +81,11 @@ def classifier(
     """
     from fdlab.study.evaluate import classifier as accuracy
 
-    _print(accuracy(models, test, seed=seed, device=device, quiet=quiet), json_)
+    _print(accuracy(models, test, seed=seed, device=device, quiet=quiet), as_json)
 
 
-def _print(table: object, json_: bool) -> None:
-    import pandas as pd
-
-    assert isinstance(table, pd.DataFrame)
-    if json_:
+def _print(table: pd.DataFrame, as_json: bool) -> None:
+    if as_json:
         typer.echo(table.to_json(orient="records"))
         return
     for row in table.to_dict("records"):

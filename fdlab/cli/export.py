@@ -1,21 +1,23 @@
 """``fdlab export``: a model for stock timm, or as fdlab's own file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import typer
+from typer import Argument, Option
+
+from fdlab.cli import options
 
 
 def export(
-    model: str = typer.Argument(..., help="SOURCE: a file, a folder, timm:NAME, FILE@teacher."),
-    to: str = typer.Option("timm", "--to", help="timm (loads without fdlab) or safetensors (fdlab.open_model)."),
-    out: Path = typer.Option(..., "-o", "--out", help="The file to write, NAME.safetensors."),
-    heads: int = typer.Option(None, help="Number of heads, where the file does not hold it."),
-    image_size: int = typer.Option(None, help="Pixels; position tables are resized by the family's method."),
-    activation: str = typer.Option(None, help="gelu, quick_gelu, ... where the file does not hold it."),
-    json_: bool = typer.Option(False, "--json", help="Print JSON."),
-    quiet: bool = typer.Option(False, "--quiet", help="Print nothing."),
+    model: str = Argument(..., help="SOURCE: a file, a folder, timm:NAME, FILE@teacher."),
+    *,
+    to: str = Option("timm", help="timm (loads without fdlab) or safetensors (fdlab.open_model)."),
+    out: Path = Option(..., "-o", "--out", help="The file to write, NAME.safetensors."),
+    heads: options.Heads = None,
+    image_size: options.ImageSize = None,
+    activation: options.Activation = None,
+    as_json: options.Json = False,
+    quiet: bool = Option(False, "--quiet", help="Print nothing."),
 ) -> None:
     """A model as one safetensors file with a model card; the file is opened again and checked.
 
@@ -28,7 +30,7 @@ def export(
 
     encoder = open_model(model, heads=heads, image_size=image_size, activation=activation)
     path, line = export_model(encoder, out, to)
-    if json_:
+    if as_json:
         typer.echo(json.dumps({"file": str(path), "open": line, "assumed": encoder.info.assumed}))
     elif not quiet:
         typer.echo(f"Wrote {path}. Open it with\n\n    {line}\n")

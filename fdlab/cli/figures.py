@@ -1,20 +1,21 @@
 """``fdlab figures``: the figures of a report again, from its table alone, at the widths of a venue."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import typer
+from typer import Argument, Option
+
+from fdlab.cli import options
 
 
 def figures(
-    figures: list[str] | None = typer.Argument(None, help="Figure ids; without any, all that the table has."),
-    source: Path = typer.Option(Path("reports/demo"), "--from", help="A report's folder, or a table.csv."),
-    venue: str = typer.Option("page", help="Column widths: page, neurips, icml, cvpr, slides."),
-    format_: str = typer.Option("pdf,svg,png", "--format", help="Any of pdf, svg, png, by commas."),
-    out: Path | None = typer.Option(None, "-o", "--out", help="Folder (default: figures-VENUE in the report)."),
-    list_: bool = typer.Option(False, "--list", help="Only name the figures that the table has."),
-    quiet: bool = typer.Option(False, "--quiet", help="Print the written files only."),
+    figures: list[str] | None = Argument(None, help="Figure ids; without any, all that the table has."),
+    source: Path = Option(Path("reports/demo"), "--from", help="A report's folder, or a table.csv."),
+    venue: str = Option("page", help="Column widths: page, neurips, icml, cvpr, slides."),
+    kinds: str = Option("pdf,svg,png", "--format", help="Any of pdf, svg, png, by commas."),
+    out: Path | None = Option(None, "-o", "--out", help="Folder (default: figures-VENUE in the report)."),
+    list_: bool = Option(False, "--list", help="Only name the figures that the table has."),
+    quiet: bool = Option(False, "--quiet", help="Print the written files only."),
 ) -> None:
     """Figures for a paper or for slides, with their captions; nothing is computed.
 
@@ -31,12 +32,11 @@ def figures(
         for figure in available(table):
             typer.echo(f"{figure}: {figure_module(figure).TITLE}")
         return
-    base = source.parent if source.suffix == ".csv" else source
-    folder = out or base / ("figures" if venue == "page" else f"figures-{venue}")
-    kinds = [kind.strip().lower() for kind in format_.split(",") if kind.strip()]
-    written = write_figures(folder, table, facts, figures or None, venue=venue, kinds=kinds)
-    for paths in written.values():
-        for path in paths:
-            typer.echo(str(path))
+    report = source.parent if source.suffix == ".csv" else source
+    folder = out or report / ("figures" if venue == "page" else f"figures-{venue}")
+    formats = options.by_commas(kinds.lower())
+    written = write_figures(folder, table, facts, figures or None, venue=venue, kinds=formats)
+    for path in (path for paths in written.values() for path in paths):
+        typer.echo(str(path))
     if not written and not quiet:
         typer.echo("The table has no rows for any figure.", err=True)

@@ -1,22 +1,23 @@
-"""``fdlab inspect`` and ``fdlab explain``."""
-
-from __future__ import annotations
+"""``fdlab inspect`` and ``fdlab explain``: what a checkpoint holds, and what a metric means."""
 
 from pathlib import Path
 from typing import Any
 
 import typer
+from typer import Argument, Option
+
+from fdlab.cli import options
 
 
 def inspect(
-    model: str = typer.Argument(..., help="SOURCE: a file, a folder, a run, timm:NAME, random:NAME, FILE@teacher."),
-    heads: int = typer.Option(None, help="Number of heads, where the file does not hold it."),
-    image_size: int = typer.Option(None, help="Pixels; position tables are resized by the family's method."),
-    activation: str = typer.Option(None, help="gelu, quick_gelu, ... where the file does not hold it."),
-    report: Path = typer.Option(
+    model: str = Argument(..., help="SOURCE: a file, a folder, a run, timm:NAME, random:NAME, FILE@teacher."),
+    heads: options.Heads = None,
+    image_size: options.ImageSize = None,
+    activation: options.Activation = None,
+    report: Path | None = Option(
         None, help="Write the file's structure here as JSON (names, shapes, types; no weights, no settings)."
     ),
-    json_: bool = typer.Option(False, "--json", help="Print JSON."),
+    as_json: options.Json = False,
 ) -> None:
     """What a checkpoint holds, as fdlab understands it, and what it had to assume.
 
@@ -31,15 +32,15 @@ def inspect(
     from fdlab.errors import FdlabError
 
     try:
-        found = facts(open_model(model, heads=heads, image_size=image_size, activation=activation))
+        model_facts = facts(open_model(model, heads=heads, image_size=image_size, activation=activation))
     except FdlabError as error:
         raise _with_report(model, report, error) from error
     if report is not None:
         _with_report(model, report, None)
-    if json_:
-        typer.echo(json.dumps(found, default=str))
+    if as_json:
+        typer.echo(json.dumps(model_facts, default=str))
         return
-    for label, value in _rows(found):
+    for label, value in _rows(model_facts):
         typer.echo(f"{label:<14} {value}")
 
 
@@ -50,7 +51,7 @@ def _with_report(model: str, report: Path | None, error: Any) -> Any:
     path = next((Path(text) for text in (model, model.rpartition("@")[0]) if text and Path(text).exists()), None)
     if report is not None:
         if path is None:
-            return error or FdlabError(f"{model} is no file.", "", "Leave --report out.", USAGE)
+            return error or FdlabError(f"{model} is no file.", fix="Leave --report out.", code=USAGE)
         from fdlab.checkpoints.inspection import write_structure
 
         write_structure(path, report, error)
@@ -64,37 +65,37 @@ def _with_report(model: str, report: Path | None, error: Any) -> Any:
     return FdlabError(error.what, error.why, fix.strip(), error.code)
 
 
-def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """The facts in the order in which they are asked for."""
-    kinds = found["prefix_kinds"]
+    kinds = facts["prefix_kinds"]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-    classes = f", {found['classes']} classes" if found["classes"] else ""
-    grid = "x".join(map(str, found["grid"]))
-    name = found["timm_name"] or f"none fits; nearest: {found['timm_line'] or 'no class of timm'}"
-    depth = _stages(found["stage_depths"]) or found["depth"]
+    classes = f", {facts['classes']} classes" if facts["classes"] else ""
+    grid = "x".join(map(str, facts["grid"]))
+    name = facts["timm_name"] or f"none fits; nearest: {facts['timm_line'] or 'no class of timm'}"
+    depth = _stages(facts["stage_depths"]) or facts["depth"]
     rows = [
-        ("family", found["family"]),
-        ("container", found["container"]),
-        ("taken", f"{found['taken']} (others: {', '.join(found['others']) or 'none'})"),
+        ("family", facts["family"]),
+        ("container", facts["container"]),
+        ("taken", f"{facts['taken']} (others: {', '.join(facts['others']) or 'none'})"),
         (
             "size",
-            f"depth {depth}, width {found['width']}, {found['parameters']:,} parameters{classes}",
+            f"depth {depth}, width {facts['width']}, {facts['parameters']:,} parameters{classes}",
         ),
-        ("heads", f"{_stages(found['stage_heads']) or found['heads']} ({found['heads_from']})"),
-        ("tokens", f"patch {found['patch_size']}, grid {grid}, {found['prefix_tokens']} prefix ({counts or 'none'})"),
-        ("images", f"{found['image_size']} pixels, {found['interpolation']}"),
-        ("mean", ", ".join(f"{value:g}" for value in found["mean"])),
-        ("std", ", ".join(f"{value:g}" for value in found["std"])),
-        ("inside", f"{found['activation']}, norm eps {found['norm_eps']:g}"),
+        ("heads", f"{_stages(facts['stage_heads']) or facts['heads']} ({facts['heads_from']})"),
+        ("tokens", f"patch {facts['patch_size']}, grid {grid}, {facts['prefix_tokens']} prefix ({counts or 'none'})"),
+        ("images", f"{facts['image_size']} pixels, {facts['interpolation']}"),
+        ("mean", ", ".join(f"{value:g}" for value in facts["mean"])),
+        ("std", ", ".join(f"{value:g}" for value in facts["std"])),
+        ("inside", f"{facts['activation']}, norm eps {facts['norm_eps']:g}"),
         ("timm name", name),
-        ("sha256", found["sha256"]),
+        ("sha256", facts["sha256"]),
     ]
-    if found["windows"]:
-        rows.insert(6, ("windows", ", ".join("x".join(map(str, window)) for window in found["windows"])))
-    if found["positions"]:
-        rows.insert(6, ("positions", found["positions"]))
-    rows += [("option", text) for text in found["options"]]
-    return rows + [("assumed", text) for text in found["assumed"]]
+    if facts["windows"]:
+        rows.insert(6, ("windows", ", ".join("x".join(map(str, window)) for window in facts["windows"])))
+    if facts["positions"]:
+        rows.insert(6, ("positions", facts["positions"]))
+    rows += [("option", text) for text in facts["options"]]
+    return rows + [("assumed", text) for text in facts["assumed"]]
 
 
 def _stages(values: Any) -> str:
@@ -102,7 +103,7 @@ def _stages(values: Any) -> str:
     return "+".join(map(str, values))
 
 
-def explain(name: str = typer.Argument(..., help="A metric (distance, nmi, ...) or a figure's file.")) -> None:
+def explain(name: str = Argument(..., help="A metric (distance, nmi, ...) or a figure's file.")) -> None:
     """A metric's formula and range, what it says and what it cannot say; or where a figure's file comes from.
 
     Examples: [bold]fdlab explain r2_relative[/bold], [bold]fdlab explain figures/attention_distance.pdf[/bold]
@@ -115,8 +116,8 @@ def explain(name: str = typer.Argument(..., help="A metric (distance, nmi, ...) 
         return
     from fdlab.records.metrics import find_metric
 
-    found = find_metric(name)
+    metric = find_metric(name)
     for field in ("label", "unit", "formula", "low", "high", "says", "not_says", "source"):
-        value = getattr(found, field)
+        value = getattr(metric, field)
         if value not in ("", None):
             typer.echo(f"{field.replace('_', ' ')}: {value}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,6 +66,7 @@ def diagnose(
     quiet: bool = False,
     parts: Sequence[str] = (),
     maps: bool = False,
+    command: str = "",
     **settings: Any,
 ) -> dict[str, Any]:
     """Measures, draws and writes ``table.csv``, ``figures/``, ``records/`` and ``index.html`` under ``out``.
@@ -76,6 +76,7 @@ def diagnose(
         parts: of a probe with a setting ``part``: each is measured and stored for itself, so that a stopped run
             continues behind the last one that was finished.
         maps: with attention, averaged maps and learnt biases too, on the same images.
+        command: what the page shows as the command that made it.
         settings: the probe's own.
 
     Returns:
@@ -93,27 +94,10 @@ def diagnose(
         seen = max(manifest["offered"] for manifest in manifests.values())
         found = _together(found, gather("attention_maps", list(models), data, images=seen, **common))
     facts = facts_of(probe, data, seed, manifests) | {"notes": found.notes}
-    asked = {"parts": parts, "maps": maps, "control": control, **settings}
-    facts["command"] = command_of(probe, models, data, images, seed, asked)
+    facts["command"] = command or f"fdlab diagnose {probe}"
     save_records(folder / "records", found.records)
     page = write_report(folder, found.table, facts)
     return {"page": page, "table": found.table, "summary": readable(summary(found.table, facts)), "notes": found.notes}
-
-
-def command_of(probe: str, models: Sequence[str], data: str, images: int, seed: int, asked: Mapping[str, Any]) -> str:
-    """The line that asks the same question again; what changes no number is not in it."""
-    words = ["fdlab", "diagnose", probe, *models, "--data", data, "--images", str(images), "--seed", str(seed)]
-    for name, value in asked.items():
-        option = {"parts": "part", "metrics": "metric", "orders": "order"}.get(name, name).replace("_", "-")
-        if isinstance(value, bool):
-            off_by_default = option in ("maps", "adaptive")
-            if value == off_by_default:
-                words.append(f"--{option}" if value else f"--no-{option}")
-        elif isinstance(value, list | tuple):
-            words += [word for each in value for word in (f"--{option}", str(each))]
-        elif value != "":
-            words += [f"--{option}", str(value)]
-    return shlex.join(words)
 
 
 class Gathered(NamedTuple):
