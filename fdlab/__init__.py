@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fdlab.probes.measure import measure
     from fdlab.study.training import distill, finetune, pretrain
 
-__getattr__ = lazy_attributes(
+__getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "Encoder": "fdlab.encoders.encoder",

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 
-def lazy_attributes(package: str, where: dict[str, str]) -> Callable[[str], Any]:
-    """A module ``__getattr__`` that finds ``name`` in the module ``where[name]``."""
+def lazy_attributes(package: str, where: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """A module's ``__getattr__`` and ``__dir__``: ``name`` is imported from the module ``where[name]`` when asked for.
+
+    >>> get, names = lazy_attributes("fdlab", {"sqrt": "math"})
+    >>> get("sqrt")(9.0), "sqrt" in names()
+    (3.0, True)
+    """
 
     def __getattr__(name: str) -> Any:
         if name not in where:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(where[name]), name)
 
-    return __getattr__
+    def __dir__() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *where})
+
+    return __getattr__, __dir__

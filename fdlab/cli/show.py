@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -67,3 +67,8 @@ def number(row: Any) -> str:
     """
     bounds = f" ({row.low:.4g} to {row.high:.4g})" if row.low == row.low else ""
     return f"{row.value:.4g}{bounds}"
+
+
+def rows(table: pd.DataFrame) -> Iterator[Any]:
+    """The rows of a table, each with the columns as attributes."""
+    return table.itertuples()

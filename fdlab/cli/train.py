@@ -102,7 +102,7 @@ def _start(task: str | None, own: dict[str, Any], given: Mapping[str, Any]) -> N
     planned = training.plan(
         given["recipe"],
         task=task,
-        overrides=parse_overrides(given["overrides"] or ()),
+        overrides=parse_overrides(given["overrides"] or []),
         config=given["config"],
         options={
             **own,

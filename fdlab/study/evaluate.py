@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,35 +26,6 @@ from fdlab.study.inputs import check_held_out
 METRIC = {"knn": "knn", "linear": "linear_probe"}
 
 
-def features(
-    encoder: Encoder, images: ImageSource, *, pool: str = "patches", batch: int = 64, progress: Progress | None = None
-) -> tuple[Tensor, Tensor]:
-    """(n, C) pooled tokens after the final norm, and (n,) labels; the evaluation view, no gradient.
-
-    Raises:
-        FdlabError: code 2, no such pooling, or no class token to take.
-    """
-    if pool not in ("patches", "class"):
-        raise FdlabError(f"There is no pooling {pool!r}.", "", "Give --pool patches or --pool class.", code=USAGE)
-    if pool == "class" and not encoder.info.prefix_tokens:
-        raise FdlabError("This model has no class token.", "", "Give --pool patches.", code=USAGE)
-    side = encoder.info.image_size
-    size = side if isinstance(side, int) else side[0]
-    parts, labels = [], []
-    for start in range(0, len(images), batch):
-        raw, answers = images.stack(range(start, min(start + batch, len(images))), size)
-        if not len(raw):
-            continue
-        with torch.no_grad():
-            tokens = encoder.tokens(encoder.normalise(raw.to(encoder.device))).float().cpu()
-        prefix = encoder.info.prefix_tokens
-        parts.append(tokens[:, 0] if pool == "class" else tokens[:, prefix:].mean(1))
-        labels.append(answers)
-        if progress:
-            progress.advance(len(raw))
-    return torch.cat(parts), torch.cat(labels)
-
-
 def evaluate(
     kind: str,
     models: Sequence[str],
@@ -74,6 +46,10 @@ def evaluate(
         models: ``SOURCE`` or ``label=SOURCE``.
         pool: which token: the mean of the patches or the class token; it changes the ranking.
         images: at most so many training images, chosen by the seed; 0: all.
+
+    Raises:
+        FdlabError: code 2, a pooling that the model has not, or test images that are trained on; code 3, images
+            without labels, or a model or images that cannot be read.
     """
     train, held = open_data(data, seed=seed), open_data(test, seed=seed)
     if images:
@@ -87,29 +63,16 @@ def evaluate(
             x, y = features(encoder, train, pool=pool, progress=progress)
             x_test, y_test = features(encoder, held, pool=pool, progress=progress)
         if min(int(y.min()), int(y_test.min())) < 0:
-            raise FdlabError(
-                "Some images have no label.", "", "Use class folders or a label column.", code=NOT_UNDERSTOOD
-            )
+            fix = "Use class folders or a label column."
+            raise FdlabError("Some images have no label.", fix=fix, code=NOT_UNDERSTOOD)
         if kind == "knn":
             predicted = knn_predict(x, y, x_test, k=k).numpy()
         else:
             predicted = logistic_predict(x.numpy(), y.numpy(), x_test.numpy())
         correct = int(np.sum(predicted == y_test.numpy()))
-        value, low, high, _ = proportion_interval(correct, len(y_test))
-        rows.append(
-            {
-                "model": label,
-                "family": encoder.info.family,
-                "seed": seed,
-                "probe": "features",
-                "metric": METRIC[kind],
-                "value": value,
-                "low": low,
-                "high": high,
-                "n": len(y_test),
-                "objective": f"{pool} tokens, {len(y)} labelled images",
-            }
-        )
+        objective = f"{pool} tokens, {len(y)} labelled images"
+        row = _row(label, encoder, seed, correct, len(y_test))
+        rows.append({**row, "probe": "features", "metric": METRIC[kind], "objective": objective})
     return frame(rows)
 
 
@@ -130,24 +93,39 @@ def classifier(
         label, source = parse_label(text)
         encoder = open_model(source, device=device, seed=seed)
         with Progress(label, len(held), quiet=quiet) as progress:
-            correct, count = _right(encoder, held, batch, progress)
-        value, low, high, _ = proportion_interval(correct, count)
-        known = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "training"}
-        rows.append({**known, "metric": "accuracy", "value": value, "low": low, "high": high, "n": count})
+            correct, count = _correct(encoder, held, batch, progress)
+        rows.append({**_row(label, encoder, seed, correct, count), "probe": "training", "metric": "accuracy"})
     return frame(rows)
 
 
-def _right(encoder: Encoder, images: ImageSource, batch: int, progress: Progress) -> tuple[int, int]:
-    """How many images are classified right, and how many could be read."""
-    side = encoder.info.image_size
-    size = side if isinstance(side, int) else side[0]
-    correct = count = 0
-    for start in range(0, len(images), batch):
-        raw, answers = images.stack(range(start, min(start + batch, len(images))), size)
-        if not len(raw):
-            continue
+def features(
+    encoder: Encoder, images: ImageSource, *, pool: str = "patches", batch: int = 64, progress: Progress | None = None
+) -> tuple[Tensor, Tensor]:
+    """(n, C) pooled tokens after the final norm, and (n,) labels; the evaluation view, no gradient.
+
+    Raises:
+        FdlabError: code 2, no such pooling, or no class token to take.
+    """
+    if pool not in ("patches", "class"):
+        raise FdlabError(f"There is no pooling {pool!r}.", fix="Give --pool patches or --pool class.", code=USAGE)
+    prefix = encoder.info.prefix_tokens
+    if pool == "class" and not prefix:
+        raise FdlabError("This model has no class token.", fix="Give --pool patches.", code=USAGE)
+    pooled, labels = [], []
+    for pixels, answers in _batches(encoder, images, batch, progress):
         with torch.no_grad():
-            scores = encoder.logits(encoder.normalise(raw.to(encoder.device))).float().cpu()
+            tokens = encoder.tokens(pixels).float().cpu()
+        pooled.append(tokens[:, 0] if pool == "class" else tokens[:, prefix:].mean(1))
+        labels.append(answers)
+    return torch.cat(pooled), torch.cat(labels)
+
+
+def _correct(encoder: Encoder, images: ImageSource, batch: int, progress: Progress) -> tuple[int, int]:
+    """How many images are classified right, and how many could be read."""
+    correct = count = 0
+    for pixels, answers in _batches(encoder, images, batch, progress):
+        with torch.no_grad():
+            scores = encoder.logits(pixels).float().cpu()
         if int(answers.min()) < 0 or int(answers.max()) >= scores.shape[1]:
             raise FdlabError(
                 f"The labels do not fit the model's {scores.shape[1]} classes.",
@@ -156,6 +134,25 @@ def _right(encoder: Encoder, images: ImageSource, batch: int, progress: Progress
                 code=NOT_UNDERSTOOD,
             )
         correct += int((scores.argmax(1) == answers).sum())
-        count += len(raw)
-        progress.advance(len(raw))
+        count += len(answers)
     return correct, count
+
+
+def _batches(
+    encoder: Encoder, images: ImageSource, batch: int, progress: Progress | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised images (B, 3, H, W) on the model's device and their labels (B,); unreadable images are left out."""
+    side = encoder.info.image_size
+    size = side if isinstance(side, int) else side[0]
+    for start in range(0, len(images), batch):
+        pixels, labels = images.stack(range(start, min(start + batch, len(images))), size)
+        if len(pixels):
+            yield encoder.normalise(pixels.to(encoder.device)), labels
+            if progress:
+                progress.advance(len(pixels))
+
+
+def _row(label: str, encoder: Encoder, seed: int, correct: int, count: int) -> dict[str, Any]:
+    """A model's share of right answers with Wilson's interval, as columns of the table."""
+    share = proportion_interval(correct, count).row
+    return {"model": label, "family": encoder.info.family, "seed": seed, **share, "n": count}

@@ -1,11 +1,11 @@
-"""What a training is made of: its images, its task on a device, its batches, and how many steps it has."""
+"""The inputs of a training: its images, its task on a device, its batches, and how many steps it has."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fdlab.data.images import ImageSource
 from fdlab.data.loader import Batches
@@ -19,7 +19,7 @@ from fdlab.tasks.base import Task
 
 
 def identities(task: Task) -> dict[str, str]:
-    """What a run must find unchanged when it goes on: its images and the models it starts from."""
+    """Digests of what must be unchanged when a run continues: its images, and the models that it starts from."""
     sources = {"data": task.data, "test": task.test, "validation": task.validation}
     return task.inputs | {name: source.digest for name, source in sources.items() if source is not None}
 
@@ -30,31 +30,27 @@ def prepared(recipe: Recipe, kind: type[Task], device: str) -> tuple[Task, Calla
     Raises:
         FdlabError: code 2, settings that do not fit each other or the data.
     """
-    images = _images(recipe)
-    data = images["data"]
-    assert data is not None
+    data, test, validation = _images(recipe)
     size = recipe.data.size or (data.native_size[0] if data.native_size else 224)
-    low = recipe.run.precision == "bf16"
-    own, run = recipe.own, recipe.run
-    task = kind(own, size=size, seed=run.seed, device=device, low=low, workers=run.workers, **images)
-    batch = recipe.run.batch
+    held_out = {"test": test, "validation": validation}
+    run, low = recipe.run, recipe.run.precision == "bf16"
+    task = kind(recipe.own, data, size=size, seed=run.seed, device=device, low=low, workers=run.workers, **held_out)
     _check_parts(task, recipe)
     task.steps = steps = _length(recipe, data)
     ranks = current()
-
     kept = resident(recipe.data.resident, data, size=size, device=device)
 
     def batches(start: int) -> Batches:
         return Batches(
             data,
             size=size,
-            batch=batch,
-            seed=recipe.run.seed,
+            batch=run.batch,
+            seed=run.seed,
             view=recipe.view,
             views=kind.views,
             start=start,
             stop=steps,
-            workers=recipe.run.workers,
+            workers=run.workers,
             part=(ranks.rank, ranks.ranks),
             device=device,
             resident=kept,
@@ -69,14 +65,13 @@ def planned_steps(recipe: Recipe) -> int:
     Raises:
         FdlabError: code 2, the run has no length.
     """
-    data = None if recipe.run.steps else _images(recipe)["data"]
-    return _length(recipe, data)
+    return recipe.run.steps or _length(recipe, _images(recipe)[0])
 
 
-def _length(recipe: Recipe, data: ImageSource | None) -> int:
+def _length(recipe: Recipe, data: ImageSource) -> int:
     if recipe.run.steps:
         return recipe.run.steps
-    if data is None or data.endless or not recipe.run.epochs:
+    if data.endless or not recipe.run.epochs:
         raise FdlabError(
             "The training has no length.",
             "run.steps and run.epochs are 0, or the data is endless.",
@@ -105,7 +100,7 @@ def _check_parts(task: Task, recipe: Recipe) -> None:
         )
 
 
-def _images(recipe: Recipe) -> dict[str, ImageSource | None]:
+def _images(recipe: Recipe) -> tuple[ImageSource, ImageSource | None, ImageSource | None]:
     """Training, test and validation images; disjoint where they come from one source."""
     data = open_data(recipe.data.source, seed=recipe.run.seed)
     test = open_data(recipe.data.test, seed=recipe.run.seed) if recipe.data.test else None
@@ -118,7 +113,7 @@ def _images(recipe: Recipe) -> dict[str, ImageSource | None]:
         check_held_out(data, test)
         if validation is not None:
             check_held_out(validation, test)
-    return {"data": data, "test": test, "validation": validation}
+    return data, test, validation
 
 
 def check_held_out(data: ImageSource, test: ImageSource) -> None:
@@ -144,8 +139,8 @@ def check_held_out(data: ImageSource, test: ImageSource) -> None:
         )
 
 
-def labelled_split(data: ImageSource, recipe: Recipe) -> tuple[Any, Any]:
-    """(labelled, validation) positions in the training images: disjoint, from ``data.label_seed`` alone."""
+def labelled_split(data: ImageSource, recipe: Recipe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the labelled and of the validation images: disjoint, drawn from ``data.label_seed`` alone."""
     settings = recipe.data
     labels = data.labels()
     labelled, held = split_labelled(

@@ -17,14 +17,16 @@ from fdlab.tasks.base import Task
 
 
 def finish(task: Task, recipe: Recipe, folder: RunFolder, facts: dict[str, Any]) -> None:
-    """Writes the run's files; ``run.json``, which says that it is finished, last."""
-    _export(task, recipe, folder, facts["family"])
+    """Writes the files of a finished run. ``run.json`` comes last, since it marks the run as finished."""
+    save(task, folder.path / task.result, facts["family"], recipe.run.seed)
+    heads = {name: part for name, part in task.module.items() if name != "encoder"}
+    save_heads(folder.path / "heads.safetensors", heads)
     _record(recipe, facts).save(folder.path / "record")
     folder.finish(facts)
 
 
 def snapshots(task: Task, recipe: Recipe, folder: RunFolder) -> list[Callable[[int], None]]:
-    """What keeps the encoder every ``save.snapshots`` steps."""
+    """Callbacks of the trainer: one that keeps the encoder every ``save.snapshots`` steps, or none."""
     every = recipe.save.snapshots
 
     def keep(step: int) -> None:
@@ -35,7 +37,7 @@ def snapshots(task: Task, recipe: Recipe, folder: RunFolder) -> list[Callable[[i
 
 
 def save(task: Task, path: Path, family: str, seed: int) -> None:
-    """Writes the task's encoder as it is now."""
+    """Writes the task's encoder with the weights of this moment, as a file that ``open_model`` reads."""
     save_encoder(
         path,
         task.kept_encoder,
@@ -49,39 +51,17 @@ def save(task: Task, path: Path, family: str, seed: int) -> None:
     )
 
 
-def _export(task: Task, recipe: Recipe, folder: RunFolder, family: str) -> None:
-    save(task, folder.path / task.result, family, recipe.run.seed)
-    heads = {name: part for name, part in task.module.items() if name != "encoder"}
-    save_heads(folder.path / "heads.safetensors", heads)
-
-
 def _record(recipe: Recipe, facts: Mapping[str, Any]) -> Record:
     """The run's own numbers as rows of the one table."""
-    common = {
-        "model": facts["label"],
-        "family": facts["family"],
-        "seed": recipe.run.seed,
-        "probe": "training",
-    }
+    common = {"model": facts["label"], "family": facts["family"], "seed": recipe.run.seed, "probe": "training"}
     rows: list[dict[str, Any]] = [
         {**common, "metric": "final_loss", "value": facts["final_loss"], "objective": "train"},
         {**common, "metric": "learning_rate", "value": recipe.optim.lr},
     ]
     if "validation_accuracy" in facts:
-        value = facts["validation_accuracy"]
-        rows.append({**common, "metric": "validation_accuracy", "value": value})
+        rows.append({**common, "metric": "validation_accuracy", "value": facts["validation_accuracy"]})
     if "count" in facts:
         count = int(facts["count"])
-        value, low, high, _ = proportion_interval(int(facts["correct"]), count)
-        rows.append(
-            {
-                **common,
-                "metric": "accuracy",
-                "value": value,
-                "low": low,
-                "high": high,
-                "n": count,
-                "objective": "test",
-            }
-        )
+        share = proportion_interval(int(facts["correct"]), count).row
+        rows.append({**common, "metric": "accuracy", **share, "n": count, "objective": "test"})
     return Record(frame(rows), manifest={"recipe": recipe.model_dump(mode="json"), **facts})

@@ -1,4 +1,4 @@
-"""One training from its recipe to a finished run folder: pretrain, distill, finetune."""
+"""One training, from its recipe to a finished run folder: ``pretrain``, ``distill``, ``finetune``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Plan:
     layers: Mapping[str, Mapping[str, Any]]
 
     def describe(self) -> list[tuple[str, Any, str]]:
-        """(setting, value, where it came from), for ``--dry-run``."""
+        """One triple a setting, for ``--dry-run``: its name, its value, and where the value came from."""
         return recipes.sources(self.recipe, self.layers)
 
 
@@ -48,28 +48,42 @@ def plan(
     *,
     task: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-    config: str | None = None,
+    config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Resolves a recipe: defaults < recipe < ``config`` < ``overrides`` and ``options`` (dotted keys).
 
     Args:
         recipe: a packaged name or a TOML file.
-        task: what the verb expects; None: what the recipe says.
-        overrides: ``--set``. options: the verb's own options; empty ones are left out.
+        task: the task of the verb; None: the recipe's.
+        config: a TOML file.
+        overrides: the settings of ``--set``.
+        options: the settings that the verb has options for; None and "" leave a setting as it is.
+
+    Raises:
+        FdlabError: code 2, an unknown recipe, or settings that are unknown or wrong: all of them at once.
     """
-    given = {key: value for key, value in (options or {}).items() if value not in (None, "")}
-    if "data.source" in given and "data.test" not in {*given, *(overrides or {})}:
-        given["data.test"] = ""  # the recipe's test images belong to the recipe's own data
+    options = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in (options or {}).items()
+        if value not in (None, "")
+    }
+    if "data.source" in options and "data.test" not in {*options, *(overrides or {})}:
+        options["data.test"] = ""  # the recipe's test images belong to the recipe's own data
     layers = {
         f"recipe {recipe}": recipes.read(recipe),
-        **({"--config": recipes.read(config)} if config else {}),
+        **({"--config": recipes.read(str(config))} if config else {}),
         "--set": recipes.nested(overrides or {}),
-        "command line": recipes.nested(given),
+        "command line": recipes.nested(options),
     }
-    name = str(task or recipes.read(recipe).get("task", ""))
+    name = task or task_of(recipe)
     kind = find_task(name)
     return Plan(recipes.resolve(layers, kind.Settings, name), kind, layers)
+
+
+def task_of(recipe: str) -> str:
+    """The name of a recipe's task; empty where the recipe names none."""
+    return str(recipes.read(recipe).get("task", ""))
 
 
 def run(
@@ -82,7 +96,7 @@ def run(
     family: str = "",
     fork: str = "",
 ) -> Path:
-    """Starts the training, continues it, or says that it is finished. Returns the run's folder.
+    """Starts a training or continues it, and returns the run's folder; a finished run is left as it is.
 
     Args:
         planned: what ``plan`` returned.
@@ -126,7 +140,7 @@ def _forked(recipe: Recipe, origin: RunFolder, name: str) -> RunFolder:
 
 
 def _check_fork(recipe: Recipe, origin: RunFolder) -> None:
-    """Refuses a fork that could not train: no state of its kind, or no steps left. Nothing is written before this."""
+    """Refuses a fork that could not train, before anything is written: no state to start from, or no steps left."""
     at = saved_step(origin, recipe.run.strategy)
     if not at:
         raise FdlabError(
@@ -201,38 +215,127 @@ def _train(
     ranks.first(lambda: finish(task, recipe, folder, facts))
 
 
-def _verb(task: str | None, default: str) -> Callable[..., Path]:
-    def start(
-        recipe: str = default,
-        *,
-        data: str | None = None,
-        out: str | Path,
-        overrides: Mapping[str, Any] | None = None,
-        quiet: bool = True,
-        **options: Any,
-    ) -> Path:
-        planned = plan(recipe, task=task, overrides=overrides, options={"data.source": data, **_named(task, options)})
-        return run(planned, out, quiet=quiet)
-
-    return start
+# --- the three verbs of the Python face --------------------------------------------------------------------
 
 
-def _named(task: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{task}.{key}" if task else key: value for key, value in options.items()}
+def pretrain(
+    recipe: str = "digits/contrastive",
+    *,
+    data: str | Path | None = None,
+    test: str | Path | None = None,
+    out: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    config: str | Path | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    quiet: bool = True,
+    **settings: Any,
+) -> Path:
+    """Trains a small model from scratch: contrastive, masked, supervised, or any other task of a recipe.
+
+    The same call continues a run that was stopped, and does nothing where the run is finished. What is None stays as
+    the recipe has it.
+
+    Args:
+        recipe: a packaged name, as ``fdlab recipes`` lists them, or a TOML file.
+        data: training images, in the grammar of ``--data``: "digits", a folder, "file.parquet#train", ...
+        test: held-out images; where ``data`` is given and this is not, there are none.
+        out: the run's folder.
+        overrides: any settings by dotted key, e.g. ``{"optim.lr": 3e-4, "run.steps": 500}``.
+        config: a TOML file laid over the recipe.
+        seed: of everything that is drawn.
+        device: "cpu", "cuda", "mps" or "auto".
+        quiet: print no progress.
+        settings: settings of the recipe's task, e.g. ``temperature=0.2`` of a contrastive one.
+
+    Returns:
+        The run's folder: its weights are ``encoder.safetensors`` (``open_model`` takes the folder), its numbers
+        ``run.json``, its log ``metrics.jsonl``.
+
+    Raises:
+        FdlabError: code 2, settings that are unknown, do not fit each other or differ from those of the run in
+            ``out``; code 3, images that cannot be read; code 4, too little memory; code 1, the loss is not a number.
+
+    Example:
+        ``run = fdlab.pretrain("digits/masked", out="runs/mim", overrides={"run.steps": 500})``
+    """
+    own = {key if "." in key else f"{task_of(recipe)}.{key}": value for key, value in settings.items()}
+    options = _common(data, test, seed, device) | own
+    return run(plan(recipe, overrides=overrides, config=config, options=options), out, quiet=quiet)
 
 
-pretrain = _verb(None, "digits/contrastive")
-pretrain.__doc__ = """Trains a small teacher from scratch; returns the run's folder.
+def distill(
+    recipe: str = "digits/distill",
+    *,
+    teacher: str | Path | None = None,
+    data: str | Path | None = None,
+    test: str | Path | None = None,
+    out: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    config: str | Path | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    quiet: bool = True,
+    **settings: Any,
+) -> Path:
+    """Distils a frozen teacher's features into a fresh student, by the paper's method.
 
-Args: recipe (contrastive or masked), data, out, overrides={"optim.lr": 3e-4}.
-"""
-distill = _verb("distill", "digits/distill")
-distill.__doc__ = """Distils a teacher into a fresh student; returns the run's folder.
+    Args:
+        recipe: of the task distill, e.g. "digits/distill" or "paper/clip-b-300ep".
+        teacher: SOURCE: a file, a run's folder, "timm:NAME", "FILE@teacher"; None: the recipe's.
+        data, test, out, overrides, config, seed, device, quiet: as in ``pretrain``.
+        settings: settings of distillation, e.g. ``beta=1.0`` or ``loss="mse"``.
 
-Args: recipe, teacher=SOURCE, data, out, overrides.
-"""
-finetune = _verb("classify", "digits/finetune")
-finetune.__doc__ = """Fine-tunes a model on labelled images; returns the run's folder.
+    Returns:
+        The run's folder: the student is ``student.safetensors``, its projector is in ``heads.safetensors``.
 
-Args: recipe, model=SOURCE, data, out, overrides.
-"""
+    Raises:
+        FdlabError: code 2, no teacher, or what ``pretrain`` raises; code 3, a teacher that cannot be read.
+
+    Example:
+        ``run = fdlab.distill(teacher="runs/contrastive", data="digits", out="runs/student")``
+    """
+    own = {f"distill.{key}": value for key, value in {"teacher": teacher, **settings}.items()}
+    options = _common(data, test, seed, device) | own
+    return run(plan(recipe, task="distill", overrides=overrides, config=config, options=options), out, quiet=quiet)
+
+
+def finetune(
+    recipe: str = "digits/finetune",
+    *,
+    model: str | Path | None = None,
+    data: str | Path | None = None,
+    test: str | Path | None = None,
+    out: str | Path,
+    overrides: Mapping[str, Any] | None = None,
+    config: str | Path | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    quiet: bool = True,
+    **settings: Any,
+) -> Path:
+    """Fine-tunes a model on labelled images.
+
+    Args:
+        recipe: of the task classify, e.g. "digits/finetune".
+        model: SOURCE of the start: a file, a run's folder, "timm:NAME"; "random:RUN" is the untrained control.
+        data, test, out, overrides, config, seed, device, quiet: as in ``pretrain``.
+        settings: settings of fine-tuning, e.g. ``smoothing=0.0`` or ``freeze=True``.
+
+    Returns:
+        The run's folder; ``run.json`` has ``accuracy`` where there are test images.
+
+    Raises:
+        FdlabError: code 2, images without labels, or what ``pretrain`` raises; code 3, a model that cannot be read.
+
+    Example:
+        ``run = fdlab.finetune(model="runs/student", data="digits#train", test="digits#test", out="runs/tuned")``
+    """
+    own = {f"classify.{key}": value for key, value in {"model": model, **settings}.items()}
+    options = _common(data, test, seed, device) | own
+    return run(plan(recipe, task="classify", overrides=overrides, config=config, options=options), out, quiet=quiet)
+
+
+def _common(data: object, test: object, seed: int | None, device: str | None) -> dict[str, Any]:
+    """The settings that every training has, by dotted key; None where the caller said nothing."""
+    return {"data.source": data, "data.test": test, "run.seed": seed, "run.device": device}

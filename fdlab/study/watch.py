@@ -1,4 +1,4 @@
-"""What is measured of a model while it is trained: the engine calls these, and knows no measure and no probe."""
+"""Measurements of a model while it is trained: callbacks of the engine, which itself knows no measure and no probe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCH = 128
 
 
 def steps_of(epochs: int, task: Task, recipe: Recipe) -> int:
-    """Epochs of ``watch`` as steps.
+    """How many steps so many epochs are; 0 for 0.
 
     Raises:
         FdlabError: code 2, the images have no epochs.
@@ -44,7 +44,7 @@ WATCHED = ("knn", "effective_rank", "target_cosine")
 
 
 def check_best(task: Task, recipe: Recipe) -> None:
-    """Refuses a monitor that no evaluation will give, before the first step rather than at the first evaluation.
+    """Refuses, before the first step, to keep the best state by a number that no evaluation will give.
 
     Raises:
         FdlabError: code 2.
@@ -61,7 +61,7 @@ def check_best(task: Task, recipe: Recipe) -> None:
 
 
 class Watch:
-    """k-NN accuracy, effective rank and cosine to the target of the weights as they are.
+    """Measures k-NN accuracy, effective rank and cosine to the target with the weights of this moment.
 
     ``knn``: share of the judged images whose class 20 neighbours among the labelled training images vote for.
     ``effective_rank``: of the judged images' centred mean tokens. ``target_cosine``: where the task has a target.
@@ -72,7 +72,7 @@ class Watch:
     """
 
     def __init__(self, task: Task, recipe: Recipe) -> None:
-        own, seed = recipe.watch, recipe.run.seed
+        settings, seed = recipe.watch, recipe.run.seed
         held = task.validation or task.test
         on_test = task.validation is None and task.test is not None
         if recipe.save.best in WATCHED and on_test:
@@ -82,39 +82,38 @@ class Watch:
                 "Set data.validation=N to hold training images out, or leave data.test empty.",
                 code=USAGE,
             )
-        self.task, self.judged = task, (held or task.data).sample(own.images, seed)
-        self.bank = task.data.sample(own.labelled, seed) if held and _labelled(task.data, held) else None
+        self.task, self.judged = task, (held or task.data).sample(settings.images, seed)
+        self.bank = task.data.sample(settings.labelled, seed) if held and _labelled(task.data, held) else None
         if held is None:
             task.notes.append("Watched numbers are of training images: no others were given.")
 
     def __call__(self) -> dict[str, float]:
         features, labels = self._features(self.judged)
         centred = (features - features.mean(0)).double()
-        found = {"effective_rank": float(effective_rank(torch.linalg.svdvals(centred)))}
+        numbers = {"effective_rank": float(effective_rank(torch.linalg.svdvals(centred)))}
         if self.bank is not None:
-            known, answers = self._features(self.bank)
-            predicted = knn_predict(known, answers, features)
-            found["knn"] = float((predicted == labels).double().mean())
-        cosines = [(self.task.agreement(part), len(part)) for part, _ in self._pieces(self.judged)]
+            predicted = knn_predict(*self._features(self.bank), features)
+            numbers["knn"] = float((predicted == labels).double().mean())
+        cosines = [(self.task.agreement(part), len(part)) for part, _ in self._batches(self.judged)]
         if cosines and cosines[0][0] is not None:
-            found["target_cosine"] = sum(c * n for c, n in cosines if c is not None) / sum(n for _, n in cosines)
-        return found
+            numbers["target_cosine"] = sum(c * n for c, n in cosines if c is not None) / sum(n for _, n in cosines)
+        return numbers
 
-    def _pieces(self, images: ImageSource) -> Iterator[tuple[Tensor, Tensor]]:
-        turns = (range(at, min(at + BATCH, len(images))) for at in range(0, len(images), BATCH))
-        made = stacked(images, turns, self.task.size, workers=self.task.workers, device=str(self.task.device))
-        return (piece for piece in made if len(piece[0]))
+    def _batches(self, images: ImageSource) -> Iterator[tuple[Tensor, Tensor]]:
+        ranges = (range(start, min(start + BATCH, len(images))) for start in range(0, len(images), BATCH))
+        batches = stacked(images, ranges, self.task.size, workers=self.task.workers, device=str(self.task.device))
+        return (batch for batch in batches if len(batch[0]))
 
     def _features(self, images: ImageSource) -> tuple[Tensor, Tensor]:
-        """(n, C) and (n,), on the CPU."""
-        pairs = [(self.task.kept_features(part).float().cpu(), labels) for part, labels in self._pieces(images)]
-        return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
+        """(n, C) features and (n,) labels, on the CPU."""
+        pairs = [(self.task.kept_features(part).float().cpu(), labels) for part, labels in self._batches(images)]
+        return torch.cat([features for features, _ in pairs]), torch.cat([labels for _, labels in pairs])
 
 
 def attention_probe(task: Task, recipe: Recipe, folder: RunFolder, every: int) -> Callable[[int], None]:
-    """Called with each finished step: every ``every`` steps the attention probe's record goes to ``probes/``."""
-    data = recipe.data.test or recipe.data.source
-    settings = {"images": recipe.watch.probe_images, "seed": recipe.run.seed, "device": str(task.device)}
+    """A callback of the trainer that keeps the attention probe's record in ``probes/`` every ``every`` steps."""
+    data, images = recipe.data.test or recipe.data.source, recipe.watch.probe_images
+    seed, device = recipe.run.seed, str(task.device)
 
     def probe(step: int) -> None:
         if step % every:
@@ -123,8 +122,8 @@ def attention_probe(task: Task, recipe: Recipe, folder: RunFolder, every: int) -
         task.train_mode(False)
         with TemporaryDirectory() as name:
             path = Path(name) / "encoder.safetensors"
-            save(task, path, task.family, recipe.run.seed)
-            table = measure("attention", {label: path}, data=data, store=Store(name), **settings)
+            save(task, path, task.family, seed)
+            table = measure("attention", {label: path}, data, images, seed, device=device, store=Store(name))
         task.train_mode(True)
         record = table.attrs["record"][label]
         record.manifest |= {"run": str(folder.path), "step": step}

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fdlab.cli.options import typed_command
-from fdlab.cli.show import number, show
+from fdlab.cli.show import number, rows, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,26 +39,26 @@ def without_defaults(options: Mapping[str, Any], **defaults: Any) -> dict[str, A
 
 def _attribution(table: pd.DataFrame) -> Iterator[str]:
     """Each model's score, its areas and gains, and its three heads of the largest effect."""
-    for row in table[["model", "objective"]].drop_duplicates().itertuples():
+    for row in rows(table[["model", "objective"]].drop_duplicates()):
         yield f"{row.model}: score: {row.objective}"
-    for row in table[table["metric"].str.contains("_gain_|_area_|completeness|score_")].itertuples():
+    for row in rows(table[table["metric"].str.contains("_gain_|_area_|completeness|score_")]):
         yield f"{row.model}: {row.metric} {number(row) if row.value == row.value else 'undefined'}"
     for model, effects in table[table["metric"] == "head_effect"].groupby("model", sort=False):
-        for row in effects.sort_values("value", ascending=False).head(3).itertuples():
+        for row in rows(effects.sort_values("value", ascending=False).head(3)):
             yield f"{model}: head_effect {number(row)} of block {int(row.block) + 1} head {int(row.head) + 1}"
 
 
 def _features(table: pd.DataFrame) -> Iterator[str]:
     """The numbers of each model's last block and of the whole model."""
     last = (table["depth"] == 1) | table["block"].isna()
-    for row in table[last & ~table["metric"].isin(["cka", "singular_value"])].itertuples():
-        yield f"{row.model}: {row.metric} {number(row)}" + (f" [{row.objective!s}]" if row.objective else "")
+    for row in rows(table[last & ~table["metric"].isin(["cka", "singular_value"])]):
+        yield f"{row.model}: {row.metric} {number(row)}" + (f" [{row.objective}]" if row.objective else "")
 
 
 def _hessian(table: pd.DataFrame) -> Iterator[str]:
     """The loss, then every number but the densities and the single minibatches."""
     yield f"Loss: {table['objective'].iloc[0]}"
-    for row in table[~table["metric"].isin(["spectral_mass", "max_eigenvalue"])].itertuples():
+    for row in rows(table[~table["metric"].isin(["spectral_mass", "max_eigenvalue"])]):
         block = f" block {int(row.block) + 1}" if str(row.block).isdigit() else ""
         yield f"{row.model}{block}: {row.metric} {number(row)}"
 
@@ -66,7 +66,7 @@ def _hessian(table: pd.DataFrame) -> Iterator[str]:
 def _landscape(table: pd.DataFrame) -> Iterator[str]:
     """The loss, the shares of a trajectory's axes, and the range of each model's lines or planes."""
     yield f"Loss: {table['objective'].iloc[0]}"
-    for row in table[table["metric"].str.startswith("trajectory_")].itertuples():
+    for row in rows(table[table["metric"].str.startswith("trajectory_")]):
         yield f"{row.model}: {row.metric} of axis {row.x:.0f}: {row.value:.1%}"
     surfaces = table[table["metric"].str.startswith(("loss_", "accuracy_"))]
     for (model, metric), points in surfaces.groupby(["model", "metric"], sort=False):
@@ -85,7 +85,7 @@ def _sharpness(table: pd.DataFrame) -> Iterator[str]:
 
     yield f"Loss: {table['objective'].iloc[0]}"
     maps = list(MAPS.values())
-    for row in table[table["metric"] != "noise_curve"].itertuples():
+    for row in rows(table[table["metric"] != "noise_curve"]):
         change = f" ({maps[int(row.x) - 1]})" if row.metric.startswith("moved_") else ""
         yield f"{row.model}: {row.metric} {number(row)}{change}"
 
