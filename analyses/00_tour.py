@@ -18,7 +18,6 @@
 # %%
 """A tour of fdlab: the lesson's code."""
 
-import json
 import math
 import os
 
@@ -27,6 +26,7 @@ from fdlab.checkpoints.inspection import facts
 from fdlab.data.sources import open_data
 from fdlab.records.intervals import paired_difference_interval
 from fdlab.report.alerts import alerts
+from fdlab.report.folder import read_report
 from fdlab.study.comparison import compare
 
 IMAGES = int(os.environ.get("FDLAB_LESSON_IMAGES", "64"))
@@ -111,7 +111,7 @@ print(f"broader: {broader} - predicted: {predicted_broader}")
 
 # %%
 print("open:", report["page"])
-for sentence in alerts(report["table"], json.loads((report["page"].parent / "facts.json").read_text())):
+for sentence in alerts(read_report(report["page"].parent)):
     print("alert:", sentence)
 
 # %% [markdown]

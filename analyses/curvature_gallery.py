@@ -14,7 +14,8 @@ from typing import Any
 import fdlab
 from fdlab.records.atomic import write_text
 from fdlab.records.table import join
-from fdlab.report.figures import available, figure_module
+from fdlab.report.figures import available, figure_of
+from fdlab.report.report import Report
 from fdlab.study.diagnosis import Gathered, facts_of, gather
 from fdlab.study.publish import write_report
 
@@ -54,13 +55,13 @@ def measured(sources: dict[str, str], images: int) -> list[Gathered]:
     ]
 
 
-def readme(table: Any, facts: dict[str, Any]) -> str:
+def readme(report: Report) -> str:
     """The gallery for those who read it without a browser."""
     lines = [f"# {TITLE}", "", QUESTION, "", "Made by `make reports`; the whole page is `index.html`.", ""]
-    for figure in available(table):
-        module = figure_module(figure)
-        lines += [f"## {module.TITLE}", "", f"![{module.TITLE}](figures/{figure}.png)", ""]
-        lines += [" ".join(module.caption(table, facts)), ""]
+    for figure in available(report):
+        subject = figure_of(figure, report)
+        lines += [f"## {subject.title}", "", f"![{subject.title}](figures/{figure}.png)", ""]
+        lines += [" ".join(subject.caption()), ""]
     return "\n".join([*lines, "## What this cannot show", "", *(f"- {limit}" for limit in LIMITS)]) + "\n"
 
 
@@ -77,5 +78,6 @@ if __name__ == "__main__":
     manifests = {label: record.manifest for label, record in found[0].records.items()}
     facts = facts_of("hessian", DATA, 0, manifests) | {"title": TITLE, "question": QUESTION, "limits": list(LIMITS)}
     facts |= {"command": "make reports", "notes": [], "order": list(sources)}
-    write_text(given.out / "README.md", readme(table, facts))
-    print(write_report(given.out, table, facts))
+    report = Report(table, facts)
+    write_text(given.out / "README.md", readme(report))
+    print(write_report(given.out, report))

@@ -40,7 +40,7 @@ def test_light_modules_load_neither_torch_nor_pandas_nor_matplotlib(module: str)
         "fdlab.records.store",
         "fdlab.records.intervals",
         "fdlab.report.page",
-        "fdlab.report.summary",
+        "fdlab.report.report",
     ],
 )
 def test_rooms_without_torch(module: str) -> None:

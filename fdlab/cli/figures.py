@@ -24,18 +24,18 @@ def figures(
 
     Example: [bold]fdlab figures attention_distance --from reports/mine --venue icml --format pdf[/bold]
     """
-    from fdlab.report.figures import available, figure_module, write_figures
+    from fdlab.report.figures import available, figure_of, write_figures
     from fdlab.report.folder import read_report
 
-    table, facts = read_report(source)
+    report = read_report(source)
     if list_:
-        for figure in available(table):
-            typer.echo(f"{figure}: {figure_module(figure).TITLE}")
+        for figure in available(report):
+            typer.echo(f"{figure}: {figure_of(figure, report).title}")
         return
-    report = source.parent if source.suffix == ".csv" else source
-    folder = out or report / ("figures" if venue == "page" else f"figures-{venue}")
+    base = source.parent if source.suffix == ".csv" else source
+    folder = out or base / ("figures" if venue == "page" else f"figures-{venue}")
     formats = options.by_commas(kinds.lower())
-    written = write_figures(folder, table, facts, figures or None, venue=venue, kinds=formats)
+    written = write_figures(folder, report, figures or None, venue=venue, kinds=formats)
     for path in (path for paths in written.values() for path in paths):
         typer.echo(str(path))
     if not written and not quiet:

@@ -59,7 +59,8 @@ def write_report(
 ) -> dict[str, Any]:
     """Writes ``table.csv``, ``facts.json``, ``figures/`` and ``index.html``; returns what the command prints."""
     from fdlab.probes.features import between
-    from fdlab.report.summary import readable, summary
+    from fdlab.report.numbers import readable
+    from fdlab.report.report import Report
 
     models = {start.label: records[f"model-{slug(start.label)}"] for start in starts}
     chosen, tuning = fine_tuned(folder, starts)
@@ -85,8 +86,9 @@ def write_report(
     }
     facts["notes"] = notes(models, chosen, facts)
     facts["limits"] = list(LIMITS)
-    page = publish.write_report(folder, table, facts)
-    numbers = summary(table, facts)
+    report = Report(table, facts)
+    page = publish.write_report(folder, report)
+    numbers = report.summary()
     return {
         "page": str(page),
         "summary": readable(numbers),

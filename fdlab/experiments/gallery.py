@@ -17,6 +17,7 @@ from fdlab.records.intervals import t_interval
 from fdlab.records.run_folder import slug
 from fdlab.records.store import Record
 from fdlab.records.table import join, read_table, write_table
+from fdlab.report.report import Report
 from fdlab.study.publish import write_report
 from fdlab.study.verdicts import claims
 
@@ -27,9 +28,6 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
     Args:
         demos: the folders that ``demo`` wrote, of equal length (``--minutes``).
     """
-    from fdlab.report.figures import available
-    from fdlab.report.summary import readable, summary
-
     folder = writable_folder(out)
     seeds = [json.loads((demo / "facts.json").read_text(encoding="utf-8")) for demo in demos]
     table = join(read_table(demo / "table.csv") for demo in demos)
@@ -51,15 +49,18 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
     cohort = Cohort.model_validate({"model": facts["cohort"]})
     write_table(folder / "table.csv", table)
     facts["claims"] = claims(folder / "table.csv", cohort=cohort)["facts"]
-    page = write_report(folder, table, facts)
-    write_text(folder / "README.md", as_markdown(table, facts, available(table), readable(summary(table, facts))))
+    report = Report(table, facts)
+    page = write_report(folder, report)
+    write_text(folder / "README.md", as_markdown(report))
     return page
 
 
-def as_markdown(table: Any, facts: dict[str, Any], figures: Sequence[str], numbers: Any) -> str:
+def as_markdown(report: Report) -> str:
     """The gallery for those who read it without a browser: findings, figures, table, limits."""
-    from fdlab.report.figures import figure_module
+    from fdlab.report.figures import available, figure_of
+    from fdlab.report.numbers import readable
 
+    facts, numbers = report.facts.written, readable(report.summary())
     columns = [str(name).replace("late_", "").replace("_", " ") for name in numbers.columns]
     lines = [f"# {facts['title']}", "", facts["question"], ""]
     lines += ["Made by `make reports`; the whole page is `index.html`, every number is in `table.csv`.", ""]
@@ -69,9 +70,9 @@ def as_markdown(table: Any, facts: dict[str, Any], figures: Sequence[str], numbe
         lines += [f"## Claims ({len(facts['claims']) - len(tested)} more cannot be tested here: `claims.csv`)", ""]
         lines += [f"- {claim['statement']} **{claim['verdict'].capitalize()}**: {claim['effect']}." for claim in tested]
         lines += [""]
-    for figure in figures:
+    for figure in available(report):
         lines += [f"## {figure.replace('_', ' ')}", "", f"![{figure}](figures/{figure}.png)", ""]
-        lines += [" ".join(figure_module(figure).caption(table, facts)), ""]
+        lines += [" ".join(figure_of(figure, report).caption()), ""]
     lines += ["## Numbers", "", "Attention columns are means over the last half of the blocks.", ""]
     lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in numbers.itertuples(index=False)]

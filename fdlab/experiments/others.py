@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from fdlab.records.table import join
+from fdlab.report.report import Report
 from fdlab.study.comparison import compare
 from fdlab.study.evaluate import classifier
 from fdlab.study.publish import write_report
@@ -32,12 +32,13 @@ def write_others(out: str | Path, cohort: str | Path, data: str, command: str) -
     out, group = Path(out), read_cohort(Path(cohort))
     compare(group, data, out, probes=("attention", "features"), command=command)
     shutil.rmtree(out / "records")  # the store has them; this report is kept light
-    table, facts = read_report(out)
+    report = read_report(out)
+    table, facts = report.table, dict(report.facts.written)
     accuracy = classifier([f"{member.label}={member.source}" for member in group.model], data, quiet=False)
     families = dict(zip(table["model"], table["family"], strict=True))
     table = join([table, accuracy.assign(family=[families[label] for label in accuracy["model"]])])
     facts["notes"] = [*_accuracies(table), *facts["notes"]]
-    return {"page": write_report(out, table, facts), "table": table, "facts": facts}
+    return {"page": write_report(out, Report(table, facts)), "table": table, "facts": facts}
 
 
 def _accuracies(table: pd.DataFrame) -> list[str]:
@@ -49,12 +50,12 @@ def _accuracies(table: pd.DataFrame) -> list[str]:
     return [f"Accuracy of the models' own classifiers on {int(own['n'].max())} images: {', '.join(said)}."]
 
 
-def as_section(table: pd.DataFrame, facts: Mapping[str, Any], folder: str) -> str:
+def as_section(report: Report, folder: str) -> str:
     """The report in ``folder`` as a section of the study's README."""
-    from fdlab.report.figures import figure_module
+    from fdlab.report.figures import figure_of
 
     lines = ["## Models that others trained", ""]
     lines += ["They saw other copies of the images and another budget, so they are no part of the comparison above."]
-    lines += ["", *_accuracies(table), "", f"![{FIGURE}]({folder}/figures/{FIGURE}.png)", ""]
-    lines += [" ".join(figure_module(FIGURE).caption(table, facts)), ""]
+    lines += ["", *_accuracies(report.table), "", f"![{FIGURE}]({folder}/figures/{FIGURE}.png)", ""]
+    lines += [" ".join(figure_of(FIGURE, report).caption()), ""]
     return "\n".join([*lines, f"Everything else: `{folder}/index.html`.", ""])

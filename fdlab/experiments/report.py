@@ -18,6 +18,7 @@ from fdlab.experiments.words import PREMISE, SIGNS, as_markdown, limits_of, prem
 from fdlab.records.atomic import writable_folder, write_text
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.table import join, write_table
+from fdlab.report.report import Report
 from fdlab.study.publish import write_report
 from fdlab.version import versions
 
@@ -62,7 +63,8 @@ def rewrite_study(out: str | Path) -> dict[str, Any]:
     """
     from fdlab.report.folder import read_report
 
-    table, facts = read_report(out)
+    report = read_report(out)
+    table, facts = report.table, dict(report.facts.written)
     cells = tuple(cell for cell in CELLS if cell.label in facts.get("order", ()))
     if not cells or "lost" not in facts:
         raise FdlabError(
@@ -89,13 +91,14 @@ def _write(
     write_table(out / "table.csv", table)
     judged = claims(out / "table.csv", cohort=cohort_of(cells))
     facts |= {"premises": premises(table), "claims": judged["facts"]}
-    page = write_report(out, table, facts, again=again)
-    lines = [as_markdown(table, facts)]
+    report = Report(table, facts)
+    page = write_report(out, report, again=again)
+    lines = [as_markdown(report)]
     if (table["metric"] == "best_accuracy").any():
         predict(out, cohort=cohort_of(cells), command=facts["command"])
-        lines.append(ranking(*read_report(out / "predict")))
+        lines.append(ranking(read_report(out / "predict")))
     if (out / OTHERS / "table.csv").is_file():
-        lines.append(as_section(*read_report(out / OTHERS), OTHERS))
+        lines.append(as_section(read_report(out / OTHERS), OTHERS))
     write_text(out / "README.md", "\n".join([*lines, *limits_of(facts)]) + "\n")
     return {"page": page, "table": table, "facts": facts}
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from fdlab.experiments.two_factors import KINDS, Cell
+from fdlab.report.report import Report
 
 PREMISE = "premise"
 # A teacher is called global or alike where one of these moved this way from its untrained start.
@@ -76,10 +77,11 @@ def _signed(row: Mapping[str, Any] | pd.Series) -> str:
     return f"{row['value']:+.3g}{bounds}"
 
 
-def as_markdown(table: pd.DataFrame, facts: Mapping[str, Any]) -> str:
+def as_markdown(report: Report) -> str:
     """The report for those who read it without a browser."""
-    from fdlab.report.figures import figure_module
+    from fdlab.report.figures import figure_of
 
+    facts = report.facts.written
     lines = [f"# {facts['title']}", "", facts["question"], ""]
     lines += [f"Made by `{facts['command']}`; what was decided before is in `plan.md`, the whole page is `index.html`."]
     lines += ["", *(f"- {note}" for note in facts["notes"]), ""]
@@ -88,25 +90,25 @@ def as_markdown(table: pd.DataFrame, facts: Mapping[str, Any]) -> str:
     lines += [f"## Claims ({len(claims) - len(tested)} more cannot be tested here: `claims.csv`)", ""]
     lines += [f"- {claim['statement']} **{claim['verdict'].capitalize()}**: {claim['effect']}." for claim in tested]
     for figure in ("two_way", "trainability"):
-        module = figure_module(figure)
-        if not module.present(table):
+        subject = figure_of(figure, report)
+        if not subject.present:
             continue
-        numbers = module.numbers(table, facts)
-        lines += ["", f"## {module.TITLE}", "", f"![{figure}](figures/{figure}.png)", ""]
-        lines += [" ".join(module.caption(table, facts)), ""]
+        numbers = subject.numbers()
+        lines += ["", f"## {subject.title}", "", f"![{figure}](figures/{figure}.png)", ""]
+        lines += [" ".join(subject.caption()), ""]
         lines += ["| " + " | ".join(numbers.columns) + " |", "|" + "---|" * len(numbers.columns)]
         lines += ["| " + " | ".join(map(str, row)) + " |" for row in numbers.itertuples(index=False)]
     lines += ["", "An interval is a 95 % t-interval over seeds; * leaves out 0.", ""]
     return "\n".join(lines)
 
 
-def ranking(table: pd.DataFrame, facts: Mapping[str, Any]) -> str:
+def ranking(report: Report) -> str:
     """Which cheap measures order the models as their fine-tuning does: the report in ``predict/``, in short."""
-    from fdlab.report.figures import figure_module
+    from fdlab.report.figures import figure_of
 
-    module = figure_module("prediction")
-    lines = [f"## {module.TITLE}", "", "![prediction](predict/figures/prediction.png)", ""]
-    lines += [" ".join(module.caption(table, facts)), ""]
+    subject = figure_of("prediction", report)
+    lines = [f"## {subject.title}", "", "![prediction](predict/figures/prediction.png)", ""]
+    lines += [" ".join(subject.caption()), ""]
     return "\n".join(
         [*lines, "Models are means over seeds; students and teachers are related, not independent draws.", ""]
     )

@@ -3,93 +3,90 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-import pandas as pd
-
-from fdlab.report.summary import Facts, by_block, models, of_model, uniform_px
+from fdlab.report.report import Report
 
 ALIKE = 0.95  # mean cosine between heads above which a block's heads are said to be alike
 UNIFORM = 0.02  # a mean distance closer than this share to that of uniform attention
 FEW_IMAGES = 32  # below it intervals are t intervals of few images
 PREFIX = 0.9  # attention mass on prefix tokens above which patch statistics speak of a small rest
+LOSS_GAP = 0.1  # a training loss this far above the lowest counts as not converged
 
 
-def alerts(table: pd.DataFrame, facts: Facts) -> list[str]:
+def alerts(report: Report) -> list[str]:
     """All alerts, most general first."""
-    return [
-        *_images(table, facts),
-        *(sentence for name in models(table, facts, "attention") for sentence in _attention(table, facts, name)),
-        *_grids(table, facts),
-        *_undefined(table, facts),
-        *_training(table, facts),
-        *(str(alert) for alert in facts.get("alerts") or ()),
-    ]
+    rules = (_images, _attention, _grids, _undefined, _training)
+    return [*(sentence for rule in rules for sentence in rule(report)), *map(str, report.facts.alerts)]
 
 
-def _images(table: pd.DataFrame, facts: Facts) -> Iterator[str]:
-    count = facts.get("images")
-    if isinstance(count, int | float) and count < FEW_IMAGES:
+def _images(report: Report) -> Iterator[str]:
+    count, skipped = report.facts.images, report.facts.skipped_images
+    if count is not None and count < FEW_IMAGES:
         yield f"Too few images: {count:g}; intervals are wide and of Student's t below {FEW_IMAGES}."
-    skipped = facts.get("skipped_images") or 0
     if skipped:
         yield f"{skipped} image{'s' if skipped > 1 else ''} could not be read and were left out."
 
 
-def _attention(table: pd.DataFrame, facts: Facts, name: str) -> Iterator[str]:
-    alike = by_block(table, "head_similarity", name)
-    found = alike[alike["value"] >= ALIKE]
-    if len(found):
-        where = _blocks(list(found["block"]))
-        yield f"{name}: head similarity {found['value'].max():.2f} in {where}: heads do nearly the same."
-    uniform, distance = uniform_px(table, facts, name), by_block(table, "distance", name)
-    by_stage = dict(enumerate(facts.get("uniform_by_block_px", {}).get(name, ()), start=1))
-    line = distance["block"].map(lambda block: by_stage.get(block, uniform)).astype(float)
-    flat = distance[(distance["value"] - line).abs() <= UNIFORM * line]
-    if len(flat):
-        where = _blocks(list(flat["block"]))
-        yield f"{name}: distance equals that of uniform attention in {where}; it tells no range there."
-    prefix = by_block(table, "prefix_mass", name)
-    most = prefix[prefix["value"] >= PREFIX]
-    if len(most):
-        yield (
-            f"{name}: {100 * most['value'].max():.0f} % of the attention is on prefix tokens in "
-            f"{_blocks(list(most['block']))}; what is said of patches there is about the rest."
-        )
+def _attention(report: Report) -> Iterator[str]:
+    for name in report.measured("attention"):
+        alike = report.by_block("head_similarity", name)
+        alike = alike[alike["value"] >= ALIKE]
+        if len(alike):
+            most = f"{alike['value'].max():.2f} in {_blocks(alike['block'])}"
+            yield f"{name}: head similarity {most}: heads do nearly the same."
+        distance = report.by_block("distance", name)
+        line = distance["block"].map(lambda block, name=name: report.uniform_in(name, block)).astype(float)
+        flat = distance[(distance["value"] - line).abs() <= UNIFORM * line]
+        if len(flat):
+            where = _blocks(flat["block"])
+            yield f"{name}: distance equals that of uniform attention in {where}; it tells no range there."
+        prefix = report.by_block("prefix_mass", name)
+        prefix = prefix[prefix["value"] >= PREFIX]
+        if len(prefix):
+            yield (
+                f"{name}: {100 * prefix['value'].max():.0f} % of the attention is on prefix tokens in "
+                f"{_blocks(prefix['block'])}; what is said of patches there is about the rest."
+            )
 
 
-def _grids(table: pd.DataFrame, facts: Facts) -> Iterator[str]:
-    known = {name: uniform_px(table, facts, name) for name in models(table, facts, "attention")}
-    known = {name: value for name, value in known.items() if math.isfinite(value)}
-    if known and max(known.values()) > 1.02 * min(known.values()):
+def _grids(report: Report) -> Iterator[str]:
+    lines = [report.uniform_px(name) for name in report.measured("attention")]
+    known = [line for line in lines if math.isfinite(line)]
+    if known and max(known) > 1.02 * min(known):
         yield "The models have different grids: compare distance_ratio, not distances in pixels."
 
 
-def _undefined(table: pd.DataFrame, facts: Facts) -> Iterator[str]:
-    measured = table[~table["probe"].isin(["curve", "ruler"])]
-    for name in models(table, facts):
-        own = measured[measured["model"] == name]
-        lost = int(own["value"].isna().sum())
-        if lost:
-            which = ", ".join(dict.fromkeys(own.loc[own["value"].isna(), "metric"]))
-            yield f"{name}: {lost} of {len(own)} numbers are undefined ({which})."
+def _undefined(report: Report) -> Iterator[str]:
+    measured = report.table[~report.table["probe"].isin(["curve", "ruler"])]
+    for name in report.models:
+        rows = measured[measured["model"] == name]
+        lost = rows[rows["value"].isna()]
+        if len(lost):
+            which = ", ".join(dict.fromkeys(lost["metric"]))
+            yield f"{name}: {len(lost)} of {len(rows)} numbers are undefined ({which})."
 
 
-def _training(table: pd.DataFrame, facts: Facts) -> Iterator[str]:
-    losses = {name: of_model(table, "training", "final_loss", name).value for name in models(table, facts, "training")}
-    known = [value for value in losses.values() if math.isfinite(value)]
-    behind = [name for name, value in losses.items() if known and value > min(known) + 0.1]
+def _training(report: Report) -> Iterator[str]:
+    losses = {name: report.whole("training", "final_loss", name).value for name in report.measured("training")}
+    known = [loss for loss in losses.values() if math.isfinite(loss)]
+    behind = [name for name, loss in losses.items() if known and loss > min(known) + LOSS_GAP]
     if behind:
         yield f"Not converged as far as the best (training loss more than 0.1 above it): {', '.join(behind)}."
 
 
-def _blocks(numbers: list[int]) -> str:
-    """``block 3``, ``blocks 11-12``, ``blocks 1, 3-5``."""
-    parts: list[list[int]] = []
+def _blocks(numbers: Iterable[int]) -> str:
+    """Block numbers in words.
+
+    >>> _blocks([3]), _blocks([12, 11]), _blocks([1, 3, 4, 5])
+    ('block 3', 'blocks 11-12', 'blocks 1, 3-5')
+    """
+    runs: list[list[int]] = []
     for number in sorted(numbers):
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
         else:
-            parts.append([number])
-    text = ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-    return f"block{'s' if len(numbers) > 1 else ''} {text}"
+            runs.append([number])
+    several = len(runs) > 1 or len(runs[0]) > 1
+    text = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return f"block{'s' if several else ''} {text}"

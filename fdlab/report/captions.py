@@ -7,22 +7,13 @@ numbers, so that the comparison is not the one that looks best.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
-from fdlab.report.summary import (
-    Estimate,
-    Facts,
-    control_of,
-    families,
-    late_blocks,
-    late_mean,
-    models,
-    separated,
-    show,
-    trained,
-)
+from fdlab.records.estimate import Estimate
+from fdlab.report.numbers import show
+from fdlab.report.report import Report
 
 Caption = tuple[str, str, str, str]
 
@@ -34,82 +25,90 @@ OTHER_DESIGN = "these two differ in architecture too, so their difference is not
 
 
 def listed(words: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+    """Words as a sentence lists them.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
     words = list(words)
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else ""
 
 
-def on_data(table: pd.DataFrame, facts: Facts) -> str:
-    """``256 images of digits``."""
-    count = facts.get("images")
-    if count is None:
-        counts = table["n"].dropna()
-        count = int(counts.max()) if len(counts) else None
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: ``1 model``, ``3 models``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def on_data(report: Report, rows: pd.DataFrame, *, fewer: bool = False) -> str:
+    """The images behind some rows: ``256 images of digits``.
+
+    Args:
+        fewer: these rows may rest on fewer images than the report's others (a costly probe), which is then said.
+    """
+    count = report.facts.images
+    counts = rows["n"].dropna()
+    if len(counts) and (count is None or (fewer and int(counts.max()) < count)):
+        count = int(counts.max())
     images = f"{count} images" if count is not None else "the given images"
-    return f"{images} of {facts['data']}" if facts.get("data") else images
+    return f"{images} of {report.facts.data}" if report.facts.data else images
 
 
-def on_images(table: pd.DataFrame, facts: Facts) -> str:
-    """``on_data`` with the images of these rows, where a costly probe saw fewer than the report's others."""
-    counts = table["n"].dropna()
-    fewer = min(int(counts.max()), int(facts.get("images") or counts.max())) if len(counts) else facts.get("images")
-    return on_data(table, {**facts, "images": fewer})
-
-
-def seeds(facts: Facts) -> str:
+def seeds(report: Report) -> str:
     """``, seed 0`` or ``, seeds 0, 1 and 2``, or nothing."""
-    seed = facts.get("seed")
-    if seed is None:
-        return ""
-    if isinstance(seed, Iterable) and not isinstance(seed, str):
-        many = [str(one) for one in seed]
-        return f", seed{'s' if len(many) > 1 else ''} {listed(many)}" if many else ""
-    return f", seed {seed}"
+    known = [str(seed) for seed in report.facts.seeds]
+    return f", seed{'s' if len(known) > 1 else ''} {listed(known)}" if known else ""
 
 
-def several_seeds(table: pd.DataFrame) -> bool:
+def several_seeds(rows: pd.DataFrame) -> bool:
     """Whether some model was trained more than once."""
-    return bool((table.groupby("model")["seed"].nunique() > 1).any())
+    return bool((rows.groupby("model")["seed"].nunique() > 1).any())
 
 
-def options(names: Iterable[str], facts: Facts) -> str:
+def options(report: Report, names: Sequence[str]) -> str:
     """Settings that are not the paper's, to end a sentence; every caption with such a model holds them."""
     by_option: dict[str, list[str]] = {}
-    names = list(names)
     for name in names:
-        for option in facts.get("options", {}).get(name) or ():
+        for option in report.facts.options.get(name) or ():
             by_option.setdefault(option, []).append(name)
-    if not by_option:
-        return ""
     parts = [
         f"{option} in {'every model' if len(having) == len(names) > 1 else listed(having)}"
         for option, having in by_option.items()
     ]
-    return "; not the paper's setting: " + "; ".join(parts)
+    return "; not the paper's setting: " + "; ".join(parts) if parts else ""
 
 
-def pair(names: Sequence[str], family: Mapping[str, str], facts: Facts) -> tuple[str, str] | None:
+def pair(report: Report, names: Sequence[str]) -> tuple[str, str] | None:
     """The two models that a caption compares, or None where there is one model alone.
 
-    ``facts["compare"]`` where it names two of them; else the first distilled model and the first that is
+    ``facts.compare`` where it names two of them; else the first distilled model and the first that is
     neither distilled nor untrained (usually its teacher); else the first two trained models; else a model
     with its untrained control.
     """
-    wanted = tuple(facts.get("compare") or ())
+    wanted = tuple(report.facts.compare)
     if len(wanted) == 2 and set(wanted) <= set(names):
         return wanted[0], wanted[1]
-    real = trained(names, family)
+    real, family = report.trained(names), report.families
     distilled = [name for name in real if family.get(name) == "distilled"]
     others = [name for name in real if family.get(name) not in ("distilled", "random")]
     if distilled and others:
         return others[0], distilled[0]
     if len(real) > 1:
         return real[0], real[1]
-    control = control_of(real[0], facts, names) if real else None
+    control = report.control_of(real[0], names) if real else None
     if control is None:
-        rest = [name for name in names if name not in real]
-        control = rest[0] if rest else None
+        control = next((name for name in names if name not in real), None)
     return (real[0], control) if real and control is not None else None
+
+
+def separated(first: Estimate, second: Estimate) -> bool | None:
+    """Whether two intervals do not overlap; None where one of them is unknown.
+
+    Stricter than a test of the difference: separate intervals mean a difference, overlapping ones may
+    still hide one that a paired comparison finds.
+    """
+    if not (first.bounded and second.bounded):
+        return None
+    return first.high < second.low or second.high < first.low
 
 
 def verdict(first: Estimate, second: Estimate) -> str:
@@ -132,38 +131,33 @@ def compared(
     return f"{opening} is {first} in {names[0]} and {second} in {names[1]}: {verdict(*values)}."
 
 
-def late_comparison(table: pd.DataFrame, facts: Facts, metric: str, quantity: str, probe: str = "attention") -> str:
+def late_comparison(report: Report, metric: str, quantity: str, probe: str = "attention") -> str:
     """Sentence three for a metric of every block: the pair of models, or the late blocks of the only one."""
-    measured = table[(table["probe"] == probe) & (table["metric"] == metric)]
-    names = models(measured, facts, probe)
-    chosen = pair(names, families(table), facts)
+    names = report.measured(probe, metric)
+    chosen = pair(report, names)
     if chosen is None:
-        name = names[0]
-        value = late_mean(table, metric, name, probe)
-        return (
-            f"In {late_blocks(measured, name)} of {name}, the {quantity} is {show(value, metric, unit=True)}; "
-            "there is no second model to compare it with."
-        )
-    where = [late_blocks(measured, name) for name in chosen]
-    place = where[0] if where[0] == where[1] else f"{where[0]} and {where[1]}"
-    values = (late_mean(table, metric, chosen[0], probe), late_mean(table, metric, chosen[1], probe))
-    return compared(quantity, metric, values, chosen, place)
+        value = show(report.late_mean(metric, names[0], probe), metric, unit=True)
+        where = report.late_blocks(metric, names[0], probe)
+        return f"In {where} of {names[0]}, the {quantity} is {value}; there is no second model to compare it with."
+    first, second = (report.late_blocks(metric, name, probe) for name in chosen)
+    where = first if first == second else f"{first} and {second}"
+    values = (report.late_mean(metric, chosen[0], probe), report.late_mean(metric, chosen[1], probe))
+    return compared(quantity, metric, values, chosen, where)
 
 
-def other_design(names: Sequence[str], table: pd.DataFrame, facts: Facts) -> bool:
+def other_design(report: Report, names: Sequence[str]) -> bool:
     """Whether the compared models have different designs, as far as their controls tell."""
-    chosen = pair(names, families(table), facts)
-    controls = facts.get("controls", {})
+    chosen, controls = pair(report, names), report.facts.controls
     if chosen is None or not all(name in controls for name in chosen):
         return False
     return controls[chosen[0]] != controls[chosen[1]]
 
 
-def caution(start: str, names: Sequence[str], table: pd.DataFrame, facts: Facts) -> str:
+def caution(report: Report, start: str, names: Sequence[str], rows: pd.DataFrame) -> str:
     """Sentence four: ``start``, then what holds for every comparison of trainings."""
     parts = [start.rstrip(".")]
-    if other_design(names, table, facts):
+    if other_design(report, names):
         parts.append(OTHER_DESIGN)
     if len(names) > 1:
-        parts.append(SEVERAL_SEEDS if several_seeds(table) else ONE_SEED)
+        parts.append(SEVERAL_SEEDS if several_seeds(rows) else ONE_SEED)
     return "; ".join(parts) + "."

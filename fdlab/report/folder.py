@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
 from fdlab.records.table import read_table
+from fdlab.report.report import Report
 
 
-def read_report(folder: Path | str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The table and the facts of a report's folder (or of a lone table.csv, whose facts are then empty).
+def read_report(folder: Path | str) -> Report:
+    """The report of a folder (or of a lone table.csv, of which no facts are known).
 
     Raises:
         FdlabError: code 3, there is no table, or one of the files is damaged.
     """
     path = Path(folder)
     if path.suffix == ".csv":
-        return read_table(path), {}
+        return Report(read_table(path))
     if not (path / "table.csv").is_file():
         raise FdlabError(
             f"{path} is no report.",
@@ -40,4 +38,4 @@ def read_report(folder: Path | str) -> tuple[pd.DataFrame, dict[str, Any]]:
             "Give the command that made the report again; or remove the file, and captions say less.",
             code=NOT_UNDERSTOOD,
         ) from None
-    return table, facts
+    return Report(table, facts)

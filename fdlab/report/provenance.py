@@ -6,7 +6,6 @@ copying, and is found again without the report's folder.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import struct
@@ -14,34 +13,28 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
-from fdlab.report.summary import Facts, models
+from fdlab.report.report import Report
 from fdlab.version import __version__
 
 _MARK = "fdlab"
 
 
-def table_digest(table: pd.DataFrame) -> str:
-    """The sha256 of the table as it is written to CSV."""
-    return hashlib.sha256(table.to_csv(index=False, float_format="%.10g").encode()).hexdigest()
-
-
-def note(figure: str, table: pd.DataFrame, facts: Facts, caption: str) -> str:
+def note(figure: str, report: Report, caption: str) -> str:
     """The note of one figure as one line of ASCII."""
-    said = {
+    facts = report.facts
+    content = {
         _MARK: __version__,
         "figure": figure,
-        "models": models(table, facts),
-        "data": facts.get("data"),
-        "images": facts.get("images"),
-        "seed": facts.get("seed"),
-        "command": facts.get("command"),
-        "table_sha256": table_digest(table),
+        "models": report.models,
+        "data": facts.data or None,
+        "images": facts.images,
+        "seed": facts.seed,
+        "command": facts.command or None,
+        "table_sha256": report.digest,
         "caption": caption,
     }
-    return json.dumps({key: value for key, value in said.items() if value is not None}, sort_keys=True)
+    return json.dumps({key: value for key, value in content.items() if value is not None}, sort_keys=True)
 
 
 def read_note(path: Path | str) -> dict[str, Any]:
@@ -53,9 +46,9 @@ def read_note(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     readers = {".pdf": _in_pdf, ".svg": _in_svg, ".png": _in_png}
     try:
-        found = json.loads(readers[path.suffix.lower()](path.read_bytes()))
-        if _MARK in found:
-            return dict(found)
+        content = json.loads(readers[path.suffix.lower()](path.read_bytes()))
+        if _MARK in content:
+            return dict(content)
         why = "Its description was written by something else."
     except KeyError:
         why = f"Notes are kept in {', '.join(readers)} files."

@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fdlab.records.atomic import replacing
-from fdlab.report.summary import Facts, families, models
-from fdlab.report.venues import COLUMN, WIDE, width_of
+from fdlab.report.report import Report
+from fdlab.report.venues import COLUMN, WIDE, width_at_venue
 
 __all__ = ["COLUMN", "WIDE"]  # the widths that figures are laid out for
 INK, PAPER, FAINT, GRID = "#111111", "#ffffff", "#c2c2c2", "#e4e4e4"
@@ -117,10 +116,10 @@ def _beside(color: str, count: int) -> str:
     return f"{color[:5]}{blue + (count if blue < 128 else -count):02x}"
 
 
-def looks_of(table: pd.DataFrame, facts: Facts) -> dict[str, Look]:
-    """The looks of all models of a table: the same in each of its figures."""
-    names = [*models(table, facts), *models(table, facts, "curve")]
-    return looks(list(dict.fromkeys(names)), families(table))
+def looks_of(report: Report) -> dict[str, Look]:
+    """The looks of all models of a report: the same in each of its figures."""
+    names = [*report.models, *report.measured("curve")]
+    return looks(list(dict.fromkeys(names)), report.families)
 
 
 SETTINGS: dict[str, Any] = {
@@ -184,7 +183,7 @@ def settings() -> Any:
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of exactly this size in inches (``COLUMN`` and ``WIDE``: those of the venue), without pyplot's state."""
-    figure = Figure(figsize=(width_of(width), height), layout="constrained")
+    figure = Figure(figsize=(width_at_venue(width), height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -40,7 +40,7 @@ def inline_svg(svg: str, figure: str, title: str, description: str, looks: Seque
     return Markup(re.sub(r"<svg[^>]*>", lambda _: f"<svg {named} {size}>{words}", body, count=1))
 
 
-def width_of(svg: str) -> float:
+def inches_wide(svg: str) -> float:
     """The width of matplotlib's SVG in inches."""
     return float(_size(svg)[0]) / 72
 

@@ -41,7 +41,7 @@ VENUES = {
 _now: ContextVar[Venue] = ContextVar("venue", default=VENUES["page"])
 
 
-def width_of(laid_out: float) -> float:
+def width_at_venue(laid_out: float) -> float:
     """The width at the present venue of a figure laid out for ``COLUMN`` or ``WIDE``."""
     venue = _now.get()
     return {COLUMN: venue.column, WIDE: venue.wide}.get(laid_out, laid_out)

@@ -62,18 +62,19 @@ def compare(
         FdlabError: code 2, an unknown probe or baseline, a teacher without features; and what opening and measuring
             raise.
     """
+    from fdlab.report.numbers import readable
     from fdlab.report.pairs import pairwise
-    from fdlab.report.summary import readable, summary
+    from fdlab.report.report import Report
 
     folder = writable_folder(out)
     cohort = models if isinstance(models, Cohort) else cohort_of([parse_label(str(m)) for m in models], baseline)
     for probe in probes:
         find_probe(probe)
     if teacher and "features" not in probes:
-        raise FdlabError("A teacher is for the probe features.", "", "Add features to --probes.", code=USAGE)
+        raise FdlabError("A teacher is for the probe features.", fix="Add features to --probes.", code=USAGE)
     added = control and not any(member.control for member in cohort.model)
     settings = {"seed": seed, "device": device, "batch": batch, "fresh": fresh, "quiet": quiet, "random_control": added}
-    found = {
+    results = {
         probe: gather(
             probe,
             {member.label: member.source for member in cohort.model},
@@ -85,67 +86,64 @@ def compare(
         )
         for probe in probes
     }
-    changes, said = _changes(cohort, found, seed)
-    for probe, one in found.items():
-        save_records(folder / "records" / probe, one.records)
-    table = join([*(one.table for one in found.values()), changes])
-    families = {member.label: member.family for member in cohort.model if member.family}
-    known = table[table["family"] != ""]
-    shown = dict(zip(known["model"], known["family"], strict=True)) | families
-    table = table.assign(family=[shown.get(label, "") for label in table["model"]])
-    facts = _facts(cohort, found, data, seed, added)
-    notes = list(dict.fromkeys(note for one in found.values() for note in one.notes)) + said
-    notes += _about_models(cohort, shown, next(iter(found.values())).records)
-    facts |= {"notes": notes, "command": command}
-    page = write_report(folder, table, facts)
+    for probe, result in results.items():
+        save_records(folder / "records" / probe, result.records)
+    changes, not_taken = _changes(cohort, results, seed)
+    table = join([*(result.table for result in results.values()), changes])
+    families = Report(table).families | {member.label: member.family for member in cohort.model if member.family}
+    table = table.assign(family=[families.get(label, "") for label in table["model"]])
+    notes = list(dict.fromkeys(note for result in results.values() for note in result.notes)) + not_taken
+    notes += _about_models(cohort, families, next(iter(results.values())).records)
+    report = Report(table, {**_facts(cohort, results, data, seed, added), "notes": notes, "command": command})
+    page = write_report(folder, report)
     return {
         "page": page,
         "table": table,
-        "summary": readable(summary(table, facts)),
-        "pairs": pairwise(table, facts),
+        "summary": readable(report.summary()),
+        "pairs": pairwise(report),
         "notes": notes,
     }
 
 
-def _about_models(cohort: Cohort, shown: Mapping[str, str], records: Mapping[str, Record]) -> list[str]:
+def _about_models(cohort: Cohort, families: Mapping[str, str], records: Mapping[str, Record]) -> list[str]:
     """Sentences on models that are the same, and on families that nobody has stated."""
     manifests = {label: records[label].manifest for label in cohort.labels()}
     by_weights: dict[str, list[str]] = {}
     for label, manifest in manifests.items():
         by_weights.setdefault(manifest.get("weights") or label, []).append(label)
-    said = [f"The same weights under several names: {', '.join(same)}." for same in by_weights.values() if same[1:]]
-    families = {member.label: shown.get(member.label, "") for member in cohort.model if not member.family}
-    guessed = {  # a run's own family is known, a layout's name is another word
-        label: family
-        for label, family in families.items()
+    notes = [f"The same weights under several names: {', '.join(same)}." for same in by_weights.values() if same[1:]]
+    unstated = [(m.label, families.get(m.label, "")) for m in cohort.model if not m.family]
+    guessed = [  # the family that a run's record holds is known; a file's layout only suggests one
+        f"{label} ({family})"
+        for label, family in unstated
         if family not in ("", "other", "random", manifests[label]["family"])
-    }
+    ]
     if guessed:
-        names = ", ".join(f"{label} ({family})" for label, family in guessed.items())
-        said.append(f"Families by the files' layout, not their training (a cohort file states them): {names}.")
-    return said
+        names = ", ".join(guessed)
+        notes.append(f"Families by the files' layout, not their training (a cohort file states them): {names}.")
+    return notes
 
 
-def _changes(cohort: Cohort, found: Mapping[str, Gathered], seed: int) -> tuple[pd.DataFrame, list[str]]:
+def _changes(cohort: Cohort, results: Mapping[str, Gathered], seed: int) -> tuple[pd.DataFrame, list[str]]:
     """The differences of all probes as a table, and sentences on those that cannot be taken."""
     rows: list[dict[str, Any]] = []
-    said: list[str] = []
-    for probe, one in found.items():
+    notes: list[str] = []
+    for probe, result in results.items():
         pairs = cohort.pairs()
-        if CONTROL in one.records:
+        if CONTROL in result.records:
             pairs += [(label, CONTROL) for label in cohort.labels()]
-        changes, sentences = paired_rows(one.records, pairs, seed=seed)
+        changes, sentences = paired_rows(result.records, pairs, seed=seed)
         rows += changes
-        said += [f"{probe}: {sentence}" for sentence in sentences]
-    return frame(rows), said
+        notes += [f"{probe}: {sentence}" for sentence in sentences]
+    return frame(rows), notes
 
 
-def _facts(cohort: Cohort, found: Mapping[str, Gathered], data: str, seed: int, added: bool) -> dict[str, Any]:
+def _facts(cohort: Cohort, results: Mapping[str, Gathered], data: str, seed: int, added: bool) -> dict[str, Any]:
     """The facts of all probes as one: what is said by model is joined, the rest is the first probe's."""
     facts: dict[str, Any] = {}
-    for probe, one in found.items():
-        own = facts_of(probe, data, seed, {label: record.manifest for label, record in one.records.items()})
-        for key, value in own.items():
+    for probe, result in results.items():
+        of_probe = facts_of(probe, data, seed, {label: record.manifest for label, record in result.records.items()})
+        for key, value in of_probe.items():
             facts[key] = {**value, **facts.get(key, {})} if isinstance(value, dict) else facts.get(key, value)
     labels = cohort.labels()
     facts["title"] = f"{len(labels)} models compared: {', '.join(labels)}"

@@ -82,7 +82,8 @@ def diagnose(
     Returns:
         ``page``, ``table``, ``summary`` (text) and ``notes``.
     """
-    from fdlab.report.summary import readable, summary
+    from fdlab.report.numbers import readable
+    from fdlab.report.report import Report
 
     folder = writable_folder(out)
     common: dict[str, Any] = {
@@ -96,8 +97,9 @@ def diagnose(
     facts = facts_of(probe, data, seed, manifests) | {"notes": found.notes}
     facts["command"] = command or f"fdlab diagnose {probe}"
     save_records(folder / "records", found.records)
-    page = write_report(folder, found.table, facts)
-    return {"page": page, "table": found.table, "summary": readable(summary(found.table, facts)), "notes": found.notes}
+    report = Report(found.table, facts)
+    page = write_report(folder, report)
+    return {"page": page, "table": found.table, "summary": readable(report.summary()), "notes": found.notes}
 
 
 class Gathered(NamedTuple):

@@ -15,6 +15,7 @@ from fdlab.compare.predict import predict as rank
 from fdlab.records.atomic import writable_folder
 from fdlab.records.metrics import METRICS
 from fdlab.records.table import frame
+from fdlab.report.report import Report
 from fdlab.study.publish import write_report
 from fdlab.study.verdicts import gathered
 
@@ -53,44 +54,45 @@ def predict(
         FdlabError: code 2, no scores, no such measure; 3, a table is damaged.
     """
     source = Path(source)
-    _, facts, group, evidence = gathered(source, others, cohort)
-    found = rank(group, evidence, score=score, measures=measures, blocks=blocks, untrained=untrained)
+    report, group, evidence = gathered(source, others, cohort)
+    result = rank(group, evidence, score=score, measures=measures, blocks=blocks, untrained=untrained)
     folder = writable_folder(out or (source.parent if source.suffix == ".csv" else source) / "predict")
-    table = frame([*_scores(found), *(row for one in found.ranks for row in _rows(one))])
-    label = METRICS[found.score].label if found.score in METRICS else found.score
-    said = {
-        "title": f"Which measures rank {len(found.scores)} models by their {label}?",
+    table = frame([*_scores(result), *(row for measure in result.ranks for row in _rows(measure))])
+    label = METRICS[result.score].label if result.score in METRICS else result.score
+    facts = {
+        "title": f"Which measures rank {len(result.scores)} models by their {label}?",
         "question": "Do cheap measures order models as fine-tuning orders them, beyond chance?",
-        "notes": [*found.said, _listed(found)],
+        "notes": [*result.said, _listed(result)],
         "limits": list(LIMITS),
         "command": command,
         "score": label,
     }
-    said |= {key: facts[key] for key in ("data", "budget", "options", "versions") if key in facts}
-    return {"prediction": found, "table": table, "page": write_report(folder, table, said)}
+    known = report.facts.written
+    facts |= {key: known[key] for key in ("data", "budget", "options", "versions") if key in known}
+    return {"prediction": result, "table": table, "page": write_report(folder, Report(table, facts))}
 
 
-def _scores(found: Prediction) -> list[dict[str, Any]]:
+def _scores(result: Prediction) -> list[dict[str, Any]]:
     return [
-        {"model": name, "family": found.families[name], "probe": PROBE, "metric": found.score, "value": value}
-        for name, value in found.scores.items()
+        {"model": name, "family": result.families[name], "probe": PROBE, "metric": result.score, "value": value}
+        for name, value in result.scores.items()
     ]
 
 
-def _listed(found: Prediction) -> str:
-    order = sorted(found.scores, key=lambda name: -found.scores[name])
-    return f"The models by {found.score}: {'; '.join(f'{name} {found.scores[name]:.4g}' for name in order)}."
+def _listed(result: Prediction) -> str:
+    order = sorted(result.scores, key=lambda name: -result.scores[name])
+    return f"The models by {result.score}: {'; '.join(f'{name} {result.scores[name]:.4g}' for name in order)}."
 
 
-def _rows(one: Rank) -> list[dict[str, Any]]:
+def _rows(measure: Rank) -> list[dict[str, Any]]:
     """A measure's rows; ``objective`` names the measure."""
-    same = {"model": "", "probe": PROBE, "objective": one.metric, "n": one.n}
+    same = {"model": "", "probe": PROBE, "objective": measure.metric, "n": measure.n}
     parts = {
-        "kendall_tau": (one.tau, one.low, one.high),
-        "kendall_one_out": (one.tau, *one.one_out),
-        "kendall_family_out": (one.tau, *one.family_out),
-        "kendall_p": (one.p, math.nan, math.nan),
-        "kendall_p_holm": (one.p_holm, math.nan, math.nan),
+        "kendall_tau": (measure.tau, measure.low, measure.high),
+        "kendall_one_out": (measure.tau, *measure.one_out),
+        "kendall_family_out": (measure.tau, *measure.family_out),
+        "kendall_p": (measure.p, math.nan, math.nan),
+        "kendall_p_holm": (measure.p_holm, math.nan, math.nan),
     }
     return [
         {**same, "metric": metric, "value": value, "low": low, "high": high}
@@ -98,21 +100,21 @@ def _rows(one: Rank) -> list[dict[str, Any]]:
     ]
 
 
-def readable(found: Prediction) -> pd.DataFrame:
+def readable(result: Prediction) -> pd.DataFrame:
     """For a terminal: one line a measure, clearest first."""
     return pd.DataFrame(
         {
-            "measure": one.metric,
-            "probe": one.probe,
-            "models": one.n,
-            "tau-b (95 %)": f"{one.tau:+.2f} ({one.low:+.2f} to {one.high:+.2f})",
-            "without one model": _range(one.one_out),
-            "without one family": _range(one.family_out),
-            "p": f"{one.p:.2g}",
-            "p (Holm)": f"{one.p_holm:.2g}",
-            "verdict": one.verdict,
+            "measure": measure.metric,
+            "probe": measure.probe,
+            "models": measure.n,
+            "tau-b (95 %)": f"{measure.tau:+.2f} ({measure.low:+.2f} to {measure.high:+.2f})",
+            "without one model": _range(measure.one_out),
+            "without one family": _range(measure.family_out),
+            "p": f"{measure.p:.2g}",
+            "p (Holm)": f"{measure.p_holm:.2g}",
+            "verdict": measure.verdict,
         }
-        for one in found.ranks
+        for measure in result.ranks
     )
 
 

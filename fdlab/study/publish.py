@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fdlab.records.atomic import writable_folder, write_json
 from fdlab.records.definitions import write_definitions
 from fdlab.records.table import write_table
+from fdlab.report.report import Report
 
-if TYPE_CHECKING:
-    import pandas as pd
+CONTENTS = "contents.json"  # which figures of which table the page shows: what is asked before it is written again
 
 
-def write_report(
-    out: Path | str, table: pd.DataFrame, facts: Mapping[str, Any], *, teach: bool = False, again: bool = False
-) -> Path:
-    """Writes ``table.csv``, ``definitions.csv``, ``facts.json``, ``figures/``, ``latex/``, the page.
+def write_report(out: Path | str, report: Report, *, teach: bool = False, again: bool = False) -> Path:
+    """Writes ``table.csv``, ``definitions.csv``, ``facts.json``, ``figures/``, ``latex/``, the page, ``contents.json``.
 
     Args:
-        table: rows in the form of ``records.table``.
-        facts: what is known beside the table (``fdlab.report.page``).
         teach: a question before each figure, a glossary, exercises.
         again: draw also what is there already with the same table and facts.
 
@@ -31,58 +25,61 @@ def write_report(
         The page's path.
     """
     folder = writable_folder(out)
-    if not again and _written(folder, table, facts):
+    if not again and _written(folder, report, teach):
         return folder / "index.html"
     from fdlab.report.figures import write_figures
     from fdlab.report.latex import write_latex
     from fdlab.report.page import write_page
 
-    write_table(folder / "table.csv", table)
-    write_definitions(folder / "definitions.csv", table)
-    write_json(folder / "facts.json", dict(facts))
-    files = write_figures(folder / "figures", table, facts)
-    write_latex(folder / "latex", table, facts)
-    drawn = {figure: _svg_of(paths) for figure, paths in files.items()}
-    return write_page(folder / "index.html", table, facts, teach=teach, drawn=drawn)
+    write_table(folder / "table.csv", report.table)
+    write_definitions(folder / "definitions.csv", report.table)
+    write_json(folder / "facts.json", dict(report.facts.written))
+    files = write_figures(folder / "figures", report)
+    write_latex(folder / "latex", report)
+    drawn = {figure: next(p for p in paths if p.suffix == ".svg").read_text("utf-8") for figure, paths in files.items()}
+    page = write_page(folder / "index.html", report, teach=teach, drawn=drawn)
+    write_json(folder / CONTENTS, {"table_sha256": report.digest, "teach": teach, "figures": list(files)})
+    return page
 
 
-def _svg_of(paths: Sequence[Path]) -> str:
-    """The text of the SVG among a figure's files."""
-    return next(path for path in paths if path.suffix == ".svg").read_text(encoding="utf-8")
+def _contents(folder: Path) -> dict[str, Any]:
+    """What the folder's page was made of; empty where nothing says so."""
+    try:
+        return dict(json.loads((folder / CONTENTS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
-def _written(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> bool:
-    """Whether the folder holds this very report: the same facts, the page of this table, every figure that it shows."""
-    from fdlab.report.provenance import table_digest
+def _written(folder: Path, report: Report, teach: bool) -> bool:
+    """Whether the folder holds this very report: the same facts, the page of this table, every figure that it shows.
 
+    The figures are named by ``contents.json``: asking the table would import matplotlib, which a second comparison
+    can do without.
+    """
     try:
         old = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        if "claims" not in facts:
+        if "claims" not in report.facts.written:
             old.pop("claims", None)  # verdicts on this very table stay
-        same = old == json.loads(json.dumps(dict(facts)))
-        page = (folder / "index.html").read_text(encoding="utf-8")
+        same = old == json.loads(json.dumps(dict(report.facts.written)))
     except (OSError, ValueError, TypeError, AttributeError):
         return False
-    # The page names its figures; asking the table would import matplotlib, which a second comparison can do without.
-    shown = re.findall(r"fdlab figures (\w+) --from", page)
-    whole = all((folder / "figures" / f"{figure}.pdf").is_file() for figure in shown)
-    whole = whole and (folder / "definitions.csv").is_file()
-    return same and whole and f"sha256 {table_digest(table)}" in page and "Predict first" not in page
+    contents = _contents(folder)
+    figures = [f"figures/{figure}.pdf" for figure in contents.pop("figures", ())]
+    whole = all((folder / name).is_file() for name in ("index.html", "definitions.csv", *figures))
+    return same and whole and contents == {"table_sha256": report.digest, "teach": teach}
 
 
-def rewrite_page(folder: Path, table: pd.DataFrame, facts: Mapping[str, Any]) -> Path:
+def rewrite_page(folder: Path, report: Report) -> Path:
     """Facts and page alone, where something was added that no figure shows; returns the page's path."""
     from fdlab.report.page import write_page
 
-    page = folder / "index.html"
-    teach = page.is_file() and "Predict first" in page.read_text(encoding="utf-8")
-    write_json(folder / "facts.json", dict(facts))
-    return write_page(page, table, facts, teach=teach)
+    write_json(folder / "facts.json", dict(report.facts.written))
+    return write_page(folder / "index.html", report, teach=bool(_contents(folder).get("teach")))
 
 
 def publish(source: Path | str, out: Path | str, *, teach: bool = False, title: str = "") -> Path:
     """The report in ``source`` once more, under ``out``, from its table and facts alone; returns the page's path."""
     from fdlab.report.folder import read_report
 
-    table, facts = read_report(source)
-    return write_report(out, table, facts | ({"title": title} if title else {}), teach=teach, again=True)
+    report = read_report(source)
+    return write_report(out, report.with_facts(title=title) if title else report, teach=teach, again=True)

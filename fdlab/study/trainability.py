@@ -200,7 +200,8 @@ def trainability(
     Raises:
         FdlabError: code 2, a grid, labels or settings that are wrong, or data without validation or test images.
     """
-    from fdlab.report.figures import trainability as figure
+    from fdlab.report.figures import figure_of
+    from fdlab.report.report import Report
     from fdlab.study.publish import write_report
 
     starts = starts_of(models, range(seed, seed + seeds))
@@ -217,5 +218,6 @@ def trainability(
     curves = curvature(curved)
     table = join([table, curves, means_over_seeds(curves)]).assign(objective=OF_FINETUNING)
     facts = facts_of(starts, rates, budget, table) | {"notes": said, "command": command}
-    page = write_report(folder, table, facts)
-    return {"page": page, "table": table, "numbers": figure.numbers(table, facts), "notes": said}
+    report = Report(table, facts)
+    page = write_report(folder, report)
+    return {"page": page, "table": table, "numbers": figure_of("trainability", report).numbers(), "notes": said}

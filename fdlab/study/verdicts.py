@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdlab.compare.claims import Verdict, judge
+from fdlab.compare.claims import Contrast, Verdict, judge
 from fdlab.compare.cohort import Cohort, checked, read_cohort
 from fdlab.compare.evidence import Evidence, records_under, scores_of
 from fdlab.compare.hypotheses import packaged_claims, read_claims
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import replacing
+from fdlab.records.estimate import Estimate
 from fdlab.report.folder import read_report
+from fdlab.report.report import Report
 from fdlab.study.publish import rewrite_page
 
 if TYPE_CHECKING:
@@ -47,35 +49,34 @@ def claims(
     Raises:
         FdlabError: code 2, the claims or the cohort are wrong or absent; 3, a table is.
     """
-    table, facts, group, evidence = gathered(source, others, cohort)
+    report, group, evidence = gathered(source, others, cohort)
     chosen = packaged_claims() if file is None else read_claims(file, evidence.metrics())
     verdicts = judge(chosen, group, evidence)
-    said = [_fact(one) for one in verdicts]
-    folder = Path(source).parent if Path(source).suffix == ".csv" else Path(source)
-    page = None
-    if folder == Path(source):
-        page = rewrite_page(folder, table, facts | {"claims": said})
-    found, parts = claims_table(verdicts), contrasts_table(verdicts)
-    for name, rows in (("claims.csv", found), ("contrasts.csv", parts)):
+    facts = [_fact(verdict) for verdict in verdicts]
+    alone = Path(source).suffix == ".csv"
+    folder = Path(source).parent if alone else Path(source)
+    page = None if alone else rewrite_page(folder, report.with_facts(claims=facts))
+    table = claims_table(verdicts)
+    for name, rows in (("claims.csv", table), ("contrasts.csv", contrasts_table(verdicts))):
         with replacing(folder / name) as draft:
             rows.to_csv(draft, index=False, float_format="%.10g")
-    return {"verdicts": verdicts, "facts": said, "table": found, "files": [folder / "claims.csv"], "page": page}
+    return {"verdicts": verdicts, "facts": facts, "table": table, "files": [folder / "claims.csv"], "page": page}
 
 
 def gathered(
     source: Path | str, others: Sequence[Path | str], cohort: Path | str | Cohort | None
-) -> tuple[pd.DataFrame, dict[str, Any], Cohort, Evidence]:
-    """The report's table and facts, its cohort, and all that is known of the cohort's models.
+) -> tuple[Report, Cohort, Evidence]:
+    """The report, its cohort, and all that is known of the cohort's models.
 
     Raises:
         FdlabError: code 2, no cohort, or one whose models no table knows; 3, a table is absent or damaged.
     """
-    table, facts = read_report(source)
-    group = _cohort(cohort, facts, source)
-    tables = [table, *(read_report(other)[0] for other in others)]
+    report = read_report(source)
+    group = _cohort(cohort, report, source)
+    tables = [report.table, *(read_report(other).table for other in others)]
     records: dict[tuple[str, str], Path] = {}
-    for place in (source, *others):
-        records |= records_under(Path(place)) if Path(place).is_dir() else {}
+    for folder in (Path(path) for path in (source, *others)):
+        records |= records_under(folder) if folder.is_dir() else {}
     evidence = Evidence(tables, records, scores_of(group))
     known = set(evidence.table["model"])
     if not known & set(group.labels()):
@@ -85,56 +86,44 @@ def gathered(
             "Labels must be the same in both.",
             code=USAGE,
         )
-    return table, facts, group, evidence
+    return report, group, evidence
 
 
-def _cohort(given: Path | str | Cohort | None, facts: dict[str, Any], source: Path | str) -> Cohort:
-    if isinstance(given, Cohort):
-        return checked(given)
-    if given is not None:
-        return read_cohort(given)
-    if not facts.get("cohort"):
+def _cohort(cohort: Path | str | Cohort | None, report: Report, source: Path | str) -> Cohort:
+    if isinstance(cohort, Cohort):
+        return checked(cohort)
+    if cohort is not None:
+        return read_cohort(cohort)
+    if not report.facts.cohort:
         raise FdlabError(
             f"{source} does not say which model is whose teacher or control.",
             "Only reports of `fdlab compare` keep their cohort.",
             "Give --cohort FILE (label, source, family, design, pair_of, control, seed of each model).",
             code=USAGE,
         )
-    return checked(Cohort.model_validate({"model": facts["cohort"]}))
+    return checked(Cohort.model_validate({"model": list(report.facts.cohort)}))
 
 
 def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """One row a claim; the effect is that of its first deciding measure, its interval uncorrected."""
     import pandas as pd
 
-    rows = []
-    for one in verdicts:
-        effect = one.effect
-        change = effect.change if effect else None
-        rows.append(
-            {
-                "id": one.claim.id,
-                "verdict": one.verdict,
-                "scope": one.scope,
-                "statement": one.claim.statement,
-                "metric": effect.found.metric if effect else "",
-                "direction": effect.direction if effect else "",
-                "smallest": effect.smallest if effect else math.nan,
-                "compared": effect.what if effect else "",
-                "effect": change.value if change else math.nan,
-                "low": change.low if change else math.nan,
-                "high": change.high if change else math.nan,
-                "n": change.n if change else 0,
-                "unit": effect.found.unit if effect else "",
-                "p": one.p if effect else math.nan,
-                "p_holm": math.nan if one.p_holm is None else one.p_holm,
-                "why": one.why,
-                "not_controlled": "; ".join(one.not_controlled),
-                "by_group": _by_group(effect.found.by_group) if effect else "",
-                "source": one.claim.source,
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "id": verdict.claim.id,
+            "verdict": verdict.verdict,
+            "scope": verdict.scope,
+            "statement": verdict.claim.statement,
+            **_effect(verdict.effect),
+            "p": verdict.p if verdict.effect else math.nan,
+            "p_holm": math.nan if verdict.p_holm is None else verdict.p_holm,
+            "why": verdict.why,
+            "not_controlled": "; ".join(verdict.not_controlled),
+            "by_group": _by_group(verdict.effect.found.by_group) if verdict.effect else "",
+            "source": verdict.claim.source,
+        }
+        for verdict in verdicts
+    )
 
 
 def contrasts_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
@@ -143,63 +132,65 @@ def contrasts_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
     rows = [
         {
-            "id": one.claim.id,
+            "id": verdict.claim.id,
             "role": contrast.role,
-            "metric": contrast.found.metric,
-            "direction": contrast.direction,
-            "smallest": contrast.smallest,
-            "compared": contrast.what,
-            "effect": contrast.change.value,
-            "low": contrast.change.low,
-            "high": contrast.change.high,
-            "n": contrast.change.n,
-            "unit": contrast.found.unit,
+            **_effect(contrast),
             "p_for": contrast.p[0],
             "p_against": contrast.p[1],
             "by_group": _by_group(contrast.found.by_group),
         }
-        for one in verdicts
-        for contrast in one.contrasts
+        for verdict in verdicts
+        for contrast in verdict.contrasts
     ]
     return pd.DataFrame(rows, columns=list(CONTRASTS))
+
+
+def _effect(contrast: Contrast | None) -> dict[str, Any]:
+    """The columns of one comparison; empty where nothing was tested."""
+    if contrast is None:
+        unknown = dict.fromkeys(("effect", "low", "high"), math.nan)
+        return {"metric": "", "direction": "", "smallest": math.nan, "compared": "", **unknown, "n": 0, "unit": ""}
+    found, change = contrast.found, contrast.change
+    stated = {"direction": contrast.direction, "smallest": contrast.smallest, "compared": contrast.what}
+    interval = {"effect": change.value, "low": change.low, "high": change.high, "n": change.n}
+    return {"metric": found.metric, **stated, **interval, "unit": found.unit}
 
 
 def _by_group(values: dict[str, float]) -> str:
     return "; ".join(f"{group} {value:+.4g}" for group, value in values.items())
 
 
-def effect_text(one: Verdict) -> str:
+def effect_text(verdict: Verdict) -> str:
     """``distance_spread +3.1 (1.2 to 5.0), 3 seeds, p 0.004 after Holm``; empty where nothing was tested."""
-    from fdlab.report.pairs import signed
+    from fdlab.report.numbers import signed
 
-    effect = one.effect
-    if effect is None or one.p_holm is None:
+    effect = verdict.effect
+    if effect is None or verdict.p_holm is None:
         return ""
-    change = effect.change
-    number = signed(effect.found.metric, change.value, change.low, change.high)
-    return f"{effect.found.metric} {number}, {change.n} {_unit(effect.found.unit)}, p {p_text(one.p_holm)} after Holm"
+    metric, change = effect.found.metric, effect.change
+    number = signed(metric, Estimate(change.value, change.low, change.high))
+    unit = "test samples" if effect.found.unit == "intervals" else effect.found.unit
+    return f"{metric} {number}, {change.n} {unit}, p {p_text(verdict.p_holm)} after Holm"
 
 
 def p_text(p: float) -> str:
-    """``0.012``, ``below 0.0001``."""
+    """A p-value as text.
+
+    >>> p_text(0.0123), p_text(1e-9)
+    ('0.012', 'below 0.0001')
+    """
     return f"{p:.2g}" if p >= 1e-4 else "below 0.0001"
 
 
-def _unit(unit: str) -> str:
-    return "test samples" if unit == "intervals" else unit
-
-
-def _fact(one: Verdict) -> dict[str, Any]:
+def _fact(verdict: Verdict) -> dict[str, Any]:
     """A verdict as the page reads it."""
-    effect = one.effect
-    text = "; ".join(part for part in (effect_text(one), one.why) if part)
     return {
-        "id": one.claim.id,
-        "verdict": one.verdict,
-        "scope": one.scope,
-        "statement": f"{one.claim.id}. {one.claim.statement}",
-        "effect": text,
-        "not_controlled": "; ".join(one.not_controlled),
-        "n": effect.change.n if effect else 0,
-        "p": one.p_holm,
+        "id": verdict.claim.id,
+        "verdict": verdict.verdict,
+        "scope": verdict.scope,
+        "statement": f"{verdict.claim.id}. {verdict.claim.statement}",
+        "effect": "; ".join(part for part in (effect_text(verdict), verdict.why) if part),
+        "not_controlled": "; ".join(verdict.not_controlled),
+        "n": verdict.effect.change.n if verdict.effect else 0,
+        "p": verdict.p_holm,
     }

@@ -16,6 +16,7 @@ import pytest
 from mock_study import STUDENT, study_facts, study_table
 
 from fdlab.report.page import write_page
+from fdlab.report.report import Report
 from fdlab.report.style import looks_of
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -30,7 +31,7 @@ elif CHROMIUM is None:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
-    return write_page(Path(folder) / "index.html", study_table(), study_facts(), teach=False).as_uri()
+    return write_page(Path(folder) / "index.html", Report(study_table(), study_facts()), teach=False).as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def view(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator
 
 
 def place_of(model: str) -> int:
-    return list(looks_of(study_table(), study_facts())).index(model)
+    return list(looks_of(Report(study_table(), study_facts()))).index(model)
 
 
 def drawn(page: Any, place: int) -> int:

@@ -9,16 +9,18 @@ import pandas as pd
 import pytest
 from mock_study import ALONE, MIM, RANDOM_A, RANDOM_B, SAME, STUDENT, TEACHER
 
+from fdlab.records.estimate import Estimate
 from fdlab.records.table import join
-from fdlab.report.captions import listed, pair
-from fdlab.report.figures import FIGURES, available, figure_module
-from fdlab.report.summary import Estimate, families, late_mean, readable, separated, summary
+from fdlab.report.captions import listed, pair, separated
+from fdlab.report.figures import FIGURES, available, figure_of
+from fdlab.report.numbers import readable
+from fdlab.report.report import Report
 
 Facts = dict[str, Any]
 
 
 def caption(figure: str, table: pd.DataFrame, facts: Facts) -> tuple[str, ...]:
-    return figure_module(figure).caption(table, facts)
+    return figure_of(figure, Report(table, facts)).caption()
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -120,16 +122,16 @@ def test_another_architecture_is_said(table: pd.DataFrame, facts: Facts) -> None
 
 
 def test_the_compared_pair_does_not_depend_on_the_numbers(table: pd.DataFrame, facts: Facts) -> None:
-    family = families(table)
-    assert pair([TEACHER, MIM, STUDENT, SAME], family, facts) == (TEACHER, STUDENT)
-    assert pair([TEACHER, MIM, RANDOM_A], family, facts) == (TEACHER, MIM)
-    assert pair([TEACHER, RANDOM_B, RANDOM_A], family, facts) == (TEACHER, RANDOM_A)
-    assert pair([TEACHER], family, facts) is None
+    report = Report(table, facts)
+    assert pair(report, [TEACHER, MIM, STUDENT, SAME]) == (TEACHER, STUDENT)
+    assert pair(report, [TEACHER, MIM, RANDOM_A]) == (TEACHER, MIM)
+    assert pair(report, [TEACHER, RANDOM_B, RANDOM_A]) == (TEACHER, RANDOM_A)
+    assert pair(report, [TEACHER]) is None
 
 
 def test_one_model_alone_is_not_compared(table: pd.DataFrame, facts: Facts) -> None:
     alone = table[(table["model"] == STUDENT)]
-    for figure in available(alone):
+    for figure in available(Report(alone)):
         words = caption(figure, alone, facts)
         assert "not separated" not in words[2], figure
     assert "no second model" in caption("attention_distance", alone, facts)[2]
@@ -138,8 +140,8 @@ def test_one_model_alone_is_not_compared(table: pd.DataFrame, facts: Facts) -> N
 def test_seeds_widen_the_interval_to_all_runs(table: pd.DataFrame, facts: Facts) -> None:
     other = table.assign(seed=1).astype(table.dtypes)
     other[["value", "low", "high"]] += 0.2
-    both = late_mean(join([table, other]), "entropy", STUDENT)
-    one = late_mean(table, "entropy", STUDENT)
+    both = Report(join([table, other])).late_mean("entropy", STUDENT)
+    one = Report(table).late_mean("entropy", STUDENT)
     assert both.value == pytest.approx(one.value + 0.1)
     assert both.low == pytest.approx(one.low)
     assert both.high == pytest.approx(one.high + 0.2)
@@ -151,11 +153,11 @@ def test_seeds_widen_the_interval_to_all_runs(table: pd.DataFrame, facts: Facts)
 def test_late_means_are_of_the_last_half(table: pd.DataFrame) -> None:
     early = table["depth"] <= 0.5
     table.loc[early & (table["metric"] == "entropy"), ["value", "low", "high"]] = 99.0
-    assert late_mean(table, "entropy", TEACHER).value < 1
+    assert Report(table).late_mean("entropy", TEACHER).value < 1
 
 
 def test_summary(table: pd.DataFrame, facts: Facts) -> None:
-    numbers = summary(table, facts)
+    numbers = Report(table, facts).summary()
     assert list(numbers["model"]) == facts["order"]
     row = numbers.set_index("model").loc[STUDENT]
     assert row["accuracy"] == pytest.approx(0.97)
@@ -164,7 +166,7 @@ def test_summary(table: pd.DataFrame, facts: Facts) -> None:
     text = readable(numbers).set_index("model")
     assert text.loc[STUDENT, "accuracy"] == "97.0 (95.5 to 98.5)"
     assert text.loc[TEACHER, "teacher_r2"] == "–"
-    partial = summary(table[table["probe"] == "attention"], {})
+    partial = Report(table[table["probe"] == "attention"], {}).summary()
     assert "accuracy" not in partial
     assert "late_nmi" in partial
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fdlab.report.figures import available, figure_module
+from fdlab.report.figures import available, figure_of
 from fdlab.report.folder import read_report
-from fdlab.report.provenance import read_note, table_digest
+from fdlab.report.provenance import read_note
 
 REPORTS = sorted(path.parent for path in (Path(__file__).parents[2] / "reports").glob("*/table.csv"))
 COMMITTED = [folder for folder in REPORTS if (folder / "README.md").is_file()]  # others are a user's own
@@ -21,15 +21,15 @@ def test_there_is_one() -> None:
 
 @pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
 def test_a_report_belongs_to_its_table(folder: Path) -> None:
-    table, facts = read_report(folder)
-    digest = table_digest(table)
+    report = read_report(folder)
+    digest = report.digest
     again = "The table has changed, or the code that draws it: `make reports` makes the report again."
     assert f"sha256 {digest}" in (folder / "index.html").read_text(encoding="utf-8"), again
     assert digest in (folder / "latex" / "numbers.tex").read_text(encoding="utf-8"), again
-    figures = available(table)
+    figures = available(report)
     assert {path.stem for path in (folder / "figures").glob("*.svg")} == set(figures), again
     for figure in figures:
-        caption = " ".join(figure_module(figure).caption(table, facts))
+        caption = " ".join(figure_of(figure, report).caption())
         assert (folder / "figures" / f"{figure}.txt").read_text(encoding="utf-8").strip() == caption, again
         for kind in ("pdf", "svg", "png"):
             assert read_note(folder / "figures" / f"{figure}.{kind}")["table_sha256"] == digest, again

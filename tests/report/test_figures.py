@@ -16,9 +16,9 @@ from mock_study import RANDOM_A, STUDENT, TEACHER, TYPICAL, attention_rows
 
 from fdlab.errors import FdlabError
 from fdlab.records.table import frame, join
-from fdlab.report.figures import FIGURES, available, draw_figure, figure_module, write_figures
+from fdlab.report.figures import FIGURES, available, draw_figure, figure_of, write_figures
+from fdlab.report.report import Report
 from fdlab.report.style import DARK, FAMILIES, INK, save_figure
-from fdlab.report.summary import families
 
 Facts = dict[str, Any]
 
@@ -31,11 +31,11 @@ def of(table: pd.DataFrame, *names: str) -> pd.DataFrame:
 def test_size_is_exact_and_a_second_run_gives_the_same_bytes(
     figure: str, table: pd.DataFrame, facts: Facts, tmp_path: Path
 ) -> None:
-    drawn = draw_figure(figure, table, facts)
+    drawn = draw_figure(figure, Report(table, facts))
     width, height = drawn.get_size_inches()
     assert width in (3.25, 5.5)
     first = save_figure(drawn, tmp_path / "a", figure)
-    again = save_figure(draw_figure(figure, table, facts), tmp_path / "b", figure)
+    again = save_figure(draw_figure(figure, Report(table, facts)), tmp_path / "b", figure)
     for one, other in zip(first, again, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.suffix
     pdf, svg, _ = first
@@ -53,14 +53,17 @@ def test_a_format_alone_has_the_bytes_that_it_has_beside_others(
     table: pd.DataFrame, facts: Facts, tmp_path: Path
 ) -> None:
     """One layout for all formats, found in the same way whatever is asked for; the figure keeps its engine."""
-    drawn = draw_figure("attention_distance", table, facts)
+    drawn = draw_figure("attention_distance", Report(table, facts))
     engine = drawn.get_layout_engine()
     _, svg, png = save_figure(drawn, tmp_path / "a", "f")
     assert drawn.get_layout_engine() is engine
-    assert drawn.dpi == draw_figure("finetune", table, facts).dpi
+    assert drawn.dpi == draw_figure("finetune", Report(table, facts)).dpi
     for path in (svg, png):
         (alone,) = save_figure(
-            draw_figure("attention_distance", table, facts), tmp_path / "b", "f", [path.suffix.removeprefix(".")]
+            draw_figure("attention_distance", Report(table, facts)),
+            tmp_path / "b",
+            "f",
+            [path.suffix.removeprefix(".")],
         )
         assert alone.read_bytes() == path.read_bytes()
 
@@ -68,15 +71,15 @@ def test_a_format_alone_has_the_bytes_that_it_has_beside_others(
 def test_a_users_matplotlibrc_does_not_change_a_figure(table: pd.DataFrame, facts: Facts, tmp_path: Path) -> None:
     import matplotlib as mpl
 
-    plain = save_figure(draw_figure("finetune", table, facts), tmp_path / "a", "f")
+    plain = save_figure(draw_figure("finetune", Report(table, facts)), tmp_path / "a", "f")
     with mpl.rc_context({"font.size": 20, "lines.linewidth": 9, "savefig.bbox": "tight", "axes.grid": True}):
-        own = save_figure(draw_figure("finetune", table, facts), tmp_path / "b", "f")
+        own = save_figure(draw_figure("finetune", Report(table, facts)), tmp_path / "b", "f")
     assert plain[1].read_bytes() == own[1].read_bytes()
 
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_no_text_leaves_the_figure_and_none_is_small(figure: str, table: pd.DataFrame, facts: Facts) -> None:
-    drawn = draw_figure(figure, table, facts)
+    drawn = draw_figure(figure, Report(table, facts))
     drawn.canvas.draw()
     page = drawn.bbox
     # Ticks beyond an axis's limits exist without being drawn; the layout keeps the others inside.
@@ -106,7 +109,7 @@ def test_no_text_leaves_the_figure_and_none_is_small(figure: str, table: pd.Data
     ],
 )  # fmt: skip
 def test_labels_do_not_overlap(figure: str, table: pd.DataFrame, facts: Facts) -> None:
-    drawn = draw_figure(figure, table, facts)
+    drawn = draw_figure(figure, Report(table, facts))
     drawn.canvas.draw()
     boxes = []
     for axes in drawn.axes:
@@ -129,11 +132,11 @@ def test_any_number_of_models_blocks_and_grids(models: int) -> None:
         typical = list(TYPICAL.values())[number % 7][1]
         made += attention_rows(f"a rather long checkpoint name {number}", kinds[number % 6 - 1], typical, **grid)
     table = frame(made)
-    assert available(table) == ["attention_distance", "head_similarity", "position"]
-    for figure in available(table):
-        draw_figure(figure, table, {}).canvas.draw()
-    drawn = draw_figure("attention_distance", table, {})
-    family = families(table)
+    assert available(Report(table)) == ["attention_distance", "head_similarity", "position"]
+    for figure in available(Report(table)):
+        draw_figure(figure, Report(table, {})).canvas.draw()
+    drawn = draw_figure("attention_distance", Report(table, {}))
+    family = Report(table).families
     shown = [axes for axes in drawn.axes if axes.axison]
     untrained = sum(kind == "random" for kind in family.values())
     # Without a stated control the untrained models get panels of their own.
@@ -142,7 +145,7 @@ def test_any_number_of_models_blocks_and_grids(models: int) -> None:
 
 
 def test_panels_hold_the_uniform_line_and_the_grey_control(table: pd.DataFrame, facts: Facts) -> None:
-    drawn = draw_figure("attention_distance", of(table, TEACHER, RANDOM_A), facts)
+    drawn = draw_figure("attention_distance", Report(of(table, TEACHER, RANDOM_A), facts))
     (axes,) = [axes for axes in drawn.axes if axes.axison]
     levels = [line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1]
     assert 12.3 in levels
@@ -157,7 +160,7 @@ def test_likeness_stands_between_uniform_attention_and_shuffled_keys(table: pd.D
     alike = own[own["metric"] == "head_similarity"]
     shuffled = alike.assign(metric="head_similarity_shuffled", value=alike["value"] / 2)
     for rows, lines in ((own, 0), (join([own, shuffled]), 1)):
-        drawn = draw_figure("head_similarity", rows, facts)
+        drawn = draw_figure("head_similarity", Report(rows, facts))
         panels = [axes for axes in drawn.axes if axes.axison]
         flat = [[line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1] for axes in panels]
         assert [value in found for value, found in zip((1, 1, 0), flat, strict=True)] == [True] * 3
@@ -168,7 +171,7 @@ def test_likeness_stands_between_uniform_attention_and_shuffled_keys(table: pd.D
 
 def test_uniform_line_follows_from_distance_and_ratio(table: pd.DataFrame, facts: Facts) -> None:
     del facts["uniform_px"]
-    drawn = draw_figure("attention_distance", of(table, TEACHER), facts)
+    drawn = draw_figure("attention_distance", Report(of(table, TEACHER), facts))
     flat = [
         line.get_ydata()[0]
         for axes in drawn.axes
@@ -182,18 +185,18 @@ def test_nan_values_are_drawn_around(table: pd.DataFrame, facts: Facts) -> None:
     table.loc[table["metric"].isin(["r2_relative", "r2_absolute"]) & (table["model"] == RANDOM_A), "value"] = np.nan
     table.loc[table["model"] == STUDENT, ["value", "low", "high"]] = np.nan
     table.loc[table["model"] == TEACHER, ["low", "high"]] = np.nan
-    for figure in available(table):
-        draw_figure(figure, table, facts).canvas.draw()
-        assert not figure_module(figure).numbers(table, facts).empty
+    for figure in available(Report(table)):
+        draw_figure(figure, Report(table, facts)).canvas.draw()
+        assert not figure_of(figure, Report(table, facts)).numbers().empty
 
 
 def test_several_seeds_show_a_point_each(table: pd.DataFrame, facts: Facts) -> None:
     other = table.assign(seed=1)
     other["value"] = other["value"] * 0.99
     both = join([table, other.astype(table.dtypes)])
-    for figure in available(both):
-        draw_figure(figure, both, facts | {"seed": [0, 1]})
-    accuracy = draw_figure("finetune", both, facts).axes[0]
+    for figure in available(Report(both)):
+        draw_figure(figure, Report(both, facts | {"seed": [0, 1]}))
+    accuracy = draw_figure("finetune", Report(both, facts)).axes[0]
     points = [line for line in accuracy.lines if line.get_marker() not in ("None", "", None)]
     assert len(points) == 2 * len(TYPICAL)
 
@@ -201,15 +204,15 @@ def test_several_seeds_show_a_point_each(table: pd.DataFrame, facts: Facts) -> N
 def test_dollar_signs_in_labels_are_text(table: pd.DataFrame, facts: Facts, tmp_path: Path) -> None:
     name = r"$\frac{1$ <b>&"
     nasty = table.assign(model=table["model"].replace(STUDENT, name)).astype(table.dtypes)
-    paths = write_figures(tmp_path, nasty, {**facts, "order": []}, ["finetune"])
+    paths = write_figures(tmp_path, Report(nasty, {**facts, "order": []}), ["finetune"])
     assert "&lt;b&gt;&amp;" in paths["finetune"][1].read_text()
 
 
 def test_unknown_and_absent_figures_are_named(table: pd.DataFrame, facts: Facts) -> None:
     with pytest.raises(FdlabError, match="Did you mean 'ruler'"):
-        draw_figure("rulr", table, facts)
+        draw_figure("rulr", Report(table, facts))
     with pytest.raises(FdlabError, match="has no rows") as error:
-        draw_figure("ruler", table[table["probe"] == "attention"], facts)
+        draw_figure("ruler", Report(table[table["probe"] == "attention"], facts))
     assert error.value.code == 2
     assert "attention_distance" in error.value.fix
 

@@ -15,7 +15,7 @@ from mock_study import STUDENT, TEACHER
 from fdlab.records.table import frame, join
 from fdlab.report.figures import available
 from fdlab.report.latex import escape, macros, word, write_latex
-from fdlab.report.summary import summary
+from fdlab.report.report import Report
 
 Facts = dict[str, Any]
 
@@ -31,12 +31,12 @@ def with_changes(table: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture
 def written(table: pd.DataFrame, facts: Facts, tmp_path: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in write_latex(tmp_path, with_changes(table), facts)}
+    return {path.name: path.read_text() for path in write_latex(tmp_path, Report(with_changes(table), facts))}
 
 
 def test_every_headline_number_is_a_macro(written: dict[str, str], table: pd.DataFrame, facts: Facts) -> None:
     found = dict(re.findall(r"\\newcommand\{\\(fd[A-Za-z]+)\}\{(.*)\}", written["numbers.tex"]))
-    numbers = summary(table, facts)
+    numbers = Report(table, facts).summary()
     columns = [c for c in numbers.columns[2:] if not c.endswith(("_low", "_high"))]
     assert len(columns) >= 8
     for model in numbers["model"]:
@@ -73,7 +73,7 @@ def test_tables_have_whole_rows(written: dict[str, str]) -> None:
 
 
 def test_every_figure_has_a_caption(written: dict[str, str], table: pd.DataFrame) -> None:
-    for figure in available(table):
+    for figure in available(Report(table)):
         assert rf"\newcommand{{\fdCaption{word(figure)}}}" in written["captions.tex"]
 
 
@@ -88,6 +88,6 @@ def test_any_label_is_text(label: str) -> None:
 
 def test_models_with_the_same_letters_are_numbered(table: pd.DataFrame, facts: Facts) -> None:
     same = table.assign(model=table["model"].replace({STUDENT: "SimCLR-teacher"}))
-    names = dict(macros(same, {"order": [TEACHER, "SimCLR-teacher"]}))
+    names = dict(macros(Report(same, {"order": [TEACHER, "SimCLR-teacher"]})))
     assert names["\\fdSimCLRTeacherAccuracy"] == "94.8"
     assert names["\\fdSimCLRTeacherNoTwoAccuracy"] == "97.0"

@@ -18,6 +18,7 @@ from fdlab.records.table import frame, join, read_table
 from fdlab.report.alerts import alerts
 from fdlab.report.figures import FIGURES, write_figures
 from fdlab.report.page import page, write_page
+from fdlab.report.report import Report
 from fdlab.report.style import DARK
 from fdlab.report.teach import lessons
 
@@ -61,7 +62,7 @@ class Reading(HTMLParser):
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return page(study_table(), study_facts())
+    return page(Report(study_table(), study_facts()))
 
 
 def test_ids_are_unique_and_every_reference_has_its_target(text: str) -> None:
@@ -150,13 +151,13 @@ def test_nasty_names_are_escaped(table: pd.DataFrame, facts: Facts) -> None:
         "versions": {name: name},
         "seconds": {name: 1.0},
     }
-    text = page(nasty, facts)
+    text = page(Report(nasty, facts))
     assert Reading(text).tags.count("script") == text.count("<script") == 1  # the page's own
     assert "&lt;script&gt;" in text
 
 
 def test_partial_tables_give_partial_pages(table: pd.DataFrame) -> None:
-    attention = page(table[(table["probe"] == "attention") & (table["model"] == TEACHER)], {})
+    attention = page(Report(table[(table["probe"] == "attention") & (table["model"] == TEACHER)], {}))
     assert "Attention distance of every head" in attention
     for absent in (
         "Accuracy after",
@@ -167,10 +168,10 @@ def test_partial_tables_give_partial_pages(table: pd.DataFrame) -> None:
         "teacher_r2",
     ):
         assert absent not in attention, absent
-    ruler = page(table[table["probe"] == "ruler"], {})
+    ruler = page(Report(table[table["probe"] == "ruler"], {}))
     assert "The models</h2>" not in ruler
     assert "A ruler" in ruler
-    only = page(table, {}, ["finetune"])
+    only = page(Report(table, {}), ["finetune"])
     assert "Accuracy after" in only
     assert "A ruler" not in only
 
@@ -178,24 +179,24 @@ def test_partial_tables_give_partial_pages(table: pd.DataFrame) -> None:
 def test_nan_is_no_word_of_the_page(table: pd.DataFrame, facts: Facts) -> None:
     table.loc[table["metric"].str.startswith("r2_") & (table["model"] == RANDOM_A), "value"] = np.nan
     table.loc[table["model"] == STUDENT, ["value", "low", "high"]] = np.nan
-    assert not re.search(r"\bnan\b", page(table, facts), flags=re.I)
+    assert not re.search(r"\bnan\b", page(Report(table, facts)), flags=re.I)
 
 
 def test_written_with_its_table_and_again_the_same(table: pd.DataFrame, facts: Facts, tmp_path: Path) -> None:
-    path = write_page(tmp_path / "index.html", table, facts, ["finetune", "teacher"])
+    path = write_page(tmp_path / "index.html", Report(table, facts), ["finetune", "teacher"])
     first = path.read_bytes()
     stored = read_table(tmp_path / "table.csv")
     pd.testing.assert_frame_equal(stored, table)  # the CSV keeps ten digits
-    assert write_page(path, table, facts, ["finetune", "teacher"]).read_bytes() == first
+    assert write_page(path, Report(table, facts), ["finetune", "teacher"]).read_bytes() == first
 
 
 def test_a_figure_that_was_just_drawn_is_not_drawn_again(table: pd.DataFrame, facts: Facts, tmp_path: Path) -> None:
     names = ["attention_distance", "position"]
-    files = write_figures(tmp_path, table, facts, names)
+    files = write_figures(tmp_path, Report(table, facts), names)
     drawn = {figure: paths[1].read_text(encoding="utf-8") for figure, paths in files.items()}
-    assert page(table, facts, names, drawn=drawn) == page(table, facts, names)
+    assert page(Report(table, facts), names, drawn=drawn) == page(Report(table, facts), names)
     drawn["position"] = drawn["position"].replace("<path", "<circle", 1)
-    assert page(table, facts, names, drawn=drawn) != page(table, facts, names)
+    assert page(Report(table, facts), names, drawn=drawn) != page(Report(table, facts), names)
 
 
 def test_verdicts_alerts_and_pairs_come_first(table: pd.DataFrame, facts: Facts) -> None:
@@ -204,36 +205,39 @@ def test_verdicts_alerts_and_pairs_come_first(table: pd.DataFrame, facts: Facts)
     changes += [{**same, "metric": "entropy", "low": -0.1, "high": 0.5, "block": 3, "depth": 1.0}]
     claims = [{"verdict": "contradicted", "statement": "Heads spread", "effect": "-0.1 (-0.2 to -0.0)"}]
     facts = {**facts, "claims": claims, "images": 8, "models": {TEACHER: {"source": "runs/a", "sha256": "ab12"}}}
-    text = page(join([table, frame(changes)]), facts)
+    text = page(Report(join([table, frame(changes)]), facts))
     order = ["<h1>", "Heads spread", "Too few images: 8", "The models</h2>", "Pair by pair</h2>"]
     assert [text.index(word) for word in order] == sorted(text.index(word) for word in order)
     assert "+0.20 (+0.10 to +0.30)</td><td>higher" in text
     assert "+0.20 (-0.10 to +0.50)</td><td>not separated" in text
     assert "sha256 ab12" in text
     # A difference is no value: the figures do not see it.
-    assert "Attention distance" in page(join([table, frame(changes)]), facts, ["attention_distance"])
+    assert "Attention distance" in page(Report(Report(join([table, frame(changes)]), facts), ["attention_distance"]))
 
 
 def test_premises_of_a_study_stand_before_its_claims(table: pd.DataFrame, facts: Facts) -> None:
     facts["claims"] = [{"verdict": "supported", "statement": "The claim.", "effect": "+1"}]
     facts["premises"] = [{"verdict": "undecided", "statement": "The premise.", "effect": "0"}]
-    text = page(table, facts, ["position"])
+    text = page(Report(table, facts), ["position"])
     assert 0 < text.index("The premise.") < text.index("The claim.")
 
 
 def test_alerts_follow_their_limits(table: pd.DataFrame, facts: Facts) -> None:
-    assert not any("head similarity" in alert for alert in alerts(table, facts))
+    assert not any("head similarity" in alert for alert in alerts(Report(table, facts)))
     alike = table["metric"].eq("head_similarity") & table["model"].eq(TEACHER) & table["block"].isin([1, 2])
     table.loc[alike, "value"] = 0.97
-    assert f"{TEACHER}: head similarity 0.97 in blocks 2-3: heads do nearly the same." in alerts(table, facts)
+    assert f"{TEACHER}: head similarity 0.97 in blocks 2-3: heads do nearly the same." in alerts(Report(table, facts))
     table.loc[table["metric"].eq("nmi") & table["model"].eq(STUDENT), "value"] = np.nan
-    assert any(alert.startswith(f"{STUDENT}: 16 of ") for alert in alerts(table, facts))
+    assert any(alert.startswith(f"{STUDENT}: 16 of ") for alert in alerts(Report(table, facts)))
     other = {**facts, "uniform_px": {TEACHER: 12.3, STUDENT: 24.6}}
-    assert any("different grids" in alert for alert in alerts(table, other))
+    assert any("different grids" in alert for alert in alerts(Report(table, other)))
 
 
 def test_teaching_asks_before_it_shows(table: pd.DataFrame, facts: Facts) -> None:
-    plain, taught = page(table, facts, ["finetune"]), page(table, facts, ["finetune"], teach=True)
+    plain, taught = (
+        page(Report(table, facts), ["finetune"]),
+        page(Report(table, facts), ["finetune"], teach=True),
+    )
     assert "Predict first" not in plain
     assert taught.index("Predict first") < taught.index("Show the figure") < taught.index("<figure")
     assert taught.index("<figure") < taught.index("Exercise.") < taught.index("Glossary</h2>")

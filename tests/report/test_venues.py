@@ -18,7 +18,8 @@ from fdlab.errors import FdlabError
 from fdlab.records.table import frame
 from fdlab.report.figures import write_figures
 from fdlab.report.folder import read_report
-from fdlab.report.provenance import note, read_note, table_digest
+from fdlab.report.provenance import note, read_note
+from fdlab.report.report import Report
 from fdlab.report.style import save_figure
 from fdlab.report.venues import VENUES
 
@@ -39,7 +40,7 @@ def points(path: Path) -> float:
 
 @pytest.mark.parametrize("venue", VENUES)
 def test_widths_are_exact(venue: str, table: pd.DataFrame, facts: Facts, tmp_path: Path) -> None:
-    written = write_figures(tmp_path, table, facts, [WIDE_FIGURE, NARROW_FIGURE], venue=venue)
+    written = write_figures(tmp_path, Report(table, facts), [WIDE_FIGURE, NARROW_FIGURE], venue=venue)
     wanted = VENUES[venue]
     for figure, width in ((WIDE_FIGURE, wanted.wide), (NARROW_FIGURE, wanted.column)):
         for path in written[figure][:3]:
@@ -50,7 +51,7 @@ def test_widths_are_exact(venue: str, table: pd.DataFrame, facts: Facts, tmp_pat
 def test_slides_enlarge_text_and_markers(table: pd.DataFrame, facts: Facts, tmp_path: Path) -> None:
     sizes = {}
     for venue in ("page", "slides"):
-        (path, _) = write_figures(tmp_path / venue, table, facts, [NARROW_FIGURE], venue=venue, kinds=["svg"])[
+        (path, _) = write_figures(tmp_path / venue, Report(table, facts), [NARROW_FIGURE], venue=venue, kinds=["svg"])[
             NARROW_FIGURE
         ]
         sizes[venue] = sorted({float(size) for size in re.findall(r"font(?:-size)?: ?([\d.]+)px", path.read_text())})
@@ -58,7 +59,7 @@ def test_slides_enlarge_text_and_markers(table: pd.DataFrame, facts: Facts, tmp_
 
 
 def test_fonts_are_type_42(table: pd.DataFrame, facts: Facts, tmp_path: Path) -> None:
-    (path, _) = write_figures(tmp_path, table, facts, [WIDE_FIGURE], kinds=["pdf"])[WIDE_FIGURE]
+    (path, _) = write_figures(tmp_path, Report(table, facts), [WIDE_FIGURE], kinds=["pdf"])[WIDE_FIGURE]
     text = path.read_bytes()
     assert b"/Type3" not in text
     assert b"/FontFile2" in text
@@ -66,10 +67,10 @@ def test_fonts_are_type_42(table: pd.DataFrame, facts: Facts, tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["pdf", "svg", "png"])
 def test_a_figure_says_where_it_comes_from(kind: str, table: pd.DataFrame, facts: Facts, tmp_path: Path) -> None:
-    (path, caption) = write_figures(tmp_path, table, facts, [WIDE_FIGURE], kinds=[kind])[WIDE_FIGURE]
+    (path, caption) = write_figures(tmp_path, Report(table, facts), [WIDE_FIGURE], kinds=[kind])[WIDE_FIGURE]
     found = read_note(path)
     assert found["figure"] == WIDE_FIGURE
-    assert found["table_sha256"] == table_digest(table)
+    assert found["table_sha256"] == Report(table).digest
     assert found["caption"] == caption.read_text().strip()
 
 
@@ -80,7 +81,7 @@ def test_any_text_survives(kind: str, command: str, tmp_path_factory: pytest.Tem
     table = frame([{"model": "m", "probe": "attention"}])
     figure = Figure(figsize=(1, 1))
     folder = tmp_path_factory.mktemp("notes")
-    (path,) = save_figure(figure, folder, "f", [kind], note("f", table, {"command": command}, "A caption."))
+    (path,) = save_figure(figure, folder, "f", [kind], note("f", Report(table, {"command": command}), "A caption."))
     assert read_note(path)["command"] == command
 
 
@@ -97,9 +98,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_unknown_venues_and_kinds_are_named(table: pd.DataFrame, facts: Facts, tmp_path: Path) -> None:
     with pytest.raises(FdlabError, match="Did you mean 'neurips'"):
-        write_figures(tmp_path, table, facts, [WIDE_FIGURE], venue="nips")
+        write_figures(tmp_path, Report(table, facts), [WIDE_FIGURE], venue="nips")
     with pytest.raises(FdlabError, match="'gif' is no format"):
-        write_figures(tmp_path, table, facts, [WIDE_FIGURE], kinds=["gif"])
+        write_figures(tmp_path, Report(table, facts), [WIDE_FIGURE], kinds=["gif"])
     assert not list(tmp_path.iterdir())
 
 

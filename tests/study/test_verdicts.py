@@ -11,6 +11,7 @@ import pytest
 
 from fdlab.errors import FdlabError
 from fdlab.records.table import frame, read_table, write_table
+from fdlab.report.report import Report
 from fdlab.study.publish import write_report
 from fdlab.study.verdicts import claims
 
@@ -65,11 +66,11 @@ def test_the_same_report_again_keeps_its_verdicts(report: Path) -> None:
     ]
     facts = {"cohort": cohort, "notes": []}
     out = report.parent / "made"
-    write_report(out, table, facts)
+    write_report(out, Report(table, facts))
     claims(out)
-    write_report(out, table, facts)
+    write_report(out, Report(table, facts))
     assert "H1. A distilled" in (out / "index.html").read_text()
-    write_report(out, table.assign(value=0.5), facts)  # other numbers: verdicts on the old ones are gone
+    write_report(out, Report(table.assign(value=0.5), facts))  # other numbers: verdicts on the old ones are gone
     assert "H1. A distilled" not in (out / "index.html").read_text()
 
 

@@ -2,171 +2,135 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.figure import Figure
+from matplotlib.colors import BoundaryNorm
+from matplotlib.figure import Figure as Drawing
 
-from fdlab.report.captions import Caption, caution, compared, listed, on_images, options, pair, seeds
-from fdlab.report.style import COLUMN, PAPER, SHADES_OF_BLUE, WIDE, new_figure, wrap
-from fdlab.report.summary import Estimate, Facts, estimate, families, models, plain, rows, show, trained
+from fdlab.records.estimate import Estimate
+from fdlab.report.captions import listed, pair
+from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.layout import SHADES, matrix_of, shade_bar
+from fdlab.report.numbers import plain, show
+from fdlab.report.report import Report, estimate
+from fdlab.report.style import COLUMN, WIDE, new_figure, wrap
 
-TITLE = "Attention maps averaged over images"
-METRICS = ("attention_map", "r2_relative_of_mean", "r2_absolute_of_mean", "entropy_of_mean", "nmi_of_mean")
-PROBE = "attention_maps"
 MOST = 3  # models side by side: above, maps are too small to see stripes
 EDGES = (0, 1 / 4, 1 / 2, 4 / 5, 5 / 4, 2, 4, 8, 64)  # times uniform; what lies above the last is drawn like it
-SHADES = ListedColormap(list(reversed(SHADES_OF_BLUE))).with_extremes(bad=PAPER)
 
 
-def present(table: pd.DataFrame) -> bool:
-    """Whether the table has the rows of this figure."""
-    return not rows(table, PROBE, "attention_map").empty
-
-
-def shown(table: pd.DataFrame, facts: Facts, metric: str = "attention_map") -> list[str]:
-    """At most ``MOST`` models: the compared pair, an untrained control, then the others in their order."""
-    found = rows(table, PROBE, metric)
-    names = models(found, facts, PROBE)
-    family = families(table)
-    controls = [name for name in names if name not in trained(names, family)][:1]
-    kept = list(dict.fromkeys([*(pair(names, family, facts) or ()), *controls, *names]))[:MOST]
+def chosen(report: Report, names: list[str], most: int) -> list[str]:
+    """At most ``most`` models: the compared pair, an untrained control, then the others, in their order."""
+    trained = report.trained(names)
+    controls = [name for name in names if name not in trained][:1]
+    kept = list(dict.fromkeys([*(pair(report, names) or ()), *controls, *names]))[:most]
     return [name for name in names if name in kept]
 
 
-def panels(own: pd.DataFrame) -> list[tuple[int, list[int]]]:
-    """(block, heads as the probe chose them: smallest distance first) of one model, from the first block."""
-    found = own[["block", "head"]].drop_duplicates()
-    return [(int(block), [int(head) for head in part["head"]]) for block, part in found.groupby("block")]
+class Maps(Figure):
+    """A column a model and head, a row a block: what averaged maps and learnt biases have in common."""
 
+    probe, fewer = "attention_maps", True
 
-def matrix(own: pd.DataFrame, block: int, head: int) -> np.ndarray:
-    """(y, x) of one head; several seeds as their mean."""
-    kept = own[(own["block"] == block) & (own["head"] == head)]
-    return kept.pivot_table(index="y", columns="x", values="value", dropna=False).to_numpy(float)
+    @cached_property
+    def measured(self) -> list[str]:
+        """All models that have such maps."""
+        return self.report.ordered(self.report.rows(self.probe, self.metric)["model"])
 
+    @cached_property
+    def names(self) -> list[str]:
+        return chosen(self.report, self.measured, MOST)
 
-def draw(table: pd.DataFrame, facts: Facts) -> Figure:
-    """A column a model and head, a row a block."""
-    names = shown(table, facts)
-    norm = BoundaryNorm(EDGES, SHADES.N)
-    figure, drawn, grid = small_multiples(rows(table, PROBE, "attention_map"), names, SHADES, norm, EDGES[-1])
-    bar = figure.colorbar(drawn, ax=grid, label="attention / uniform", shrink=0.8, aspect=30, ticks=EDGES)
-    bar.ax.set_yticklabels(["0", "1/4", "1/2", "4/5", "5/4", "2", "4", "8", "more"])
-    bar.ax.minorticks_off()
-    return figure
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        found = self.report.rows(self.probe, self.metric)
+        return found[found["model"].isin(self.names)]
 
+    def panels(self, name: str) -> list[tuple[int, list[int]]]:
+        """(block, heads as the probe chose them: smallest distance first) of one model, from the first block."""
+        found = self.of(name)[["block", "head"]].drop_duplicates()
+        return [(int(block), [int(head) for head in part["head"]]) for block, part in found.groupby("block")]
 
-def small_multiples(
-    found: pd.DataFrame, names: list[str], shades: ListedColormap, norm: Any, most: float
-) -> tuple[Figure, Any, Any]:
-    """The figure, the last picture drawn (for a bar of its shades) and all axes."""
-    of = {name: found[found["model"] == name] for name in names}
-    places = {name: panels(of[name]) for name in names}
-    heads = max(len(chosen) for kept in places.values() for _, chosen in kept)
-    down = max(len(kept) for kept in places.values())
-    across = heads * len(names)
-    width = COLUMN if across < 3 else WIDE
-    side = min((width - 1.0) / across, 1.25)
-    figure = new_figure(width, 0.3 + down * (side + (0.27 if across > 4 else 0.17)))
-    grid = figure.subplots(down, across, squeeze=False)
-    drawn: Any = None
-    for number, name in enumerate(names):
-        for row in range(down):
-            block, chosen = places[name][row] if row < len(places[name]) else (0, [])
-            for column in range(heads):
-                axes = cast(Axes, grid[row, number * heads + column])
-                if column >= len(chosen):
+    def matrix(self, name: str, block: int, head: int) -> np.ndarray:
+        """(y, x) of one head."""
+        found = self.of(name)
+        return matrix_of(found[(found["block"] == block) & (found["head"] == head)], "y", "x")
+
+    @property
+    def blocks(self) -> str:
+        """Which blocks the probe chose: of all that were asked for, the first, the middle and the last."""
+        count = self.rows["block"].nunique()
+        return f"the {listed(['first', 'middle', 'last'][:count] if count != 2 else ['first', 'last'])} block"
+
+    def small_multiples(self, norm: BoundaryNorm, most: float) -> tuple[Drawing, Any, Any]:
+        """The figure, the last picture drawn (for a bar of its shades) and all axes."""
+        places = {name: self.panels(name) for name in self.names}
+        heads = max(len(shown) for blocks in places.values() for _, shown in blocks)
+        down = max(len(blocks) for blocks in places.values())
+        across = heads * len(self.names)
+        width = COLUMN if across < 3 else WIDE
+        side = min((width - 1.0) / across, 1.25)
+        figure = new_figure(width, 0.3 + down * (side + (0.27 if across > 4 else 0.17)))
+        grid = figure.subplots(down, across, squeeze=False)
+        drawn: Any = None
+        for number, name in enumerate(self.names):
+            for row, column in np.ndindex(down, heads):
+                axes: Axes = grid[row, number * heads + column]
+                block, shown = places[name][row] if row < len(places[name]) else (0, [])
+                if column >= len(shown):
                     axes.set_axis_off()
                     continue
-                values = np.ma.masked_invalid(matrix(of[name], block, chosen[column]))
-                drawn = axes.imshow(
-                    np.clip(values, -most, most * (1 - 1e-9)), cmap=shades, norm=norm, interpolation="none"
-                )
-                _label(
-                    axes, f"block {block + 1}\nhead {chosen[column] + 1}" if across > 4 else "", block, chosen[column]
-                )
-        _name(cast(Axes, grid[0, number * heads]), name, heads)
-    return figure, drawn, grid
+                values = np.ma.masked_invalid(self.matrix(name, block, shown[column]))
+                values = np.clip(values, -most, most * (1 - 1e-9))
+                drawn = axes.imshow(values, cmap=SHADES, norm=norm, interpolation="none")
+                _without_frame(axes, f"block {block + 1}{chr(10) if across > 4 else ', '}head {shown[column] + 1}")
+            grid[0, number * heads].set_title(wrap(name, 13 * heads, 2), loc="left")  # over all columns of the model
+        return figure, drawn, grid
 
 
-def _label(axes: Axes, text: str, block: int, head: int) -> None:
+def _without_frame(axes: Axes, label: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlabel(text or f"block {block + 1}, head {head + 1}", fontsize=6, labelpad=1.5)
+    axes.set_xlabel(label, fontsize=6, labelpad=1.5)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
-def _name(axes: Axes, name: str, heads: int) -> None:
-    """Above the first of a model's columns, over all of them."""
-    axes.set_title(wrap(name, 13 * heads, 2), loc="left")
+class AveragedMaps(Maps):
+    """Maps in multiples of uniform attention."""
 
+    metrics = ("attention_map", "r2_relative_of_mean", "r2_absolute_of_mean", "entropy_of_mean", "nmi_of_mean")
+    metric, written_as = "attention_map", "r2_relative"
 
-def drawn_blocks(found: pd.DataFrame) -> str:
-    """Which blocks the probe chose: of all that were asked for, the first, the middle and the last."""
-    count = found.loc[found["metric"].isin(["attention_map", "relative_bias"]), "block"].nunique()
-    return f"the {listed(['first', 'middle', 'last'][:count] if count != 2 else ['first', 'last'])} block"
+    def draw(self) -> Drawing:
+        figure, drawn, grid = self.small_multiples(BoundaryNorm(EDGES, SHADES.N), EDGES[-1])
+        words = ["0", "1/4", "1/2", "4/5", "5/4", "2", "4", "8", "more"]
+        shade_bar(figure, drawn, grid, "attention / uniform", EDGES, words)
+        return figure
 
+    def value(self, name: str) -> Estimate:
+        found = self.of(name, "r2_relative_of_mean")
+        return estimate(found[found["block"] == found["block"].max()])
 
-def _late(table: pd.DataFrame, metric: str, name: str) -> Estimate:
-    """Mean over the heads of the last block."""
-    found = rows(table, PROBE, metric)
-    own = found[found["model"] == name]
-    return estimate(own[own["block"] == own["block"].max()])
+    @property
+    def missing(self) -> list[str]:
+        """The models that are left out for room."""
+        return [name for name in self.measured if name not in self.names]
 
-
-def caption(table: pd.DataFrame, facts: Facts) -> Caption:
-    """What, how to read, what it shows here, what not to conclude."""
-    names = shown(table, facts)
-    own = rows(table, PROBE)
-    own = own[own["model"].isin(names)]
-    chosen = pair(names, families(table), facts)
-    quantity = "share of the mean maps explained by the offset, over the heads of the last block,"
-    if chosen is None:
-        value = show(_late(table, "r2_relative_of_mean", names[0]), "r2_relative")
-        shows = f"The {quantity} is {value} in {names[0]}; there is no second model."
-    else:
-        values = (
-            _late(table, "r2_relative_of_mean", chosen[0]),
-            _late(table, "r2_relative_of_mean", chosen[1]),
-        )
-        shows = compared(quantity, "r2_relative", values, chosen)
-    every = models(rows(table, PROBE, "attention_map"), facts, PROBE)
-    missing = [name for name in every if name not in names]
-    without = f"; not drawn: {listed(missing)}" if missing else ""
-    return (
-        "Attention of every part of the image (rows) to every part (columns), patches in reading order, averaged over "
-        f"{on_images(own, facts)}, in {drawn_blocks(own)} for the head that looks nearest and the one that "
-        f"looks farthest{seeds(facts)}{options(names, facts)}{without}.",
-        "Darker is more, in multiples of uniform attention: stripes along the diagonal move with the query, vertical "
-        "stripes are the same keys for every query, the shade from 4/5 to 5/4 is nearly uniform.",
-        shows,
-        caution(
-            "What differs between images is averaged away, so a pale map may hide sharp ones, and two heads of many "
-            "are drawn",
-            names,
-            own,
-            facts,
-        ),
-    )
-
-
-def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
-    """The figure's numbers as text: of each drawn head, what its mean map is, and its largest cell."""
-    found, lines = rows(table, PROBE, "attention_map"), []
-    for name in shown(table, facts):
-        own = found[found["model"] == name]
-        for block, heads in panels(own):
-            for head in heads:
+    def numbers(self) -> pd.DataFrame:
+        lines = []
+        for name in self.names:
+            for block, head in ((block, head) for block, heads in self.panels(name) for head in heads):
                 line = {"model": name, "block": str(block + 1), "head": str(head + 1)}
-                for metric in METRICS[1:]:
-                    kept = rows(table, PROBE, metric)
-                    kept = kept[(kept["model"] == name) & (kept["block"] == block) & (kept["head"] == head)]
-                    line[metric.removesuffix("_of_mean")] = show(estimate(kept), metric.removesuffix("_of_mean"))
-                line["largest / uniform"] = plain(np.fmax.reduce(matrix(own, block, head), axis=None), ".3g")
-                lines.append(line)
-    return pd.DataFrame(lines)
+                for metric in self.metrics[1:]:
+                    found = self.of(name, metric)
+                    found = found[(found["block"] == block) & (found["head"] == head)]
+                    label = metric.removesuffix("_of_mean")
+                    line[label] = show(estimate(found), label)
+                most = np.fmax.reduce(self.matrix(name, block, head), axis=None)
+                lines.append(line | {"largest / uniform": plain(most, ".3g")})
+        return pd.DataFrame(lines)

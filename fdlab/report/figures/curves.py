@@ -6,152 +6,112 @@ import math
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
-from fdlab.report.captions import Caption, options, seeds
-from fdlab.report.style import COLUMN, INK, WIDE, Look, looks_of, new_figure, wrap
-from fdlab.report.summary import Facts, models, rows
-
-TITLE = "Training loss by step"
-METRICS = ()
+from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.layout import REFERENCE_LINE, filled
+from fdlab.report.style import COLUMN, WIDE, new_figure, wrap
 
 
-def present(table: pd.DataFrame) -> bool:
-    """Whether the table has the rows of this figure."""
-    return not rows(table, "curve", "loss").empty
-
-
-def stages(table: pd.DataFrame) -> list[str]:
-    """The stages as they come in the table."""
-    return list(dict.fromkeys(rows(table, "curve", "loss")["objective"]))
-
-
-def draw(table: pd.DataFrame, facts: Facts) -> Figure:
+class Curves(Figure):
     """Panels in rows of up to three, each with its own scale: different losses are not comparable."""
-    curves = rows(table, "curve", "loss")
-    names = models(curves, facts, "curve")
-    look = looks_of(table, facts)
-    shown = stages(table)
-    across = min(len(shown), 2 if len(shown) in (2, 4) else 3)
-    down = math.ceil(len(shown) / across)
-    columns = 3 if across > 1 else 1
-    height = 0.15 + 1.5 * down + 0.24 * math.ceil(len(names) / columns) + (0.4 if across == 1 else 0)
-    figure = new_figure(COLUMN if across == 1 else WIDE, height)
-    grid = figure.subplots(down, across, squeeze=False)
-    handles: dict[str, Line2D] = {}
-    for place, axes in enumerate(grid.flat):
-        if place >= len(shown):
-            axes.set_axis_off()
-            continue
-        handles |= _panel(axes, curves[curves["objective"] == shown[place]], names, look)
-        axes.set_title(wrap(shown[place] or "training", 30, 2), loc="left")
-        if place % across == 0:
-            axes.set_ylabel("loss")
-        if place + across >= len(shown):
-            axes.set_xlabel("step")
-        line = facts.get("position_only_loss")
-        if "distil" in shown[place].lower() and line is not None and math.isfinite(line):
-            axes.axhline(line, color=INK, lw=0.7, ls=(0, (4, 2.5)))
+
+    metrics = ()
+    probe, metric = "curve", "loss"
+    trainings = False
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages as they come in the table."""
+        return list(dict.fromkeys(self.rows["objective"]))
+
+    def stage(self, stage: str) -> pd.DataFrame:
+        """The rows of a stage."""
+        return self.rows[self.rows["objective"] == stage]
+
+    def draw(self) -> Drawing:
+        names, stages = self.names, self.stages
+        across = min(len(stages), 2 if len(stages) in (2, 4) else 3)
+        down = math.ceil(len(stages) / across)
+        columns = 3 if across > 1 else 1
+        height = 0.15 + 1.5 * down + 0.24 * math.ceil(len(names) / columns) + (0.4 if across == 1 else 0)
+        figure = new_figure(COLUMN if across == 1 else WIDE, height)
+        grid = figure.subplots(down, across, squeeze=False)
+        handles: dict[str, Line2D] = {}
+        for number, axes, stage in filled(grid, stages):
+            handles |= self._panel(axes, stage)
+            axes.set_title(wrap(stage or "training", 30, 2), loc="left")
+            if number % across == 0:
+                axes.set_ylabel("loss")
+            if number + across >= len(stages):
+                axes.set_xlabel("step")
+            if "distil" in stage.lower():
+                self._position_only(axes)
+        drawn = [name for name in names if name in handles]
+        labels = [wrap(name, 30, 2) for name in drawn]
+        figure.legend([handles[name] for name in drawn], labels, loc="outside lower center", ncols=columns)
+        return figure
+
+    def _panel(self, axes: Axes, stage: str) -> dict[str, Line2D]:
+        """Draws a stage; returns one line of each model for the legend."""
+        curves, handles = self.stage(stage), {}
+        for number, name in enumerate(self.names):
+            look = self.looks[name]
+            for _, run in curves[curves["model"] == name].groupby("seed", dropna=False):
+                run = run[run["value"].notna()].sort_values("x")
+                if run.empty:
+                    continue
+                style = look.points(3.2) | {"markevery": (0.05 + 0.9 * number / len(self.names) * 0.2, 0.25)}
+                (handles[name],) = axes.plot(run["x"], run["value"], ls=look.line, lw=0.9, **style)
+        values = curves["value"].dropna()
+        if len(values) and values.min() > 0 and values.max() > 8 * values.min():
+            axes.set_yscale("log")
+        return handles
+
+    def _position_only(self, axes: Axes) -> None:
+        line = self.report.facts.position_only_loss
+        if line is not None and math.isfinite(line):
+            axes.axhline(line, **REFERENCE_LINE)
             axes.annotate(
-                "position mean only",
-                (1, line),
-                (0, 2),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                fontsize=6,
-            )
-    figure.legend(
-        [handles[n] for n in names if n in handles],
-        [wrap(n, 30, 2) for n in names if n in handles],
-        loc="outside lower center",
-        ncols=columns,
-    )
-    return figure
+                "position mean only", (1, line), (0, 2), xycoords=("axes fraction", "data"),
+                textcoords="offset points", ha="right", fontsize=6,
+            )  # fmt: skip
 
+    def shows(self) -> str:
+        """The last stage's highest and lowest final loss; single runs carry no interval, so none are ordered."""
+        stage = str(self.rows["objective"].iloc[-1])
+        ends = self._ends(stage)
+        label = f"the stage {stage}" if stage else "training"
+        if not ends:
+            return self.say("nothing", stage=label)
+        low, high = min(ends, key=lambda name: ends[name][1]), max(ends, key=lambda name: ends[name][1])
+        (first, last), highest = ends[low], ends[high][1]
+        sentence = "single" if low == high else "range"
+        return self.say(sentence, stage=label, low=low, high=high, first=first, last=last, highest=highest)
 
-def _panel(axes: Axes, curves: pd.DataFrame, names: list[str], look: dict[str, Look]) -> dict[str, Line2D]:
-    handles: dict[str, Line2D] = {}
-    for name in names:
-        for _, run in curves[curves["model"] == name].groupby("seed", dropna=False):
-            run = run[run["value"].notna()].sort_values("x")
-            if run.empty:
-                continue
-            own = look[name]
-            style = own.points(3.2) | {"markevery": (0.05 + 0.9 * names.index(name) / len(names) * 0.2, 0.25)}
-            handles[name] = axes.plot(run["x"], run["value"], ls=own.line, lw=0.9, **style)[0]
-    values = curves["value"].dropna()
-    if len(values) and values.min() > 0 and values.max() > 8 * values.min():
-        axes.set_yscale("log")
-    return handles
+    def _ends(self, stage: str) -> dict[str, tuple[float, float]]:
+        """Model -> first and last known loss of a stage, means over seeds."""
+        ends, curves = {}, self.stage(stage)
+        for name, own in curves[curves["value"].notna()].groupby("model", sort=False):
+            runs = [run.sort_values("x")["value"] for _, run in own.groupby("seed", dropna=False)]
+            first, last = (sum(float(run.iloc[end]) for run in runs) / len(runs) for end in (0, -1))
+            ends[str(name)] = (first, last)
+        return ends
 
+    @property
+    def line(self) -> bool:
+        """Whether the loss of the position mean is drawn."""
+        distilled = any("distil" in stage.lower() for stage in self.stages)
+        return distilled and self.report.facts.position_only_loss is not None
 
-def caption(table: pd.DataFrame, facts: Facts) -> Caption:
-    """What, how to read, what it shows here, what not to conclude."""
-    curves = rows(table, "curve", "loss")
-    names = models(curves, facts, "curve")
-    scale = "each panel has its own scale (logarithmic where the loss falls eightfold)"
-    line = "; the dashed line is the loss of predicting the position mean alone"
-    distil = any("distil" in stage.lower() for stage in stages(table)) and facts.get("position_only_loss") is not None
-    return (
-        f"Training loss of every stage, {len(names)} model{'s' if len(names) > 1 else ''}{seeds(facts)}"
-        f"{options(names, facts)}.",
-        f"Lower is better within a panel; {scale}{line if distil else ''}.",
-        _last(curves, names),
-        "Losses of different stages are not comparable, a low training loss is no evidence of a good "
-        "representation, "
-        "and one run a model has no interval.",
-    )
-
-
-def _last(curves: pd.DataFrame, names: list[str]) -> str:
-    """The last stage's highest and lowest final loss; single runs carry no interval, so none are ordered."""
-    stage = curves["objective"].iloc[-1]
-    ends = _ends(curves[curves["objective"] == stage])
-    label = f"the stage {stage}" if stage else "training"
-    if not ends:
-        return f"In {label} no loss is known."
-    name = min(ends, key=lambda n: ends[n][1])
-    other = max(ends, key=lambda n: ends[n][1])
-    if name == other:
-        first, last = ends[name]
-        return f"In {label} the loss of {name} goes from {first:.3g} to {last:.3g}; no interval is known."
-    return (
-        f"In {label} the last logged losses reach from {ends[name][1]:.3g} ({name}) to "
-        f"{ends[other][1]:.3g} ({other}); "
-        "they are single values without intervals, so no order is read from them."
-    )
-
-
-def _ends(curves: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    """Model -> first and last known loss, means over seeds."""
-    ends = {}
-    for name, own in curves[curves["value"].notna()].groupby("model", sort=False):
-        runs = [run.sort_values("x")["value"] for _, run in own.groupby("seed", dropna=False)]
-        first, last = (sum(float(run.iloc[place]) for run in runs) / len(runs) for place in (0, -1))
-        ends[str(name)] = (first, last)
-    return ends
-
-
-def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
-    """The figure's numbers as text."""
-    curves = rows(table, "curve", "loss")
-    lines = []
-    for stage in stages(table):
-        own = curves[curves["objective"] == stage]
-        ends = _ends(own)
-        for name in models(own, facts, "curve"):
-            if name in ends:
-                steps = own[own["model"] == name]["x"].max()
+    def numbers(self) -> pd.DataFrame:
+        lines = []
+        for stage in self.stages:
+            curves, ends = self.stage(stage), self._ends(stage)
+            for name in (name for name in self.report.ordered(curves["model"]) if name in ends):
                 first, last = ends[name]
-                lines.append(
-                    {
-                        "stage": stage,
-                        "model": name,
-                        "last step": f"{steps:g}",
-                        "first loss": f"{first:.3g}",
-                        "last loss": f"{last:.3g}",
-                    }
-                )
-    return pd.DataFrame(lines)
+                line = {"stage": stage, "model": name}
+                line["last step"] = f"{curves[curves['model'] == name]['x'].max():g}"
+                lines.append(line | {"first loss": f"{first:.3g}", "last loss": f"{last:.3g}"})
+        return pd.DataFrame(lines)

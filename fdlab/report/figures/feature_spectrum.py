@@ -3,88 +3,54 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
-from fdlab.report.captions import Caption, caution, compared, on_data, options, pair, seeds
-from fdlab.report.style import COLUMN, looks_of, new_figure, wrap
-from fdlab.report.summary import Estimate, Facts, along, estimate, families, models, plain, rows, show
+from fdlab.records.estimate import Estimate
+from fdlab.report.figures.figure import Figure
+from fdlab.report.numbers import plain, show
+from fdlab.report.report import along, estimate
+from fdlab.report.style import COLUMN, new_figure, wrap
 
-TITLE = "Singular values of the last block's features"
-METRICS = ("singular_value", "effective_rank")
 FLOOR = 1e-7  # shares below are rounding
 
 
-def present(table: pd.DataFrame) -> bool:
-    """Whether the table has the rows of this figure."""
-    return not rows(table, "features", "singular_value").empty
-
-
-def last(table: pd.DataFrame, metric: str, name: str) -> pd.DataFrame:
-    """The rows of a model's last block."""
-    found = rows(table, "features", metric)
-    own = found[found["model"] == name]
-    return own[own["block"] == own["block"].max()]
-
-
-def draw(table: pd.DataFrame, facts: Facts) -> Figure:
+class FeatureSpectrum(Figure):
     """A line a model on logarithmic axes, its interval as a band."""
-    names = models(rows(table, "features", "singular_value"), facts, "features")
-    look = looks_of(table, facts)
-    figure = new_figure(COLUMN, 2.0 + 0.14 * len(names))
-    axes = figure.subplots()
-    for name in names:
-        data = along(last(table, "singular_value", name), name)
-        data = data[data["value"] > FLOOR]
-        own = look[name]
-        axes.fill_between(data["x"], data["low"].clip(lower=FLOOR), data["high"], color=own.color, alpha=0.2, lw=0)
-        axes.plot(data["x"], data["value"], color=own.color, ls=own.line, label=wrap(name, 34, 1))
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=max(FLOOR, axes.get_ylim()[0]))
-    axes.set_xlabel("singular value, largest first")
-    axes.set_ylabel("share of their sum")
-    figure.legend(loc="outside upper left", ncols=1)
-    return figure
 
+    metrics = ("singular_value", "effective_rank")
+    probe, metric, headline = "features", "singular_value", "effective_rank"
 
-def _rank(table: pd.DataFrame, name: str) -> Estimate:
-    return estimate(last(table, "effective_rank", name))
+    def last(self, name: str, metric: str | None = None) -> pd.DataFrame:
+        """The rows of a model's last block."""
+        found = self.of(name, metric)
+        return found[found["block"] == found["block"].max()]
 
+    def value(self, name: str) -> Estimate:
+        return estimate(self.last(name, self.headline))
 
-def caption(table: pd.DataFrame, facts: Facts) -> Caption:
-    """What, how to read, what it shows here, what not to conclude."""
-    own = rows(table, "features", "singular_value")
-    names = models(own, facts, "features")
-    chosen = pair(names, families(table), facts)
-    if chosen is None:
-        shows = f"The effective rank of {names[0]} is {show(_rank(table, names[0]), 'effective_rank')}; "
-        shows += "there is no second model."
-    else:
-        ranks = (_rank(table, chosen[0]), _rank(table, chosen[1]))
-        shows = compared("effective rank of the last block", "effective_rank", ranks, chosen)
-    return (
-        "Singular values of the images' centred mean patch tokens at the last block, each as a share of their sum, "
-        f"over {on_data(own, facts)}{seeds(facts)}{options(names, facts)}.",
-        "A line that falls fast means that few directions tell the images apart, bands are 95 % intervals over images; "
-        "there are at most as many values as images less one.",
-        shows,
-        caution(
-            "The smallest values follow from the number of images and the width of the model, so only the same images "
-            "compare, and untrained models can have a flat spectrum too",
-            names,
-            own,
-            facts,
-        ),
-    )
+    def draw(self) -> Drawing:
+        figure = new_figure(COLUMN, 2.0 + 0.14 * len(self.names))
+        axes = figure.subplots()
+        for name in self.names:
+            data, look = along(self.last(name), name), self.looks[name]
+            data = data[data["value"] > FLOOR]
+            low = data["low"].clip(lower=FLOOR)
+            axes.fill_between(data["x"], low, data["high"], color=look.color, alpha=0.2, lw=0)
+            axes.plot(data["x"], data["value"], color=look.color, ls=look.line, label=wrap(name, 34, 1))
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=max(FLOOR, axes.get_ylim()[0]))
+        axes.set_xlabel("singular value, largest first")
+        axes.set_ylabel("share of their sum")
+        figure.legend(loc="outside upper left", ncols=1)
+        return figure
 
-
-def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
-    """The figure's numbers as text."""
-    lines = []
-    for name in models(rows(table, "features", "singular_value"), facts, "features"):
-        shares = last(table, "singular_value", name).groupby("x")["value"].mean()
-        line = {"model": name, "effective rank (95 %)": show(_rank(table, name), "effective_rank")}
-        for place in (1, 2, 10):
-            line[f"share of value {place}"] = plain(shares[place], ".3g") if place in shares.index else "–"
-        lines.append(line)
-    return pd.DataFrame(lines)
+    def numbers(self) -> pd.DataFrame:
+        lines = []
+        for name in self.names:
+            shares = self.last(name).groupby("x")["value"].mean()
+            line = {"model": name, "effective rank (95 %)": show(self.value(name), "effective_rank")}
+            for number in (1, 2, 10):
+                line[f"share of value {number}"] = plain(shares[number], ".3g") if number in shares.index else "–"
+            lines.append(line)
+        return pd.DataFrame(lines)

@@ -2,115 +2,93 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
-from fdlab.report.captions import Caption, caution, compared, listed, options, pair, seeds, several_seeds
-from fdlab.report.style import WIDE, Look, bars, looks_of, new_figure, number_above, wrap
-from fdlab.report.summary import Facts, control_of, families, models, of_model, rows, separated, show
-
-TITLE = "Accuracy after fine-tuning"
-METRICS = ("accuracy", "final_loss")
-
-
-def present(table: pd.DataFrame) -> bool:
-    """Whether the table has the rows of this figure."""
-    return not rows(table, "training", "accuracy").empty
+from fdlab.report.captions import listed, separated, several_seeds
+from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.layout import row_a_model
+from fdlab.report.numbers import show
+from fdlab.report.report import estimate
+from fdlab.report.style import WIDE, bars, new_figure, number_above
 
 
-def draw(table: pd.DataFrame, facts: Facts) -> Figure:
+class Finetune(Figure):
     """A row a model; one point a run (seed) with its binomial interval."""
-    names = models(rows(table, "training", "accuracy"), facts, "training")
-    look = looks_of(table, facts)
-    loss = not rows(table, "training", "final_loss").empty
-    figure = new_figure(WIDE, 0.55 + 0.29 * len(names))
-    grid = figure.subplots(1, 2 if loss else 1, sharey=True, squeeze=False, width_ratios=[3, 1] if loss else [1])[0]
-    for place, name in enumerate(names):
-        _points(grid[0], rows(table, "training", "accuracy"), name, place, look[name], 100, "{:.1f}")
+
+    metrics = ("accuracy", "final_loss")
+    probe, metric = "training", "accuracy"
+
+    @cached_property
+    def several(self) -> bool:
+        """Whether some model was fine-tuned with several seeds."""
+        return several_seeds(self.rows)
+
+    def draw(self) -> Drawing:
+        loss = self.report.has(self.probe, "final_loss")
+        figure = new_figure(WIDE, 0.55 + 0.29 * len(self.names))
+        widths = [3, 1] if loss else [1]
+        grid = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
+        for row, name in enumerate(self.names):
+            self._points(grid[0], "accuracy", name, row, 100, "{:.1f}")
+            if loss:
+                self._points(grid[1], "final_loss", name, row, 1, "{:.2f}")
+        row_a_model(grid, self.names)
+        grid[0].set_xlabel("test accuracy (%), 95 % binomial")
         if loss:
-            _points(grid[1], rows(table, "training", "final_loss"), name, place, look[name], 1, "{:.2f}")
-    for axes in grid:
-        axes.grid(axis="x")
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-    grid[0].set_yticks(range(len(names)), [wrap(name, 26, 2) for name in names], fontsize=7)
-    grid[0].set_ylim(len(names) - 0.4, -0.6)
-    grid[0].set_xlabel("test accuracy (%), 95 % binomial")
-    if loss:
-        grid[1].set_xlabel("final training loss")
-        grid[1].margins(x=0.25)
-    return figure
+            grid[1].set_xlabel("final training loss")
+            grid[1].margins(x=0.25)
+        return figure
 
+    def _points(self, axes: Axes, metric: str, name: str, row: int, scale: float, form: str) -> None:
+        """The runs of one model in one panel, several seeds one under the other; a single one with its number."""
+        runs = self.of(name, metric).dropna(subset=["value"])
+        for number, run in enumerate(runs.itertuples()):
+            y = row + (number - (len(runs) - 1) / 2) * 0.5 / max(len(runs), 1)
+            value = run.value * scale
+            axes.errorbar([value], [y], xerr=bars(run) * scale, ls="", elinewidth=1.0, **self.looks[name].points(5))
+            if len(runs) == 1:
+                number_above(axes, form.format(value), value, y)
 
-def _points(axes: Axes, data: pd.DataFrame, name: str, place: int, look: Look, scale: float, form: str) -> None:
-    """The runs of one model in one panel, several seeds one under the other; a single one with its number."""
-    runs = data[(data["model"] == name) & data["value"].notna()]
-    for number, run in enumerate(runs.itertuples()):
-        y = place + (number - (len(runs) - 1) / 2) * 0.5 / max(len(runs), 1)
-        value = run.value * scale
-        axes.errorbar([value], [y], xerr=bars(run) * scale, ls="", elinewidth=1.0, **look.points(5))
-        if len(runs) == 1:
-            number_above(axes, form.format(value), value, y)
+    def shows(self) -> str:
+        """Beside the comparison: which of the two lies above its own untrained start."""
+        better = []
+        for name in self.pair or ():
+            control = self.report.control_of(name, self.names)
+            if control and separated(self.value(name), self.value(control)):
+                way = "above" if self.value(name).value > self.value(control).value else "below"
+                better.append(f"{name} lies {way} its untrained start")
+        sentence = super().shows()
+        return f"{sentence.rstrip('.')}; with separate intervals, {listed(better)}." if better else sentence
 
+    @property
+    def labelled(self) -> int:
+        """Labelled images, 0 where unknown."""
+        return self.report.facts.splits.get("labelled") or 0
 
-def caption(table: pd.DataFrame, facts: Facts) -> Caption:
-    """What, how to read, what it shows here, what not to conclude."""
-    accuracy = rows(table, "training", "accuracy")
-    names = models(accuracy, facts, "training")
-    splits = facts.get("splits", {})
-    tested = splits.get("test") or (int(accuracy["n"].max()) if accuracy["n"].notna().any() else None)
-    labels = f" on {splits['labelled']} labelled images" if splits.get("labelled") else ""
-    test = f", {tested} test images" if tested else ""
-    data = f" of {facts['data']}" if facts.get("data") else ""
-    runs = "several seeds a model" if several_seeds(accuracy) else "one training a model" + seeds(facts)
-    spread = "; numbers over seeds are the mean and the lowest and highest bound" if several_seeds(accuracy) else ""
-    return (
-        f"Test accuracy after fine-tuning{labels}{test}{data}, {runs}{options(names, facts)}.",
-        f"Further right is better; bars are 95 % binomial (Wilson) intervals over test images{spread}, grey hollow "
-        "markers are untrained starts, and the right panel gives the training loss at which each fine-tuning ended.",
-        _comparison(table, facts, names),
-        caution(
-            "The intervals speak of the test images alone, and accuracies at unequal training losses also "
-            "compare "
-            "how far each fine-tuning got",
-            names,
-            accuracy,
-            facts,
-        ),
-    )
+    @property
+    def tested(self) -> int:
+        """Test images, 0 where unknown."""
+        counts = self.rows["n"].dropna()
+        return self.report.facts.splits.get("test") or (int(counts.max()) if len(counts) else 0)
 
-
-def _comparison(table: pd.DataFrame, facts: Facts, names: list[str]) -> str:
-    chosen = pair(names, families(table), facts)
-    if chosen is None:
-        value = show(of_model(table, "training", "accuracy", names[0]), "accuracy", unit=True)
-        return f"{names[0]} reaches {value}; there is no second model to compare it with."
-    first, second = (of_model(table, "training", "accuracy", name) for name in chosen)
-    sentence = compared("test accuracy", "accuracy", (first, second), chosen)
-    better = []
-    for name in chosen:
-        control = control_of(name, facts, names)
-        own = of_model(table, "training", "accuracy", name)
-        if control and separated(own, of_model(table, "training", "accuracy", control)):
-            way = "above" if own.value > of_model(table, "training", "accuracy", control).value else "below"
-            better.append(f"{name} lies {way} its untrained start")
-    return sentence if not better else sentence.rstrip(".") + "; with separate intervals, " + listed(better) + "."
-
-
-def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
-    """The figure's numbers as text."""
-    training = rows(table, "training")
-    several = several_seeds(training)
-    lines = []
-    for name in models(rows(table, "training", "accuracy"), facts, "training"):
-        for seed, own in training[training["model"] == name].groupby("seed", dropna=False):
-            line = {"model": name, "seed": str(seed)} if several else {"model": name}
-            accuracy = of_model(own, "training", "accuracy", name)
-            line["accuracy % (95 %)"] = show(accuracy, "accuracy")
-            line["test images"] = str(accuracy.n or "–")
-            line["final training loss"] = show(of_model(own, "training", "final_loss", name), "final_loss")
-            rate = of_model(own, "training", "learning_rate", name)
-            line["learning rate"] = f"{rate.value:.2g}" if rate.known else "–"
-            lines.append(line)
-    return pd.DataFrame(lines)
+    def numbers(self) -> pd.DataFrame:
+        training = self.report.rows(self.probe)
+        several = several_seeds(training)
+        lines = []
+        for name in self.names:
+            for seed, run in training[training["model"] == name].groupby("seed", dropna=False):
+                run = run[run["block"].isna()]
+                accuracy, loss, rate = (
+                    estimate(run[run["metric"] == metric]) for metric in ("accuracy", "final_loss", "learning_rate")
+                )
+                line = {"model": name, "seed": str(seed)} if several else {"model": name}
+                line["accuracy % (95 %)"] = show(accuracy, "accuracy")
+                line["test images"] = str(accuracy.n or "–")
+                line["final training loss"] = show(loss, "final_loss")
+                line["learning rate"] = f"{rate.value:.2g}" if rate.known else "–"
+                lines.append(line)
+        return pd.DataFrame(lines)

@@ -2,83 +2,126 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
+from fdlab.records.estimate import Estimate
 from fdlab.records.metrics.names import OF_FINETUNING
-from fdlab.report.captions import Caption, caution, compared, listed, options, pair
-from fdlab.report.style import COLUMN, INK, WIDE, Look, looks_of, new_figure, wrap
-from fdlab.report.summary import Estimate, Facts, estimate, families, models, plain, rows, show
+from fdlab.report.captions import listed
+from fdlab.report.figures.figure import Figure
+from fdlab.report.numbers import plain
+from fdlab.report.report import estimate
+from fdlab.report.style import COLUMN, INK, WIDE, Look, new_figure, wrap
 
-TITLE = "Fine-tuning over learning rates"
-METRICS = ("best_accuracy", "lr_width", "steps_to_loss", "diverged")
 TOGETHER = 6  # more models than these get a panel each, the others behind it in grey
 COLUMNS = 5
 CURVATURE = "eigenvalue_1_balanced"
 
 
-def present(table: pd.DataFrame) -> bool:
-    """Whether the table has the rows of this figure."""
-    return not rows(table, "trainability", "accuracy").empty
-
-
-def _means(table: pd.DataFrame, metric: str, name: str) -> pd.DataFrame:
-    """The means over seeds of one model, by x; the seeds' own rows where there is a single seed."""
-    own = rows(table, "trainability", metric)
-    own = own[own["model"] == name]
-    joined = own[own["seed"].isna()]
-    return (joined if len(joined) else own).sort_values("x")
-
-
-def _single(table: pd.DataFrame, metric: str, name: str) -> Estimate:
-    return estimate(_means(table, metric, name))
-
-
-def draw(table: pd.DataFrame, facts: Facts) -> Figure:
+class Trainability(Figure):
     """One panel for all models where they are few, else small multiples; a second panel with the curvature."""
-    names, look = models(table, facts, "trainability"), looks_of(table, facts)
-    if len(names) > TOGETHER:
-        return _multiples(table, names, look)
-    curved = [name for name in names if not _means(table, CURVATURE, name).empty]
-    figure = new_figure(WIDE if curved else COLUMN, 2.5)
-    grid = figure.subplots(1, 2 if curved else 1, squeeze=False)[0]
-    for name in names:
-        _band(grid[0], _means(table, "accuracy", name), look[name], scale=100, label=wrap(name, 24, 2))
-    _rates(grid[0])
-    grid[0].set_ylabel("test accuracy (%)")
-    for name in curved:
-        _band(grid[1], _means(table, CURVATURE, name), look[name])
-    if curved:
-        grid[1].set_yscale("log")
-        grid[1].set_xlabel("step of fine-tuning at the best rate")
-        grid[1].set_ylabel("balanced largest eigenvalue")
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=2 if curved else 1)
-    return figure
 
+    metrics = ("best_accuracy", "lr_width", "steps_to_loss", "diverged")
+    probe, metric, headline, written_as = "trainability", "accuracy", "best_accuracy", "accuracy"
 
-def _multiples(table: pd.DataFrame, names: list[str], look: dict[str, Look]) -> Figure:
-    lines = math.ceil(len(names) / COLUMNS)
-    figure = new_figure(WIDE, 0.5 + 1.25 * lines)
-    grid = figure.subplots(lines, COLUMNS, squeeze=False, sharex=True, sharey=True)
-    for place, axes in enumerate(grid.flat):
-        if place >= len(names):
-            axes.set_visible(False)
-            continue
-        for other in names:
-            mean = _means(table, "accuracy", other)
-            axes.plot(mean["x"], 100 * mean["value"], color=INK, alpha=0.13, lw=0.7)
-        name = names[place]
-        _band(axes, _means(table, "accuracy", name), look[name], scale=100)
-        axes.set_title(wrap(name, 22, 2), fontsize=6.5)
-        _rates(axes, label=place + COLUMNS >= len(names))
-        if place + COLUMNS >= len(names):
-            axes.tick_params(labelbottom=True)
-    for row in grid:
-        row[0].set_ylabel("accuracy (%)")
-    return figure
+    def means(self, name: str, metric: str = "accuracy") -> pd.DataFrame:
+        """The means over seeds of one model, by x; the seeds' own rows where there is a single seed."""
+        found = self.of(name, metric)
+        joined = found[found["seed"].isna()]
+        return (joined if len(joined) else found).sort_values("x")
+
+    def single(self, name: str, metric: str) -> Estimate:
+        """A model's number of one metric over its seeds."""
+        return estimate(self.means(name, metric))
+
+    def value(self, name: str) -> Estimate:
+        return self.single(name, self.headline)
+
+    def draw(self) -> Drawing:
+        if len(self.names) > TOGETHER:
+            return self._multiples()
+        curved = [name for name in self.names if not self.means(name, CURVATURE).empty]
+        figure = new_figure(WIDE if curved else COLUMN, 2.5)
+        grid = figure.subplots(1, 2 if curved else 1, squeeze=False)[0]
+        for name in self.names:
+            _band(grid[0], self.means(name), self.looks[name], scale=100, label=wrap(name, 24, 2))
+        _rates(grid[0])
+        grid[0].set_ylabel("test accuracy (%)")
+        for name in curved:
+            _band(grid[1], self.means(name, CURVATURE), self.looks[name])
+        if curved:
+            grid[1].set_yscale("log")
+            grid[1].set_xlabel("step of fine-tuning at the best rate")
+            grid[1].set_ylabel("balanced largest eigenvalue")
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=2 if curved else 1)
+        return figure
+
+    def _multiples(self) -> Drawing:
+        names = self.names
+        lines = -(-len(names) // COLUMNS)
+        figure = new_figure(WIDE, 0.5 + 1.25 * lines)
+        grid = figure.subplots(lines, COLUMNS, squeeze=False, sharex=True, sharey=True)
+        for number, axes in enumerate(grid.flat):
+            if number >= len(names):
+                axes.set_visible(False)
+                continue
+            for other in names:
+                mean = self.means(other)
+                axes.plot(mean["x"], 100 * mean["value"], color=INK, alpha=0.13, lw=0.7)
+            name, last = names[number], number + COLUMNS >= len(names)
+            _band(axes, self.means(name), self.looks[name], scale=100)
+            axes.set_title(wrap(name, 22, 2), fontsize=6.5)
+            _rates(axes, label=last)
+            if last:
+                axes.tick_params(labelbottom=True)
+        for row in grid:
+            row[0].set_ylabel("accuracy (%)")
+        return figure
+
+    def shows(self) -> str:
+        if self.pair is None:
+            return super().shows()
+        widths = listed([f"{plain(self.single(name, 'lr_width').value)} for {name}" for name in self.pair])
+        return f"{super().shows().rstrip('.')}, and the good rates span {widths} decades."
+
+    @property
+    def rates(self) -> int:
+        """How many learning rates were tried."""
+        return self.rows["x"].nunique()
+
+    @property
+    def band(self) -> str:
+        seeds = self.rows["seed"].dropna().nunique()
+        alone = f" {OF_FINETUNING.removeprefix('seeds ')}" if OF_FINETUNING in set(self.rows["objective"]) else ""
+        return f"95 % t-intervals over {seeds} seeds{alone}" if seeds > 1 else "of the test images alone (one seed)"
+
+    @property
+    def curved(self) -> bool:
+        """Whether the curvature was measured along the way."""
+        return self.report.has(self.probe, CURVATURE)
+
+    @property
+    def multiples(self) -> bool:
+        """Whether every model has a panel of its own."""
+        return len(self.names) > TOGETHER
+
+    def numbers(self) -> pd.DataFrame:
+        lines = []
+        for name in self.names:
+            diverged = self.of(name, "diverged").dropna(subset=["seed"])
+            rates = self.of(name, "best_rate").dropna(subset=["seed", "value"]).sort_values("seed")["value"]
+            lines.append(
+                {
+                    "model": name,
+                    "best accuracy % (95 %)": _text(self.value(name), 100, 1),
+                    "best rate, by seed": " / ".join(f"{rate:g}" for rate in rates) or "–",
+                    "lr_width, decades": _text(self.single(name, "lr_width"), 1, 2),
+                    "steps_to_loss": _text(self.single(name, "steps_to_loss"), 1, 0),
+                    "diverged": f"{diverged['value'].sum():.0f} of {len(diverged)}",
+                }
+            )
+        return pd.DataFrame(lines)
 
 
 def _rates(axes: Axes, label: bool = True) -> None:
@@ -89,69 +132,9 @@ def _rates(axes: Axes, label: bool = True) -> None:
 
 
 def _band(axes: Axes, mean: pd.DataFrame, look: Look, scale: float = 1, label: str | None = None) -> None:
-    x, value = mean["x"].to_numpy(float), scale * mean["value"].to_numpy(float)
-    axes.plot(x, value, ls=look.line, lw=1.2, label=label, **look.points(3.5))
-    low, high = scale * mean["low"].to_numpy(float), scale * mean["high"].to_numpy(float)
-    axes.fill_between(x, low, high, color=look.color, alpha=0.15, lw=0)
-
-
-def caption(table: pd.DataFrame, facts: Facts) -> Caption:
-    """What, how to read, what it shows here, what not to conclude."""
-    own = rows(table, "trainability", "accuracy")
-    names = models(table, facts, "trainability")
-    seeds, rates = own["seed"].dropna().nunique(), own["x"].nunique()
-    alone = f" {OF_FINETUNING.removeprefix('seeds ')}" if OF_FINETUNING in set(own["objective"]) else ""
-    band = f"95 % t-intervals over {seeds} seeds{alone}" if seeds > 1 else "of the test images alone (one seed)"
-    chosen = pair(names, families(table), facts)
-    if chosen is None:
-        third = (
-            f"The best accuracy of {names[0]} is {show(_single(table, 'best_accuracy', names[0]), 'accuracy', True)}."
-        )
-    else:
-        values = (_single(table, "best_accuracy", chosen[0]), _single(table, "best_accuracy", chosen[1]))
-        third = compared("best accuracy", "accuracy", values, chosen).rstrip(".")
-        widths = [f"{plain(_single(table, 'lr_width', name).value)} for {name}" for name in chosen]
-        third += f", and the good rates span {listed(widths)} decades."
-    grey = ", grey lines are the other models" if len(names) > TOGETHER else ""
-    curved = "; right, the curvature along the way" if not rows(table, "trainability", CURVATURE).empty else ""
-    return (
-        f"Test accuracy after fine-tuning {len(names)} model{'s' if len(names) > 1 else ''} with one budget at {rates} "
-        f"learning rates{options(names, facts)}{curved}.",
-        f"A high curve fine-tunes well and a broad one is easy to tune; bands are {band}{grey}.",
-        third,
-        caution(
-            "With this budget and these rates only: a longer fine-tuning can order the models differently, and a "
-            "curve that still rises at the edge has its best beyond it",
-            names,
-            own,
-            facts,
-        ),
-    )
-
-
-def numbers(table: pd.DataFrame, facts: Facts) -> pd.DataFrame:
-    """The figure's numbers as text."""
-    lines = []
-    for name in models(table, facts, "trainability"):
-        lost = rows(table, "trainability", "diverged")
-        lost = lost[(lost["model"] == name) & lost["seed"].notna()]
-        lines.append(
-            {
-                "model": name,
-                "best accuracy % (95 %)": _text(_single(table, "best_accuracy", name), 100, 1),
-                "best rate, by seed": _rates_of(table, name),
-                "lr_width, decades": _text(_single(table, "lr_width", name), 1, 2),
-                "steps_to_loss": _text(_single(table, "steps_to_loss", name), 1, 0),
-                "diverged": f"{lost['value'].sum():.0f} of {len(lost)}",
-            }
-        )
-    return pd.DataFrame(lines)
-
-
-def _rates_of(table: pd.DataFrame, name: str) -> str:
-    own = rows(table, "trainability", "best_rate")
-    own = own[(own["model"] == name) & own["seed"].notna() & own["value"].notna()].sort_values("seed")
-    return " / ".join(f"{rate:g}" for rate in own["value"]) or "–"
+    x, value, low, high = (mean[name].to_numpy(float) for name in ("x", "value", "low", "high"))
+    axes.plot(x, scale * value, ls=look.line, lw=1.2, label=label, **look.points(3.5))
+    axes.fill_between(x, scale * low, scale * high, color=look.color, alpha=0.15, lw=0)
 
 
 def _text(value: Estimate, scale: float, digits: int) -> str:

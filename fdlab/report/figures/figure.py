@@ -1,0 +1,199 @@
+"""What every figure has in common: whose rows it draws, its four sentences, its numbers as text."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache, cached_property
+from importlib import resources
+from operator import attrgetter
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure as Drawing
+
+from fdlab.records.estimate import Estimate
+from fdlab.report.captions import (
+    Caption,
+    caution,
+    compared,
+    counted,
+    late_comparison,
+    listed,
+    on_data,
+    options,
+    pair,
+    seeds,
+)
+from fdlab.report.numbers import show
+from fdlab.report.report import Report
+from fdlab.report.style import Look, looks_of
+
+
+@cache
+def words_of(figure: str) -> dict[str, Any]:
+    """The title and the sentences of a figure in captions.toml, pieces of sentences under ``if`` and ``else``."""
+    text = resources.files("fdlab.report").joinpath("captions.toml").read_text(encoding="utf-8")
+    written = tomllib.loads(text)
+    return {"if": {}, "else": {}, **written["default"], **written[figure]}
+
+
+class Figure:
+    """One subject of a report, drawn from its table and nothing else; its words are in captions.toml.
+
+    A figure states the variables below, ``draw`` and ``numbers``, and properties for the names in its words. The third
+    sentence compares ``value`` of the pair of models, or states that of the only one.
+    """
+
+    metrics: tuple[str, ...]  # what a reader must know the formula of
+    probe: str
+    metric: str  # the figure is there where the table has values of it
+    headline: str = ""  # the metric that sentence three compares; by default ``metric``
+    written_as: str = ""  # the metric whose digits and unit it is written with; by default the same
+    late: bool = False  # sentence three compares the last half of the blocks
+    fewer: bool = False  # the probe may have seen fewer images than others, which the caption then says
+    trainings: bool = True  # sentence four warns of what holds for every comparison of trainings
+
+    def __init__(self, report: Report) -> None:
+        self.report, self.facts = report, report.facts
+        self.words = words_of(type(self).__module__.rpartition(".")[2])
+
+    @property
+    def present(self) -> bool:
+        """Whether the table has the rows of this figure."""
+        return not self.rows.empty
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The rows that decide which models are shown."""
+        return self.report.rows(self.probe, self.metric)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The models of the figure in the report's order."""
+        return self.report.ordered(self.rows["model"])
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """Colour, marker and line of every model of the report."""
+        return looks_of(self.report)
+
+    @cached_property
+    def pair(self) -> tuple[str, str] | None:
+        """The two models that the caption compares, or None."""
+        return pair(self.report, self.names)
+
+    def of(self, name: str, metric: str | None = None) -> pd.DataFrame:
+        """A model's rows of a metric, by default of the figure's own."""
+        found = self.rows if metric is None else self.report.rows(self.probe, metric)
+        return found[found["model"] == name]
+
+    def value(self, name: str) -> Estimate:
+        """A model's number in sentence three."""
+        return self.report.whole(self.probe, self.headline or self.metric, name)
+
+    def draw(self) -> Drawing:
+        """The figure, in its exact size."""
+        raise NotImplementedError
+
+    def numbers(self) -> pd.DataFrame:
+        """The figure's numbers as a table of text, for those who do not see the picture."""
+        raise NotImplementedError
+
+    @property
+    def title(self) -> str:
+        """The heading of the figure."""
+        return str(self.words["title"])
+
+    def caption(self) -> Caption:
+        """Exactly four sentences: what, how to read, what it shows here, what not to conclude."""
+        return self.say("what"), self.say("reading"), self.shows(), self.caution()
+
+    def say(self, sentence: str, **more: object) -> str:
+        """A sentence of captions.toml with its names filled in, by ``more`` or by the figure's own attributes."""
+        return str(self.words[sentence]).format_map(_Names(self, more))
+
+    def shows(self) -> str:
+        """What it shows here: one comparison with its numbers."""
+        if "shows" in self.words:
+            return self.say("shows")
+        if self.late:
+            return late_comparison(self.report, self.headline or self.metric, self.say("quantity"), self.probe)
+        metric, quantity = self.written_as or self.headline or self.metric, self.say("quantity")
+        if self.pair is None:
+            value = show(self.value(self.names[0]), metric, unit=True)
+            return self.say("alone", quantity=quantity, name=self.names[0], value=value)
+        first, second = self.pair
+        return compared(quantity, metric, (self.value(first), self.value(second)), self.pair)
+
+    def caution(self) -> str:
+        """What not to conclude, here and from any comparison of trainings."""
+        warning = self.say("not_said")
+        return caution(self.report, warning, self.names, self.rows) if self.trainings else f"{warning}."
+
+    @property
+    def seeds(self) -> str:
+        """``, seeds 0 and 1``, or nothing."""
+        return seeds(self.report)
+
+    @property
+    def options(self) -> str:
+        """What of the models is not the paper's setting."""
+        return options(self.report, self.names)
+
+    @property
+    def settings(self) -> str:
+        """The seeds, and what of the models is not the paper's setting: the end of the first sentence."""
+        return self.seeds + self.options
+
+    @property
+    def on_images(self) -> str:
+        """The images behind the figure's rows: ``256 images of digits``."""
+        return on_data(self.report, self.rows, fewer=self.fewer)
+
+    @property
+    def objective(self) -> str:
+        """The loss that the figure's rows were measured on."""
+        return str(self.rows["objective"].iloc[0])
+
+    @property
+    def models(self) -> str:
+        """``3 models``."""
+        return counted(len(self.names), "model")
+
+    @property
+    def any_untrained(self) -> bool:
+        """Whether an untrained model is among those shown."""
+        return any(self.report.untrained(name) for name in self.names)
+
+    @property
+    def any_control(self) -> bool:
+        """Whether the untrained start of a model shown is known."""
+        return any(self.report.control_of(name, self.names) for name in self.names)
+
+    @property
+    def images(self) -> int:
+        """The most images behind one of the figure's rows."""
+        return int(self.rows["n"].max())
+
+    @property
+    def objectives(self) -> str:
+        """All that the figure's rows were measured on."""
+        return listed(list(dict.fromkeys(self.rows["objective"])))
+
+
+class _Names:
+    """What stands for a name in a figure's words: a piece of a sentence, or an attribute of the figure."""
+
+    def __init__(self, figure: Figure, more: Mapping[str, object]) -> None:
+        self.figure, self.more = figure, more
+
+    def __getitem__(self, name: str) -> object:
+        if name in self.more:
+            return self.more[name]
+        yes, no = self.figure.words["if"], self.figure.words["else"]
+        for condition in (condition for side in (yes, no) for condition, pieces in side.items() if name in pieces):
+            side = yes if attrgetter(condition)(self.figure) else no
+            return str(side.get(condition, {}).get(name, "")).format_map(self)
+        value = getattr(self.figure, name)
+        return listed(value) if isinstance(value, list) else value
