@@ -22,15 +22,11 @@ _MARK = "fdlab"
 
 def note(figure: str, report: Report, caption: str) -> str:
     """The note of one figure as one line of ASCII."""
-    facts = report.facts
     content = {
         _MARK: __version__,
         "figure": figure,
         "models": report.models,
-        "data": facts.data or None,
-        "images": facts.images,
-        "seed": facts.seed,
-        "command": facts.command or None,
+        **{key: report.facts.written.get(key) for key in ("data", "images", "seed", "command")},
         "table_sha256": report.digest,
         "caption": caption,
     }

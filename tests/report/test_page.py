@@ -212,7 +212,7 @@ def test_verdicts_alerts_and_pairs_come_first(table: pd.DataFrame, facts: Facts)
     assert "+0.20 (-0.10 to +0.50)</td><td>not separated" in text
     assert "sha256 ab12" in text
     # A difference is no value: the figures do not see it.
-    assert "Attention distance" in page(Report(Report(join([table, frame(changes)]), facts), ["attention_distance"]))
+    assert "Attention distance" in page(Report(join([table, frame(changes)]), facts), ["attention_distance"])
 
 
 def test_premises_of_a_study_stand_before_its_claims(table: pd.DataFrame, facts: Facts) -> None:

@@ -73,7 +73,7 @@ class AttentionDistance(OfHeads):
         for name in self.names:
             spread = self.report.by_block("distance_spread", name)
             for index, heads in self.of(name).groupby("block"):
-                block = int(index) + 1
+                block = int(str(index)) + 1
                 known = block in set(spread["block"])
                 lines.append(
                     {

@@ -53,7 +53,7 @@ class Maps(Figure):
     def panels(self, name: str) -> list[tuple[int, list[int]]]:
         """(block, heads as the probe chose them: smallest distance first) of one model, from the first block."""
         found = self.of(name)[["block", "head"]].drop_duplicates()
-        return [(int(block), [int(head) for head in part["head"]]) for block, part in found.groupby("block")]
+        return [(int(str(block)), [int(head) for head in part["head"]]) for block, part in found.groupby("block")]
 
     def matrix(self, name: str, block: int, head: int) -> np.ndarray:
         """(y, x) of one head."""

@@ -93,7 +93,7 @@ class Cka(Figure):
         grid = figure.subplots(count, count, squeeze=False)
         drawn: Any = None
         for row, across in np.ndindex(count, count):
-            axes: Axes = grid[row, across]
+            axes: Any = grid[row, across]
             if across > row:
                 axes.set_axis_off()
                 continue

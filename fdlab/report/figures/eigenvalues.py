@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,7 +85,7 @@ class Eigenvalues(Figure):
         return pd.DataFrame(lines)
 
 
-def _point(axes: Axes, value: Estimate, y: float, look: Look, style: dict[str, object]) -> None:
+def _point(axes: Axes, value: Estimate, y: float, look: Look, style: dict[str, Any]) -> None:
     if not value.known:
         return
     axes.plot([value.value], [y], ls="", **style)

@@ -46,9 +46,9 @@ class Finetune(Figure):
     def _points(self, axes: Axes, metric: str, name: str, row: int, scale: float, form: str) -> None:
         """The runs of one model in one panel, several seeds one under the other; a single one with its number."""
         runs = self.of(name, metric).dropna(subset=["value"])
-        for number, run in enumerate(runs.itertuples()):
+        for number, (_, run) in enumerate(runs.iterrows()):
             y = row + (number - (len(runs) - 1) / 2) * 0.5 / max(len(runs), 1)
-            value = run.value * scale
+            value = float(run["value"]) * scale
             axes.errorbar([value], [y], xerr=bars(run) * scale, ls="", elinewidth=1.0, **self.looks[name].points(5))
             if len(runs) == 1:
                 number_above(axes, form.format(value), value, y)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
@@ -48,7 +49,7 @@ class HeadSimilarity(Figure):
         height = 0.45 + down * (0.25 + 0.95 * len(self.known))
         figure = new_figure(COLUMN if across == 1 else WIDE, height)
         grid = figure.subplots(down * len(self.known), across, squeeze=False, sharex=True, sharey="none")
-        top = self.report.rows(self.probe, "distance_spread")[["value", "high"]].max(axis=None)
+        top = float(np.nanmax(self.report.rows(self.probe, "distance_spread")[["value", "high"]], initial=0.0))
         for number in range(down * across):
             band, column = divmod(number, across)
             for line, metric in enumerate(self.known):

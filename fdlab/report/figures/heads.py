@@ -77,6 +77,6 @@ class OfHeads(Figure):
         if uniform:
             handles.append(Line2D([], [], **REFERENCE_LINE, label="uniform attention"))
         if controls:
-            style = {"ls": "", "marker": "o", "ms": 3.2, "mew": 0, "color": FAINT}
+            style: dict[str, Any] = {"ls": "", "marker": "o", "ms": 3.2, "mew": 0, "color": FAINT}
             handles.append(Line2D([], [], **style, label="untrained, same design"))
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles) if across > 1 else 2)

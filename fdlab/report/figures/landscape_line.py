@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
@@ -70,8 +71,8 @@ class LandscapeLine(Figure):
 
     def _scale_of_losses(self, axes: Axes) -> None:
         """One scale for all panels; logarithmic where the loss spans more than a decade."""
-        low = float(self.rows[["low", "value"]].min(axis=None))
-        high = float(self.rows[["high", "value"]].max(axis=None))
+        low = float(np.nanmin(self.rows[["low", "value"]]))
+        high = float(np.nanmax(self.rows[["high", "value"]]))
         if low > 0 and high > 10 * low:
             axes.set_yscale("log")
             axes.set_ylim(low / 1.3, high * 1.3)
@@ -84,7 +85,8 @@ class LandscapeLine(Figure):
         base, there = curve[curve["x"] == 0]["value"], curve[curve["x"] == self.distance]
         if base.empty or there.empty:
             return UNKNOWN
-        return Estimate(*(float(there.iloc[0][part] - base.iloc[0]) for part in PARTS))
+        value, low, high = (float(there.iloc[0][part] - base.iloc[0]) for part in PARTS)
+        return Estimate(value, low, high)
 
     def shows(self) -> str:
         return super().shows().replace("intervals", "bands")
