@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from fdlab.checkpoints.contents import Contents
-from fdlab.checkpoints.families.family import EMA, MODEL, PATCHES, Family, Matches, Network
+from fdlab.checkpoints.families.family import EMA, HALF, MODEL, PATCHES, Family, Network, all_of
 
-HALF = (0.5, 0.5, 0.5)
 SHARED = "rel_pos_bias.relative_position_bias_table"
 LEFTOVERS = (
     r"mask_token",
@@ -16,7 +15,6 @@ LEFTOVERS = (
     r".*relative_position_index",
     r".*attn\.k_bias",  # softmax cancels it
 )
-_HEADS = {768: 12, 1024: 16}
 
 
 def is_beit(network: Network) -> bool:
@@ -46,46 +44,50 @@ def _matches_finetuned(network: Network, contents: Contents) -> bool:
     return is_beit(network) and "head.weight" in network
 
 
-def _matches_beit(network: Network, contents: Contents) -> bool:
-    return is_beit(network)
-
-
-def _entry(name: str, title: str, matches: Matches, **more: Any) -> Family:
-    settings: dict[str, Any] = {
-        "kind": "mim",
-        "encoders": {"model": MODEL, "ema": EMA},
-        "default": ("model", "ema"),
-        "builder": "beit",
-        "leftovers": LEFTOVERS,
-        "heads": _HEADS,
-        **more,
-    }
-    return Family(name=name, title=title, matches=matches, **settings)
-
-
+BEIT_V2 = Family(
+    name="beitv2",
+    title="BEiT v2, pre-trained",
+    kind="mim",
+    encoders={"model": MODEL, "ema": EMA},
+    default=("model", "ema"),
+    matches=_matches_beit_v2,
+    builder="beit",
+    leftovers=LEFTOVERS,
+    heads={768: 12, 1024: 16},
+)
 FAMILIES = (
-    _entry(
-        "data2vec_vision",
-        "data2vec-vision (BEiT's block, one shared relative table)",
-        _matches_data2vec,
+    replace(
+        BEIT_V2,
+        name="data2vec_vision",
+        title="data2vec-vision (BEiT's block, one shared relative table)",
+        matches=_matches_data2vec,
         notes=("data2vec: the published fine-tuning of ViT-B used mean and std 0.5, pre-training ImageNet's",),
     ),
-    _entry("beitv2", "BEiT v2, pre-trained", _matches_beit_v2),
-    _entry(
-        "simmim_finetuned",
-        "a fine-tuned SimMIM or feature-distillation ViT (BEiT's block; the two look the same)",
-        _matches_finetuned_here,
+    BEIT_V2,
+    replace(
+        BEIT_V2,
+        name="simmim_finetuned",
+        title="a fine-tuned SimMIM or feature-distillation ViT (BEiT's block; the two look the same)",
         kind="unknown",
+        matches=_matches_finetuned_here,
     ),
-    _entry(
-        "beit_finetuned",
-        "a fine-tuned BEiT or BEiT v2 (they look the same)",
-        _matches_finetuned,
+    replace(
+        BEIT_V2,
+        name="beit_finetuned",
+        title="a fine-tuned BEiT or BEiT v2 (they look the same)",
+        matches=_matches_finetuned,
         notes=("mean and std: BEiT's own 22k files use 0.5, BEiT v2 ImageNet's; the file does not say which it is",),
         timm_names={
             (768, 12, 16): "beit_base_patch16_224.in22k_ft_in22k",
             (1024, 24, 16): "beit_large_patch16_224.in22k_ft_in22k",
         },
     ),
-    _entry("beit", "BEiT, pre-trained (shared relative table)", _matches_beit, mean=HALF, std=HALF),
+    replace(
+        BEIT_V2,
+        name="beit",
+        title="BEiT, pre-trained (shared relative table)",
+        matches=all_of(is_beit),
+        mean=HALF,
+        std=HALF,
+    ),
 )

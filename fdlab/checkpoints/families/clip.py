@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import replace
 
 from torch import Tensor
 
 from fdlab.checkpoints.contents import Contents
-from fdlab.checkpoints.families.family import Family, Matches, Network, under
+from fdlab.checkpoints.families.family import Family, Network, all_of, under
 
+FINAL = "the final norm is applied to all tokens (CLIP itself reads the class token only)"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _RENAMES = (
     (r"^conv1\.", "patch_embed.proj."),
@@ -47,10 +48,6 @@ def _matches_quick(network: Network, contents: Contents) -> bool:
     return _is_clip(network) and bool(re.search(r"-quickgelu$", name))
 
 
-def _matches_open_clip(network: Network, contents: Contents) -> bool:
-    return _is_clip(network)
-
-
 def add_axes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The class embedding (C) and the table (N, C) as (1, 1, C) and (1, N, C)."""
     moved = dict(state)
@@ -61,61 +58,52 @@ def add_axes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return moved
 
 
-def _entry(name: str, title: str, matches: Matches, **more: Any) -> Family:
-    settings: dict[str, Any] = {
-        "kind": "image-text",
-        "encoders": {"visual": under("visual.")},
-        "default": ("visual",),
-        "marker": "conv1.weight",
-        "leftovers": _LEFTOVERS,
-        "renames": _RENAMES,
-        "convert": add_axes,
-        "mean": MEAN,
-        "std": STD,
-        "norm_eps": 1e-5,
-        "resize_is_ours": True,
-        **more,
-    }
-    return Family(name=name, title=title, matches=matches, **settings)
-
-
-_FINAL = "the final norm is applied to all tokens (CLIP itself reads the class token only)"
-FAMILIES = (
-    _entry(
-        "openai_clip",
-        "OpenAI CLIP, image tower",
-        _matches_openai,
-        heads={768: 12, 1024: 16},
-        activation="quick_gelu",
-        notes=(_FINAL,),
-        timm_names={
-            (768, 12, 32): "vit_base_patch32_clip_quickgelu_224.openai",
-            (768, 12, 16): "vit_base_patch16_clip_quickgelu_224.openai",
-            (1024, 24, 14): "vit_large_patch14_clip_quickgelu_224.openai",
-        },
+OPEN_CLIP = Family(
+    name="open_clip",
+    title="open_clip, image tower",
+    kind="image-text",
+    encoders={"visual": under("visual.")},
+    default=("visual",),
+    matches=all_of(_is_clip),
+    marker="conv1.weight",
+    leftovers=_LEFTOVERS,
+    renames=_RENAMES,
+    convert=add_axes,
+    heads={768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16},
+    mean=MEAN,
+    std=STD,
+    norm_eps=1e-5,
+    resize_is_ours=True,
+    notes=(FINAL,),
+    unknown_activation=(
+        "without open_clip_config.json QuickGELU cannot be seen: give activation=quick_gelu where it holds"
     ),
-    _entry(
-        "open_clip",
-        "open_clip, image tower, QuickGELU by the model's name",
-        _matches_quick,
-        heads={768: 12, 1024: 16, 1280: 16},
-        activation="quick_gelu",
-        notes=(_FINAL,),
-    ),
-    _entry(
-        "open_clip",
-        "open_clip, image tower",
-        _matches_open_clip,
-        heads={768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16},
-        notes=(_FINAL,),
-        unknown_activation=(
-            "without open_clip_config.json QuickGELU cannot be seen: give activation=quick_gelu where it holds"
-        ),
-        timm_names={
-            (768, 12, 32): "vit_base_patch32_clip_224.laion2b",
-            (768, 12, 16): "vit_base_patch16_clip_224.laion2b",
-            (1024, 24, 14): "vit_large_patch14_clip_224.laion2b",
-            (1280, 32, 14): "vit_huge_patch14_clip_224.laion2b",
-        },
-    ),
+    timm_names={
+        (768, 12, 32): "vit_base_patch32_clip_224.laion2b",
+        (768, 12, 16): "vit_base_patch16_clip_224.laion2b",
+        (1024, 24, 14): "vit_large_patch14_clip_224.laion2b",
+        (1280, 32, 14): "vit_huge_patch14_clip_224.laion2b",
+    },
 )
+QUICK = replace(
+    OPEN_CLIP,
+    title="open_clip, image tower, QuickGELU by the model's name",
+    matches=_matches_quick,
+    heads={768: 12, 1024: 16, 1280: 16},
+    activation="quick_gelu",
+    unknown_activation="",
+    timm_names={},
+)
+OPENAI = replace(
+    QUICK,
+    name="openai_clip",
+    title="OpenAI CLIP, image tower",
+    matches=_matches_openai,
+    heads={768: 12, 1024: 16},
+    timm_names={
+        (768, 12, 32): "vit_base_patch32_clip_quickgelu_224.openai",
+        (768, 12, 16): "vit_base_patch16_clip_quickgelu_224.openai",
+        (1024, 24, 14): "vit_large_patch14_clip_quickgelu_224.openai",
+    },
+)
+FAMILIES = (OPENAI, QUICK, OPEN_CLIP)

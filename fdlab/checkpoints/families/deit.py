@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fdlab.checkpoints.contents import Contents
 from fdlab.checkpoints.families.family import EMA, MODEL, Family, Network, is_plain_vit, is_square
-
-_HEADS = {192: 3, 384: 6, 512: 8, 768: 12, 1024: 16}
-_ARCHES = {
-    f"deit_{size}{kind}_patch16_{pixels}": 64
-    for size in ("tiny", "small", "base")
-    for kind in ("", "_distilled")
-    for pixels in (224, 384)
-}
-_ENCODERS = {"model": MODEL, "ema": EMA}
 
 
 def _matches_distilled(network: Network, contents: Contents) -> bool:
@@ -29,51 +22,47 @@ def _matches_deit(network: Network, contents: Contents) -> bool:
     return is_plain_vit(network) and "head.weight" in network and own and network["head.weight"].ndim == 2
 
 
-DISTILLED = Family(
-    name="deit_distilled",
-    title="DeiT distilled (two prefix tokens, two heads)",
+DEIT = Family(
+    name="deit",
+    title="DeiT (plain ViT with a classifier)",
     kind="supervised",
-    encoders=_ENCODERS,
+    encoders={"model": MODEL, "ema": EMA},
     default=("model", "ema"),
-    matches=_matches_distilled,
-    heads=_HEADS,
-    arches=_ARCHES,
+    matches=_matches_deit,
+    heads={192: 3, 384: 6, 512: 8, 768: 12, 1024: 16},
+    arches={
+        f"deit_{size}{kind}_patch16_{pixels}": 64
+        for size in ("tiny", "small", "base")
+        for kind in ("", "_distilled")
+        for pixels in (224, 384)
+    },
     timm_names={
-        (192, 12, 16): "deit_tiny_distilled_patch16_224.fb_in1k",
-        (384, 12, 16): "deit_small_distilled_patch16_224.fb_in1k",
-        (768, 12, 16): "deit_base_distilled_patch16_224.fb_in1k",
+        (192, 12, 16): "deit_tiny_patch16_224.fb_in1k",
+        (384, 12, 16): "deit_small_patch16_224.fb_in1k",
+        (768, 12, 16): "deit_base_patch16_224.fb_in1k",
     },
 )
-DEIT3 = Family(
+DISTILLED = replace(
+    DEIT,
+    name="deit_distilled",
+    title="DeiT distilled (two prefix tokens, two heads)",
+    matches=_matches_distilled,
+    timm_names={size: name.replace("_patch16", "_distilled_patch16") for size, name in DEIT.timm_names.items()},
+)
+DEIT3 = replace(
+    DEIT,
     name="deit3",
     title="DeiT III (layer scale, no position for the class token)",
-    kind="supervised",
-    encoders=_ENCODERS,
-    default=("model", "ema"),
     matches=_matches_deit3,
     renames=((r"\.gamma_([12])$", r".ls\1.gamma"),),
-    heads={**_HEADS, 1280: 16},
+    heads={**DEIT.heads, 1280: 16},
+    arches={},
     timm_names={
         (384, 12, 16): "deit3_small_patch16_224.fb_in1k",
         (512, 12, 16): "deit3_medium_patch16_224.fb_in1k",
         (768, 12, 16): "deit3_base_patch16_224.fb_in1k",
         (1024, 24, 16): "deit3_large_patch16_224.fb_in1k",
         (1280, 32, 14): "deit3_huge_patch14_224.fb_in1k",
-    },
-)
-DEIT = Family(
-    name="deit",
-    title="DeiT (plain ViT with a classifier)",
-    kind="supervised",
-    encoders=_ENCODERS,
-    default=("model", "ema"),
-    matches=_matches_deit,
-    heads=_HEADS,
-    arches=_ARCHES,
-    timm_names={
-        (192, 12, 16): "deit_tiny_patch16_224.fb_in1k",
-        (384, 12, 16): "deit_small_patch16_224.fb_in1k",
-        (768, 12, 16): "deit_base_patch16_224.fb_in1k",
     },
 )
 FAMILIES = (DISTILLED, DEIT3, DEIT)

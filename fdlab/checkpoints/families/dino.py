@@ -10,14 +10,6 @@ from fdlab.checkpoints.families.family import MODEL, PATCHES, Family, Network, P
 
 # Early full files have no ``backbone.``; ``module.`` is gone by the time places are looked up.
 _PREFIXES = ("backbone.", "")
-_ENCODERS = {
-    "teacher": (Place("teacher", _PREFIXES),),
-    "student": (Place("student", _PREFIXES),),
-    "backbone": tuple(Place(place.table, _PREFIXES) for place in MODEL),
-}
-_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
-_ARCHES = {f"{kind}_{size}": 64 for kind in ("vit", "deit") for size in ("tiny", "small", "base", "large")}
-_LEFTOVERS = (r"/?head\.(mlp|last_layer|last_layer2)\..*", r"/?head\.last_layer2?", r"masked_embed", r"mask_token")
 
 
 def _matches_dino(network: Network, contents: Contents) -> bool:
@@ -37,30 +29,21 @@ def _matches_timm(network: Network, contents: Contents) -> bool:
     return "pos_embed" in network and {PATCHES, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"} <= set(network)
 
 
-IBOT = Family(
-    name="ibot",
-    title="iBOT (plain ViT, full training file)",
-    kind="contrastive",
-    encoders=_ENCODERS,
-    default=("teacher", "backbone", "student"),
-    matches=_matches_ibot,
-    leftovers=_LEFTOVERS,
-    renames=((r"\.gamma_([12])$", r".ls\1.gamma"),),
-    heads=_HEADS,
-    arches=_ARCHES,
-    resize="offset",
-)
 DINO = Family(
     name="dino",
     title="DINO (plain ViT with a learned table; iBOT and DeiT without a head look the same)",
     kind="unknown",
-    encoders=_ENCODERS,
+    encoders={
+        "teacher": (Place("teacher", _PREFIXES),),
+        "student": (Place("student", _PREFIXES),),
+        "backbone": tuple(Place(place.table, _PREFIXES) for place in MODEL),
+    },
     default=("teacher", "backbone", "student"),
     matches=_matches_dino,
-    leftovers=_LEFTOVERS,
+    leftovers=(r"/?head\.(mlp|last_layer|last_layer2)\..*", r"/?head\.last_layer2?", r"masked_embed", r"mask_token"),
     renames=((r"\.gamma_([12])$", r".ls\1.gamma"),),
-    heads=_HEADS,
-    arches=_ARCHES,
+    heads={192: 3, 384: 6, 768: 12, 1024: 16},
+    arches={f"{kind}_{size}": 64 for kind in ("vit", "deit") for size in ("tiny", "small", "base", "large")},
     resize="offset",
     timm_names={
         (384, 12, 16): "vit_small_patch16_224.dino",
@@ -70,14 +53,19 @@ DINO = Family(
     },
 )
 DINO_TRAINING = replace(DINO, kind="contrastive", matches=_matches_dino_training)
+IBOT = replace(
+    DINO,
+    name="ibot",
+    title="iBOT (plain ViT, full training file)",
+    kind="contrastive",
+    matches=_matches_ibot,
+    timm_names={},
+)
 TIMM_VIT = Family(
     name="timm_vit",
     title="a plain ViT under timm's keys, without its architecture's name",
     kind="unknown",
-    encoders={
-        "ema": (Place("state_dict_ema"), Place("model_ema")),
-        "model": MODEL,
-    },
+    encoders={"ema": (Place("state_dict_ema"), Place("model_ema")), "model": MODEL},
     default=("ema", "model"),
     matches=_matches_timm,
     resize="antialias",

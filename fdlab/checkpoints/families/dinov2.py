@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from fdlab.checkpoints.contents import Contents
@@ -39,7 +41,7 @@ def _matches_registers(network: Network, contents: Contents) -> bool:
     return "register_tokens" in network and "pos_embed" in network
 
 
-def _fold_class_row(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def fold_class_row(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """timm adds no position to the class token where there are registers: its row goes into the token."""
     table = state["pos_embed"]
     return {**state, "cls_token": state["cls_token"] + table[:, :1], "pos_embed": table[:, 1:]}
@@ -58,17 +60,11 @@ DINOV2 = Family(
     resize="offset",
     timm_names={(*size, 14): f"vit_{name}_patch14_dinov2.lvd142m" for size, name in _NAMES.items()},
 )
-DINOV2_REGISTERS = Family(
-    name="dinov2",
+DINOV2_REGISTERS = replace(
+    DINOV2,
     title="DINOv2 with registers",
-    kind="contrastive",
-    encoders=_ENCODERS,
-    default=("teacher", "backbone", "student"),
     matches=_matches_registers,
-    leftovers=_LEFTOVERS,
-    renames=_RENAMES,
-    convert=_fold_class_row,
-    heads={384: 6, 768: 12, 1024: 16, 1536: 24},
+    convert=fold_class_row,
     resize="antialias",
     timm_names={(*size, 14): f"vit_{name}_patch14_reg4_dinov2.lvd142m" for size, name in _NAMES.items()},
 )

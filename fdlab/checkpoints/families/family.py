@@ -16,6 +16,7 @@ Network = Mapping[str, Tensor]
 Builder = Literal["vit", "beit", "eva", "dinov3", "swin", "swin_v2", "timm"]
 Matches = Callable[[Mapping[str, Tensor], Contents], bool]
 PATCHES = "patch_embed.proj.weight"
+HALF = (0.5, 0.5, 0.5)  # mean and std where images come in [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,11 @@ class Family:
             return name is not None and self.matches(self.tensors(contents, networks[name]), contents)
         except (IndexError, RuntimeError, ValueError):  # a tensor of an impossible shape: not this family's
             return False
+
+
+def all_of(*signs: Callable[[Network], bool]) -> Matches:
+    """The signature that holds where every sign holds of the default network."""
+    return lambda network, contents: all(sign(network) for sign in signs)
 
 
 def is_plain_vit(network: Network) -> bool:

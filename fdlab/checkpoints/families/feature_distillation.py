@@ -1,18 +1,18 @@
 """The official feature-distillation files: student under ``encoder.``, frozen teacher under ``feature_model.``.
 
-The teacher is often the better-known layout; it is never taken.
+The student's layout is SimMIM's of the same class. The teacher is often the better-known layout; it is never taken.
 """
 
 from __future__ import annotations
 
-from fdlab.checkpoints.builders.swin import timm_order
-from fdlab.checkpoints.contents import Contents
-from fdlab.checkpoints.families.beit import LEFTOVERS, is_beit
-from fdlab.checkpoints.families.family import Family, Network, under
-from fdlab.checkpoints.families.swin import RENAMES, is_swin, is_swin_v2, spread_shared_bias
+from collections.abc import Callable
+from dataclasses import replace
 
-_BESIDE = (r"/decoder\..*", r"/feature_model\..*", r"mask_token")
-_ENCODERS = {"encoder": under("encoder.")}
+from fdlab.checkpoints.families import simmim
+from fdlab.checkpoints.families.beit import is_beit
+from fdlab.checkpoints.families.family import Family, Network, all_of
+from fdlab.checkpoints.families.swin import is_swin, is_swin_v2
+
 _NOTES = ("the student (encoder.) is taken; a frozen teacher (feature_model.) in the file is left alone",)
 
 
@@ -22,56 +22,31 @@ def _is_distilled(network: Network) -> bool:
     return any(key.startswith("/feature_model.") for key in network) or (decoder is not None and decoder.ndim == 3)
 
 
-def _matches_vit(network: Network, contents: Contents) -> bool:
-    return _is_distilled(network) and is_beit(network)
-
-
-def _matches_swin_v2(network: Network, contents: Contents) -> bool:
-    return _is_distilled(network) and is_swin_v2(network)
-
-
-def _matches_swin(network: Network, contents: Contents) -> bool:
-    return _is_distilled(network) and is_swin(network)
-
-
-FAMILIES = (
-    Family(
-        name="fd_vit_distilled",
-        title="feature-distilled ViT of the official code (BEiT's block, one shared relative table)",
+def _distilled(family: Family, name: str, title: str, is_class: Callable[[Network], bool]) -> Family:
+    return replace(
+        family,
+        name=name,
+        title=title,
         kind="distilled",
-        encoders=_ENCODERS,
-        default=("encoder",),
-        matches=_matches_vit,
-        builder="beit",
-        leftovers=(*LEFTOVERS, *_BESIDE),
-        heads={768: 12, 1024: 16},
+        matches=all_of(_is_distilled, is_class),
+        leftovers=(*family.leftovers, r"/feature_model\..*"),
         notes=_NOTES,
+    )
+
+
+_SWIN_V2 = _distilled(
+    simmim.SWIN_V2, "fd_swin_v2_distilled", "feature-distilled Swin V2 of the official code", is_swin_v2
+)
+FAMILIES = (
+    _distilled(
+        simmim.VIT,
+        "fd_vit_distilled",
+        "feature-distilled ViT of the official code (BEiT's block, one shared relative table)",
+        is_beit,
     ),
-    Family(
-        name="fd_swin_v2_distilled",
-        title="feature-distilled Swin V2 of the official code",
-        kind="distilled",
-        encoders=_ENCODERS,
-        default=("encoder",),
-        matches=_matches_swin_v2,
-        builder="swin_v2",
-        leftovers=_BESIDE,
-        renames=RENAMES,
-        convert=lambda state: timm_order(spread_shared_bias(state)),
-        norm_eps=1e-5,
+    replace(
+        _SWIN_V2,
         notes=(*_NOTES, "position bias 16 sigmoid(...), as in the published configuration: no tensor shows it"),
     ),
-    Family(
-        name="fd_swin_distilled",
-        title="feature-distilled Swin of the official code",
-        kind="distilled",
-        encoders=_ENCODERS,
-        default=("encoder",),
-        matches=_matches_swin,
-        builder="swin",
-        leftovers=_BESIDE,
-        convert=timm_order,
-        norm_eps=1e-5,
-        notes=_NOTES,
-    ),
+    _distilled(simmim.SWIN, "fd_swin_distilled", "feature-distilled Swin of the official code", is_swin),
 )

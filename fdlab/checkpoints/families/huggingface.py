@@ -6,19 +6,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from fdlab.checkpoints.contents import Contents
-from fdlab.checkpoints.families.clip import MEAN, STD, add_axes
-from fdlab.checkpoints.families.family import Family, Matches, Network, under
+from fdlab.checkpoints.families.clip import FINAL, MEAN, STD, add_axes
+from fdlab.checkpoints.families.dinov2 import fold_class_row
+from fdlab.checkpoints.families.family import HALF, Family, Network, all_of, under
+from fdlab.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD
 
-_MARKER = "embeddings.patch_embeddings.projection.weight"
-_NAMES = ("vit.", "deit.", "beit.", "data2vec_vision.", "dinov2.", "dinov2_with_registers.", "")
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
-_HALF = (0.5, 0.5, 0.5)
 _RENAMES = (
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.distillation_token$", "dist_token"),
@@ -79,29 +78,23 @@ def _plain_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _join_registers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    state = _join(state)
-    table = state["pos_embed"]
-    return {**state, "cls_token": state["cls_token"] + table[:, :1], "pos_embed": table[:, 1:]}
-
-
 def _model_type(contents: Contents, *types: str) -> bool:
     """Whether ``config.json`` names one of these types."""
     return contents.value("model_type") in types
 
 
 def _matches_beit(network: Network, contents: Contents) -> bool:
-    return "encoder.layer.0.attention.attention.query.weight" in network and (
+    return _is_vit(network) and (
         "encoder.layer.0.lambda_1" in network or _model_type(contents, "beit", "data2vec-vision")
     )
 
 
-def _matches_dinov2(network: Network, contents: Contents) -> bool:
-    return "encoder.layer.0.layer_scale1.lambda1" in network and "embeddings.register_tokens" not in network
+def _is_dinov2(network: Network) -> bool:
+    return "encoder.layer.0.layer_scale1.lambda1" in network
 
 
-def _matches_registers(network: Network, contents: Contents) -> bool:
-    return "encoder.layer.0.layer_scale1.lambda1" in network and "embeddings.register_tokens" in network
+def _has_registers(network: Network) -> bool:
+    return "embeddings.register_tokens" in network
 
 
 def _matches_mae(network: Network, contents: Contents) -> bool:
@@ -111,27 +104,12 @@ def _matches_mae(network: Network, contents: Contents) -> bool:
     return decoder or _model_type(contents, "vit_mae")
 
 
-def _matches_classifier(network: Network, contents: Contents) -> bool:
-    return _matches_vit(network, contents) and any(re.match(r"/?(cls_)?classifier\.", key) for key in network)
-
-
-def _matches_vit(network: Network, contents: Contents) -> bool:
+def _is_vit(network: Network) -> bool:
     return "encoder.layer.0.attention.attention.query.weight" in network
 
 
-def _entry(name: str, title: str, matches: Matches, **more: Any) -> Family:
-    settings: dict[str, Any] = {
-        "encoders": {"model": under(*_NAMES)},
-        "default": ("model",),
-        "marker": _MARKER,
-        "leftovers": _LEFTOVERS,
-        "renames": _RENAMES,
-        "convert": _join,
-        "heads": _HEADS,
-        "norm_eps": 1e-12,
-        **more,
-    }
-    return Family(name=name, title=title, matches=matches, **settings)
+def _has_classifier(network: Network) -> bool:
+    return any(re.match(r"/?(cls_)?classifier\.", key) for key in network)
 
 
 _CLIP = Family(
@@ -166,41 +144,61 @@ _CLIP = Family(
     norm_eps=1e-5,
     activation="quick_gelu",
     resize_is_ours=True,
-    notes=("the final norm is applied to all tokens (CLIP itself reads the class token only)",),
+    notes=(FINAL,),
 )
-FAMILIES = (
-    _CLIP,
-    _entry(
-        "hf_beit",
-        "Hugging Face BEiT or data2vec-vision",
-        _matches_beit,
-        kind="mim",
-        builder="beit",
-        mean=_HALF,
-        std=_HALF,
-        resize_is_ours=True,
-    ),
-    _entry(
-        "hf_dinov2",
-        "Hugging Face DINOv2 with registers",
-        _matches_registers,
-        kind="contrastive",
-        convert=_join_registers,
-        norm_eps=1e-6,
-        resize="antialias",
-        resize_is_ours=True,
-    ),
-    _entry(
-        "hf_dinov2",
-        "Hugging Face DINOv2",
-        _matches_dinov2,
-        kind="contrastive",
-        norm_eps=1e-6,
-        resize="offset",
-        resize_is_ours=True,
-    ),
-    _entry("hf_vitmae", "Hugging Face ViT-MAE", _matches_mae, kind="mim", fixed_positions=True),
-    _entry("hf_vit", "Hugging Face ViT or DeiT", _matches_classifier, kind="supervised", mean=_HALF, std=_HALF),
-    # DINO's files on the hub have this layout as well.
-    _entry("hf_vit", "Hugging Face ViT or DeiT", _matches_vit, kind="unknown", mean=_HALF, std=_HALF),
+_VIT = Family(
+    name="hf_vit",
+    title="Hugging Face ViT or DeiT",
+    kind="unknown",  # DINO's files on the hub have this layout as well
+    encoders={"model": under("vit.", "deit.", "beit.", "data2vec_vision.", "dinov2.", "dinov2_with_registers.", "")},
+    default=("model",),
+    matches=all_of(_is_vit),
+    marker="embeddings.patch_embeddings.projection.weight",
+    leftovers=_LEFTOVERS,
+    renames=_RENAMES,
+    convert=_join,
+    heads=_HEADS,
+    mean=HALF,
+    std=HALF,
+    norm_eps=1e-12,
 )
+_BEIT = replace(
+    _VIT,
+    name="hf_beit",
+    title="Hugging Face BEiT or data2vec-vision",
+    kind="mim",
+    matches=_matches_beit,
+    builder="beit",
+    resize_is_ours=True,
+)
+_MAE = replace(
+    _VIT,
+    name="hf_vitmae",
+    title="Hugging Face ViT-MAE",
+    kind="mim",
+    matches=_matches_mae,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    fixed_positions=True,
+)
+_DINOV2 = replace(
+    _VIT,
+    name="hf_dinov2",
+    title="Hugging Face DINOv2",
+    kind="contrastive",
+    matches=all_of(_is_dinov2),
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    norm_eps=1e-6,
+    resize="offset",
+    resize_is_ours=True,
+)
+_REGISTERS = replace(
+    _DINOV2,
+    title="Hugging Face DINOv2 with registers",
+    matches=all_of(_is_dinov2, _has_registers),
+    convert=lambda state: fold_class_row(_join(state)),
+    resize="antialias",
+)
+_CLASSIFIER = replace(_VIT, kind="supervised", matches=all_of(_is_vit, _has_classifier))
+FAMILIES = (_CLIP, _BEIT, _REGISTERS, _DINOV2, _MAE, _CLASSIFIER, _VIT)

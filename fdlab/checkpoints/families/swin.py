@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from torch import Tensor
 
 from fdlab.checkpoints.builders.swin import timm_order
 from fdlab.checkpoints.contents import Contents
-from fdlab.checkpoints.families.family import EMA, MODEL, PATCHES, Family, Network, Place
+from fdlab.checkpoints.families.family import EMA, MODEL, PATCHES, Family, Network, Place, all_of
 
 RENAMES = ((r"\.rpe_mlp\.", ".cpb_mlp."),)  # SimMIM's and the distillation code's older name
 _SHARED = re.compile(r"layers\.(\d+)\.rel_pos_bias\.(.*)")
@@ -24,8 +25,8 @@ def is_swin(network: Network) -> bool:
     return PATCHES in network and "layers.0.blocks.0.attn.relative_position_bias_table" in network
 
 
-def spread_shared_bias(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A bias network of a whole stage becomes every block's own: the same function."""
+def timm_order_of_v2(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``timm_order``; a bias network of a whole stage becomes every block's own, which is the same function."""
     spread = {key: value for key, value in state.items() if not _SHARED.fullmatch(key)}
     for key, value in state.items():
         match = _SHARED.fullmatch(key)
@@ -34,7 +35,7 @@ def spread_shared_bias(state: dict[str, Tensor]) -> dict[str, Tensor]:
             blocks = {found[1] for found in (re.match(stem, other) for other in state) if found}
             name = match[2].removeprefix("attn.")
             spread |= {f"layers.{match[1]}.blocks.{block}.attn.{name}": value for block in blocks}
-    return spread
+    return timm_order(spread)
 
 
 def _matches_esvit(network: Network, contents: Contents) -> bool:
@@ -42,17 +43,35 @@ def _matches_esvit(network: Network, contents: Contents) -> bool:
     return is_swin(network) and (headed or {"teacher", "student"} <= set(contents.tables))
 
 
-def _matches_v2(network: Network, contents: Contents) -> bool:
-    return is_swin_v2(network)
-
-
-def _matches_v1(network: Network, contents: Contents) -> bool:
-    return is_swin(network)
-
-
 _SIZES = {"tiny": (96, 12), "small": (96, 24), "base": (128, 24), "large": (192, 24)}
 
-ESVIT = Family(
+SWIN_V1 = Family(
+    name="swin_v1",
+    title="Swin V1",
+    kind="supervised",
+    encoders={"model": MODEL, "ema": EMA},
+    default=("model", "ema"),
+    matches=all_of(is_swin),
+    builder="swin",
+    convert=timm_order,
+    norm_eps=1e-5,
+    resize_relative="bicubic",
+    image_size={7: 224, 12: 384},
+    timm_names={(*size, 4): f"swin_{name}_patch4_window7_224" for name, size in _SIZES.items()},
+)
+SWIN_V2 = replace(
+    SWIN_V1,
+    name="swin_v2",
+    title="Swin V2",
+    matches=all_of(is_swin_v2),
+    builder="swin_v2",
+    renames=RENAMES,
+    convert=timm_order_of_v2,
+    image_size={8: 256, 16: 256, 12: 192, 24: 384},
+    timm_names={},
+)
+ESVIT = replace(
+    SWIN_V1,
     name="esvit_swin",
     title="EsViT's Swin, self-distilled (student and teacher)",
     kind="contrastive",
@@ -63,38 +82,9 @@ ESVIT = Family(
     },
     default=("teacher", "model", "student"),
     matches=_matches_esvit,
-    builder="swin",
     leftovers=(r"/?head(_dense)?\.(mlp|last_layer)\..*", r"/?head_dense\..*"),
-    convert=timm_order,
     norm_eps=1e-6,
-    resize_relative="bicubic",
     image_size={7: 224, 14: 224},
-)
-SWIN_V2 = Family(
-    name="swin_v2",
-    title="Swin V2",
-    kind="supervised",
-    encoders={"model": MODEL, "ema": EMA},
-    default=("model", "ema"),
-    matches=_matches_v2,
-    builder="swin_v2",
-    renames=RENAMES,
-    convert=lambda state: timm_order(spread_shared_bias(state)),
-    norm_eps=1e-5,
-    image_size={8: 256, 16: 256, 12: 192, 24: 384},
-)
-SWIN_V1 = Family(
-    name="swin_v1",
-    title="Swin V1",
-    kind="supervised",
-    encoders={"model": MODEL, "ema": EMA},
-    default=("model", "ema"),
-    matches=_matches_v1,
-    builder="swin",
-    convert=timm_order,
-    norm_eps=1e-5,
-    resize_relative="bicubic",
-    image_size={7: 224, 12: 384},
-    timm_names={(*size, 4): f"swin_{name}_patch4_window7_224" for name, size in _SIZES.items()},
+    timm_names={},
 )
 FAMILIES = (ESVIT, SWIN_V2, SWIN_V1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fdlab.checkpoints.contents import Contents
-from fdlab.checkpoints.families.family import EMA, MODEL, Family, Network
+from dataclasses import replace
+
+from fdlab.checkpoints.families.family import EMA, MODEL, Family, Network, all_of
 
 _BLOCK = r"^encoder\.layers\.encoder_layer_(\d+)\."
 _RENAMES = (
@@ -33,39 +34,27 @@ def _one_layer(network: Network) -> bool:
     return sum(key.startswith("heads.") and key.endswith("weight") for key in network) < 2
 
 
-def _matches(network: Network, contents: Contents) -> bool:
-    return _is_torchvision(network) and _one_layer(network)
-
-
-def _matches_deep_head(network: Network, contents: Contents) -> bool:
-    return _is_torchvision(network)
-
-
-def _entry(title: str, leftovers: tuple[str, ...] = (), notes: tuple[str, ...] = (), *, deep: bool = False) -> Family:
-    return Family(
-        name="torchvision",
-        title=title,
-        kind="supervised",
-        encoders={"model": MODEL, "ema": EMA},
-        default=("model", "ema"),
-        matches=_matches_deep_head if deep else _matches,
-        marker="conv_proj.weight",
-        leftovers=("n_averaged", *leftovers),  # the counter of torch's AveragedModel
-        renames=_RENAMES,
-        heads={768: 12, 1024: 16, 1280: 16},
-        arches={"vit_b_16": 64, "vit_b_32": 64, "vit_l_16": 64, "vit_l_32": 64, "vit_h_14": 80},
-        interpolation="bilinear",
-        resize="corners",
-        notes=(_SWAG, *notes),
-    )
-
-
-FAMILIES = (
-    _entry("torchvision ViT"),
-    _entry(
-        "torchvision ViT with a classifier of several layers",
-        (r"heads\..*",),
-        ("the classifier is left out: it has several layers",),
-        deep=True,
-    ),
+VIT = Family(
+    name="torchvision",
+    title="torchvision ViT",
+    kind="supervised",
+    encoders={"model": MODEL, "ema": EMA},
+    default=("model", "ema"),
+    matches=all_of(_is_torchvision, _one_layer),
+    marker="conv_proj.weight",
+    leftovers=("n_averaged",),  # the counter of torch's AveragedModel
+    renames=_RENAMES,
+    heads={768: 12, 1024: 16, 1280: 16},
+    arches={"vit_b_16": 64, "vit_b_32": 64, "vit_l_16": 64, "vit_l_32": 64, "vit_h_14": 80},
+    interpolation="bilinear",
+    resize="corners",
+    notes=(_SWAG,),
 )
+DEEP_HEAD = replace(
+    VIT,
+    title="torchvision ViT with a classifier of several layers",
+    matches=all_of(_is_torchvision),
+    leftovers=("n_averaged", r"heads\..*"),
+    notes=(_SWAG, "the classifier is left out: it has several layers"),
+)
+FAMILIES = (VIT, DEEP_HEAD)
