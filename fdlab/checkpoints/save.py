@@ -86,6 +86,14 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: dict[st
     return path
 
 
+def save_heads(path: Path, heads: Mapping[str, nn.Module]) -> Path:
+    """Writes what a run keeps beside its encoder (projector, decoder, classifier) under ``name.key``."""
+    state: dict[str, Tensor] = {}
+    for name, head in heads.items():
+        state |= {f"{name}.{key}": tensor.detach().clone() for key, tensor in head.state_dict().items()}
+    return write_safetensors(path, state, {"fdlab_heads": ",".join(heads)})
+
+
 @dataclass(frozen=True)
 class OwnFile:
     """A file of ours, opened: how to make its network, and what it says about itself."""

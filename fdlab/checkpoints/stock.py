@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from fdlab.encoders.encoder import TimmCall, _pair
+from fdlab.encoders.encoder import TimmCall, pair
 
 # Arguments that change nothing in a network whose weights are loaded and which does not train.
 _TRAINING_ONLY = frozenset(
@@ -137,10 +137,10 @@ def _stage_windows(call: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
     windows = [given] * stages if isinstance(given, int) or all(isinstance(side, int) for side in given[:1]) else given
     if isinstance(given, (tuple, list)) and len(given) == stages and all(isinstance(side, int) for side in given):
         windows = list(given)
-    size, found = _pair(call["img_size"]), []
+    size, found = pair(call["img_size"]), []
     for stage, window in enumerate(windows):
-        reduced = _pair(call.get("patch_size", 4))[0] * 2**stage
-        found.append(tuple(min(w, side // reduced) for w, side in zip(_pair(window), size, strict=True)))
+        reduced = pair(call.get("patch_size", 4))[0] * 2**stage
+        found.append(tuple(min(w, side // reduced) for w, side in zip(pair(window), size, strict=True)))
     return tuple(found)  # type: ignore[return-value]
 
 

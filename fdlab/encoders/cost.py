@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from fdlab.encoders.encoder import _pair, blocks_of
+from fdlab.encoders.encoder import blocks_of, pair
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def cost_of(module: nn.Module, *, patches: int | None = None, prefix: int | None
     blocks = blocks_of(module)
     if embed is None or not blocks or not all(hasattr(getattr(b, "attn", None), "proj") for b in blocks):
         return None
-    whole = math.prod(_pair(embed.grid_size))
+    whole = math.prod(pair(embed.grid_size))
     first = 2 * whole * sum(conv.weight.numel() for conv in embed.modules() if isinstance(conv, nn.Conv2d))
     if hasattr(module, "layers"):
         return Cost(first, sum(_windowed(block) for block in blocks) + _merging(module))
@@ -73,8 +73,8 @@ def _attention(block: Any, queries: int, keys: int) -> float:
 
 def _windowed(block: Any) -> float:
     """A block of a Swin: its attention sees the grid filled up to whole windows, its MLP the grid."""
-    height, width = _pair(block.input_resolution)
-    high, wide = _pair(block.window_size)
+    height, width = pair(block.input_resolution)
+    high, wide = pair(block.window_size)
     filled = math.ceil(height / high) * high * math.ceil(width / wide) * wide
     return filled * _linear(block.attn) + _attention(block, filled, high * wide) + height * width * _linear(block.mlp)
 
@@ -84,5 +84,5 @@ def _merging(module: Any) -> float:
     found = 0.0
     for stage in module.layers:
         if merge := _linear(getattr(stage, "downsample", nn.Identity())):
-            found += math.prod(_pair(stage.blocks[0].input_resolution)) * merge
+            found += math.prod(pair(stage.blocks[0].input_resolution)) * merge
     return found

@@ -113,13 +113,18 @@ class Encoder:
         info = EncoderInfo(**fields)
         return cls(module, EncoderInfo(**{**fields, "sha256": identity(module, info)}), call)
 
+    def __repr__(self) -> str:
+        info = self.info
+        height, width = pair(info.image_size)
+        return (
+            f"Encoder({info.family}: {info.depth} blocks, {info.heads} heads, width {info.width}, "
+            f"patch {info.patch_size}, {height}x{width} pixels, {info.parameters / 1e6:.1f} M parameters\n"
+            f"  from {info.source or 'a module'}, weights {info.sha256[:12]})"
+        )
+
     @property
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
-
-    @property
-    def num_patches(self) -> int:
-        return self.info.grid[0] * self.info.grid[1]
 
     def to(self, device: str | torch.device) -> Encoder:
         """Moves the module in place; returns the encoder."""
@@ -194,7 +199,7 @@ class Encoder:
         if images.ndim != 4 or images.shape[1] != channels:
             raise FdlabError(f"Images must be (B, {channels}, H, W).", f"Got {tuple(images.shape)}.", "", USAGE)
         size, patch = tuple(images.shape[-2:]), self.info.patch_size
-        wanted = _pair(self.info.image_size)
+        wanted = pair(self.info.image_size)
         if size != wanted:
             why = f"The model's position table is for {wanted[0]}x{wanted[1]} pixels."
             if min(size) < patch:
@@ -224,7 +229,7 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
 def describe(module: nn.Module) -> dict[str, Any]:
     """The fields of ``EncoderInfo`` that a timm module shows by itself."""
     blocks = blocks_of(module)
-    embed = getattr(module, "patch_embed", None)
+    embed: Any = getattr(module, "patch_embed", None)
     known = all(hasattr(embed, field) for field in ("img_size", "patch_size", "grid_size"))
     if not blocks or not known or not hasattr(blocks[-1], "attn"):
         raise FdlabError(
@@ -233,7 +238,7 @@ def describe(module: nn.Module) -> dict[str, Any]:
             "Use a ViT, DeiT, BEiT or Swin.",
             NOT_UNDERSTOOD,
         )
-    size, patch = _pair(embed.img_size), _pair(embed.patch_size)
+    size, patch = pair(embed.img_size), pair(embed.patch_size)
     # Hierarchical models: the tokens of the last stage lie on a coarser grid than the patches.
     levels: Any = getattr(module, "feature_info", None)
     stride = levels[-1]["reduction"] if hasattr(module, "layers") else None
@@ -264,7 +269,7 @@ def _stages(module: nn.Module) -> dict[str, Any]:
     return {
         "stage_depths": tuple(len(blocks) for blocks in stages),
         "stage_heads": tuple(int(blocks[0].attn.num_heads) for blocks in stages),
-        "windows": tuple(_pair(getattr(blocks[0], "window_size", 0)) for blocks in stages),
+        "windows": tuple(pair(getattr(blocks[0], "window_size", 0)) for blocks in stages),
     }
 
 
@@ -295,25 +300,10 @@ def set_activation(module: nn.Module, name: str) -> None:
 
 
 # Fields that only describe, or that follow from the tensors: two openings of one network may differ in them.
-_WORDS = {
-    "source",
-    "sha256",
-    "container",
-    "taken",
-    "others",
-    "assumed",
-    "timm_name",
-    "family",
-    "heads_from",
-    "title",
-} | {
-    "stage_depths",
-    "stage_heads",
-    "windows",
-    "positions",
-    "left_over",
-    "kind",
-}
+_DESCRIPTIVE = frozenset(
+    {"family", "kind", "title", "source", "container", "taken", "others", "left_over", "sha256", "timm_name"}
+    | {"assumed", "heads_from", "stage_depths", "stage_heads", "windows", "positions"}
+)
 
 
 def identity(module: nn.Module, info: EncoderInfo) -> str:
@@ -321,7 +311,7 @@ def identity(module: nn.Module, info: EncoderInfo) -> str:
 
     Where a file lies and what it is called do not enter; head count, eps and preprocessing do.
     """
-    config = {name: value for name, value in asdict(info).items() if name not in _WORDS}
+    config = {name: value for name, value in asdict(info).items() if name not in _DESCRIPTIVE}
     if info.positions:
         config["positions"] = info.positions
     config["class"] = type(module).__mro__[0].__name__
@@ -349,5 +339,10 @@ def as_tokens(features: Tensor, module: nn.Module) -> Tensor:
     return features.flatten(2).transpose(1, 2)
 
 
-def _pair(size: Any) -> tuple[int, int]:
+def pair(size: Any) -> tuple[int, int]:
+    """A side, or two sides, as (height, width).
+
+    >>> pair(224), pair([8, 16])
+    ((224, 224), (8, 16))
+    """
     return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))

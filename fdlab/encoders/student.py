@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fdlab.encoders.encoder import Size, TimmCall, _pair, blocks_of
+from fdlab.encoders.encoder import Size, TimmCall, blocks_of, pair
 from fdlab.encoders.positions import sincos_table
 from fdlab.errors import USAGE, FdlabError
 from fdlab.randomness import seed_for
@@ -77,7 +77,7 @@ class Design:
                     f"width {self.width} is not a multiple of {self.heads} heads",
                 ),
                 (
-                    any(side % max(self.patch_size, 1) or side < 1 for side in _pair(self.image_size)),
+                    any(side % max(self.patch_size, 1) or side < 1 for side in pair(self.image_size)),
                     f"image size {self.image_size} is not a multiple of patch size {self.patch_size}",
                 ),
                 (
@@ -87,7 +87,7 @@ class Design:
                 (self.bias_scale != 1 and not self.has_bias, "bias_scale needs a relative bias"),
                 (self.bias_scale <= 0, "bias_scale must be positive"),
                 (
-                    any(side % max(coarsest, 1) for side in _pair(self.image_size)),
+                    any(side % max(coarsest, 1) for side in pair(self.image_size)),
                     f"image size {self.image_size} is not a multiple of {coarsest}, the coarsest patch",
                 ),
                 (self.stages and self.depth != sum(self.stages), f"depth {self.depth} is not the sum of the stages"),
@@ -107,7 +107,7 @@ class Design:
 
     @property
     def grid(self) -> tuple[int, int]:
-        height, width = _pair(self.image_size)
+        height, width = pair(self.image_size)
         patch = self.patch_size * 2 ** max(len(self.stages) - 1, 0)
         return height // patch, width // patch
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fdlab.encoders.aligned_bias import align_bias
 from fdlab.encoders.encoder import blocks_of
+from fdlab.encoders.position_bias import align_bias
 from fdlab.engine.distributed import current
 from fdlab.engine.settings import Recipe
 from fdlab.engine.shares import draw_ahead

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fdlab.data.transforms import View, apply, draw
 from fdlab.encoders.encoder import blocks_of
-from fdlab.encoders.patch_tokens import patch_tokens
+from fdlab.encoders.reading import patch_tokens
 from fdlab.errors import NOT_UNDERSTOOD, OUT_OF_SPACE, USAGE, FdlabError, nearest
 from fdlab.measures import features as form
 from fdlab.measures.feature_rows import (

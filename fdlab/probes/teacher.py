@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fdlab.encoders.encoder import Encoder
-from fdlab.encoders.patch_tokens import patch_tokens
+from fdlab.encoders.reading import patch_tokens
 from fdlab.measures.losses import BETA, distillation_loss, whiten
 from fdlab.measures.ridge import explained, fit_position_ridge
 from fdlab.measures.teacher_folds import on_grid

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fdlab.checkpoints.heads import save_heads
-from fdlab.checkpoints.save import save_encoder
+from fdlab.checkpoints.save import save_encoder, save_heads
 from fdlab.engine.settings import Recipe
 from fdlab.records.intervals import proportion_interval
 from fdlab.records.run_folder import RunFolder

@@ -15,8 +15,8 @@ from fdlab.data.images import ImageSource
 from fdlab.data.loader import Batch
 from fdlab.encoders.cost import Cost, dense
 from fdlab.encoders.encoder import as_tokens, blocks_of
+from fdlab.encoders.position_bias import untie_bias
 from fdlab.encoders.student import build, scale_bias, seeded
-from fdlab.encoders.untie import untie_bias
 from fdlab.engine.distributed import current
 from fdlab.engine.gathering import gathered, own_rows
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError

@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fdlab.encoders.aligned_bias import align_bias
 from fdlab.encoders.cost import cost_of, dense
+from fdlab.encoders.position_bias import align_bias
 from fdlab.encoders.student import Design, build
 from fdlab.engine.hardware import peak
 from fdlab.measures.losses import feature_loss, whiten

@@ -154,7 +154,10 @@ def test_every_file_opens_at_twice_its_size_and_as_a_random_control(published):
     with torch.no_grad():
         for model in (encoder, control):
             tokens = model.tokens(images)
-            assert tokens.isfinite().all() and tokens.shape[1] == model.num_patches + native.prefix_tokens
+            assert (
+                tokens.isfinite().all()
+                and tokens.shape[1] == native.prefix_tokens + 4 * native.grid[0] * native.grid[1]
+            )
     assert control.info.sha256 != encoder.info.sha256 and "random" in control.info.taken
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fdlab.encoders.aligned_bias import align_bias
+from fdlab.encoders.position_bias import align_bias
 from fdlab.encoders.student import Design, build
 from fdlab.engine.state import State
 from fdlab.engine.strategy import Strategy

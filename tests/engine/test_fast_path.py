@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fdlab.data.randaugment import draw_policy
 from fdlab.data.randaugment_batch import rand_augment_batch
-from fdlab.encoders.aligned_bias import align_bias, aligned
+from fdlab.encoders.position_bias import align_bias, aligned
 from fdlab.encoders.student import Design, build, scale_bias
 from fdlab.engine.distributed import current
 from fdlab.engine.hardware import check_device, determinism, most_memory, peak

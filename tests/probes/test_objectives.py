@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fdlab.checkpoints.heads import save_heads
+from fdlab.checkpoints.save import save_heads
 from fdlab.encoders.encoder import Encoder
 from fdlab.errors import FdlabError
 from fdlab.measures.classifier import fit_logistic

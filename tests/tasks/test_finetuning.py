@@ -15,8 +15,8 @@ from fdlab.checkpoints.save import save_encoder
 from fdlab.data.loader import Batch
 from fdlab.data.sources import open_data
 from fdlab.encoders.encoder import TimmCall
+from fdlab.encoders.position_bias import untie_bias
 from fdlab.encoders.student import Design, build, timm_call
-from fdlab.encoders.untie import untie_bias
 from fdlab.errors import FdlabError
 from fdlab.tasks.base import find_task
 from fdlab.tasks.mixing import MixSettings, erase, mix, soft_cross_entropy

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fdlab.checkpoints.contents import Contents
 from fdlab.checkpoints.families.family import Family
-from fdlab.encoders.encoder import Size, TimmCall, _pair
+from fdlab.encoders.encoder import Size, TimmCall, pair
 from fdlab.encoders.positions import METHODS, RELATIVE_METHODS, Grid
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 
@@ -137,7 +137,7 @@ def heads_in_file(ask: Ask, count: int, where: str) -> tuple[int, str, Sentences
 
 def grid_of(size: Size, patch: int) -> Grid:
     """The grid of an image size, or an error."""
-    height, width = _pair(size)
+    height, width = pair(size)
     if height < patch or width < patch or height % patch or width % patch:
         why = f"Both sides must be positive multiples of the patch, {patch}."
         raise FdlabError(f"image_size {height}x{width} does not fit.", why, "", USAGE)

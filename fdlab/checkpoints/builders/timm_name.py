@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fdlab.checkpoints.builders.built import Ask, Built, Sentences
 from fdlab.checkpoints.builders.vit import build_vit
-from fdlab.encoders.encoder import Kind, TimmCall, _pair
+from fdlab.encoders.encoder import Kind, TimmCall, pair
 from fdlab.encoders.student import seeded
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.randomness import seed_for
@@ -50,11 +50,11 @@ def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
         return Built(native, state, where, said, known=known)
     with _errors(ask, arch), seeded(seed_for(0, "construct")):
         module: Any = native.make()
-        old = _pair(module.patch_embed.img_size)
+        old = pair(module.patch_embed.img_size)
         module.load_state_dict(state, strict=True)
-        module.set_input_size(img_size=_pair(ask.image_size))  # timm's own way to move its tables
+        module.set_input_size(img_size=pair(ask.image_size))  # timm's own way to move its tables
     call = TimmCall("timm.create_model", {**kwargs, "img_size": ask.image_size})
-    size = _pair(ask.image_size)
+    size = pair(ask.image_size)
     said = (*said, f"position table for {old[0]}x{old[1]} -> {size[0]}x{size[1]} pixels: timm's own way (antialias)")
     return Built(call, module.state_dict(), where, said, known=known)
 
