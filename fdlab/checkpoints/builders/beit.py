@@ -8,20 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdlab.checkpoints.builders.built import (
-    Ask,
-    Built,
-    Sentences,
-    depth_of,
-    grid_of,
-    heads_in_file,
-    heads_of,
-    patches,
-    pixels,
-    ratio_of,
-    resized,
-    shape_of,
-)
+from fdlab.checkpoints.builders import built
+from fdlab.checkpoints.builders.built import Ask, Built, Sentences
 from fdlab.checkpoints.families.family import is_square
 from fdlab.encoders.encoder import TimmCall
 from fdlab.encoders.positions import Grid, resize_absolute, resize_relative, square_grid
@@ -36,7 +24,7 @@ CLASS_ROWS = 3  # class token to patch, patch to class token, class token to its
 
 def build_beit(ask: Ask, state: dict[str, Tensor]) -> Built:
     """Sizes from the tensors; the tables at the wanted size."""
-    width, channels, patch = patches(ask, state)
+    width, _, patch = built.patches(ask, state)
     shared = SHARED in state
     own = f"blocks.0.attn.{TABLE}"
     table_key = SHARED if shared else own if own in state else None
@@ -45,29 +33,25 @@ def build_beit(ask: Ask, state: dict[str, Tensor]) -> Built:
             f"{ask.path} holds no positions.", "Neither a relative nor an absolute table.", "", NOT_UNDERSTOOD
         )
     if table_key:
-        heads, where, said = heads_in_file(ask, shape_of(ask, state, table_key, 2)[1], "columns of the bias table")
+        heads, where, said = built.heads_in_file(
+            ask, built.shape_of(ask, state, table_key, 2)[1], "columns of the bias table"
+        )
     else:
-        heads, where, said = heads_of(ask, width)
+        heads, where, said = built.heads_of(ask, width)
     has_class = "cls_token" in state
     old, new = _grids(ask, state, table_key, patch, has_class)
     state, more = _resize(ask, state, old, new)
     pool = "avg" if "fc_norm.weight" in state else "token" if "head.weight" in state else ""
-    kwargs: dict[str, Any] = {
-        "img_size": pixels(new, patch),
-        "patch_size": patch,
-        "in_chans": channels,
-        "num_classes": int(state["head.weight"].shape[0]) if "head.weight" in state else 0,
+    hidden = built.shape_of(ask, state, "blocks.0.mlp.fc1.weight", 2)[0]
+    kwargs = {
+        **built.arguments_of(ask, state, new, heads, hidden),
         "global_pool": pool,
-        "embed_dim": width,
-        "depth": depth_of(ask, state),
-        "num_heads": heads,
-        "mlp_ratio": ratio_of(shape_of(ask, state, "blocks.0.mlp.fc1.weight", 2)[0], width),
+        "qkv_bias": "blocks.0.attn.q_bias" in state,
+        "init_values": 0.1 if "blocks.0.gamma_1" in state else None,  # any number: the values are in the file
     }
     if not has_class:
         return _without_class_token(ask, state, kwargs, shared, where, (*said, *more))
     kwargs |= {
-        "qkv_bias": "blocks.0.attn.q_bias" in state,
-        "init_values": 0.1 if "blocks.0.gamma_1" in state else None,  # any number: the values are in the file
         "use_abs_pos_emb": "pos_embed" in state,
         "use_shared_rel_pos_bias": shared,
         "use_rel_pos_bias": own in state,
@@ -77,7 +61,7 @@ def build_beit(ask: Ask, state: dict[str, Tensor]) -> Built:
 
 def _grids(ask: Ask, state: dict[str, Tensor], table_key: str | None, patch: int, has_class: bool) -> tuple[Grid, Grid]:
     """(the tables' grid, the wanted one). An oblong table fits where the caller's size gives its rows."""
-    new = grid_of(ask.image_size, patch) if ask.image_size is not None else None
+    new = built.grid_of(ask.image_size, patch) if ask.image_size is not None else None
     if table_key is None:
         rows = state["pos_embed"].shape[1] - int(has_class)
         old = square_grid(rows, what=str(ask.path)) if is_square(rows) or new is None else new
@@ -101,11 +85,11 @@ def _resize(ask: Ask, state: dict[str, Tensor], old: Grid, new: Grid) -> tuple[d
     for key, value in state.items():
         if key.endswith(TABLE):
             moved[key] = resize_relative(value, old, new, ask.family.resize_relative)
-            said = resized(ask, "relative position table", old, new, relative=True)
+            said = built.resized(ask, "relative position table", old, new, relative=True)
     if "pos_embed" in state:
         prefix = int("cls_token" in state)
         moved["pos_embed"] = resize_absolute(state["pos_embed"], old, new, prefix=prefix, method=ask.family.resize)
-        said = (*said, *resized(ask, "position table", old, new))
+        said = (*said, *built.resized(ask, "position table", old, new))
     return moved, said
 
 
@@ -124,8 +108,6 @@ def _without_class_token(
         if not name.endswith("attn.v_bias"):
             moved[name] = value
     kwargs |= {
-        "qkv_bias": "blocks.0.attn.q_bias" in state,
-        "init_values": 0.1 if "blocks.0.gamma_1" in state else None,
         "class_token": False,
         "fc_norm": "fc_norm.weight" in state,
         "rel_pos_type": "bias",

@@ -77,6 +77,27 @@ def patches(ask: Ask, state: Mapping[str, Tensor]) -> tuple[int, int, int]:
     return width, channels, patch
 
 
+def arguments_of(ask: Ask, state: Mapping[str, Tensor], grid: Grid, heads: int, hidden: int) -> dict[str, Any]:
+    """The arguments that every plain ViT class of timm takes, for a position grid and an MLP of ``hidden`` channels."""
+    width, channels, patch = patches(ask, state)
+    return {
+        "img_size": pixels(grid, patch),
+        "patch_size": patch,
+        "in_chans": channels,
+        "num_classes": classes_of(state),
+        "embed_dim": width,
+        "depth": depth_of(ask, state),
+        "num_heads": heads,
+        "mlp_ratio": ratio_of(hidden, width),
+    }
+
+
+def classes_of(state: Mapping[str, Tensor], *keys: str) -> int:
+    """The rows of the classifier, which lies under the first of ``keys`` that is there; 0 without one."""
+    head = next((state[key] for key in keys or ("head.weight",) if key in state), None)
+    return 0 if head is None else int(head.shape[0])
+
+
 def depth_of(ask: Ask, state: Mapping[str, Tensor], stem: str = r"blocks\.(\d+)\.") -> int:
     """How many numbers stand after ``stem``: they must be 0, 1, 2 and so on, before anything is made of them."""
     matches = [match for match in (re.match(stem, key) for key in state) if match]

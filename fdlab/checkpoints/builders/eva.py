@@ -7,20 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fdlab.checkpoints.builders.built import (
-    Ask,
-    Built,
-    Sentences,
-    depth_of,
-    grid_of,
-    heads_in_file,
-    heads_of,
-    patches,
-    pixels,
-    ratio_of,
-    resized,
-    shape_of,
-)
+from fdlab.checkpoints.builders import built
+from fdlab.checkpoints.builders.built import Ask, Built, Sentences
 from fdlab.checkpoints.builders.vit import grids
 from fdlab.encoders.encoder import Size, TimmCall
 from fdlab.encoders.positions import Grid, resize_absolute
@@ -33,28 +21,22 @@ PUBLISHED_GRID = 16  # of the pre-trained EVA-02 files: 224 pixels, patch 14
 
 def build_eva02(ask: Ask, state: dict[str, Tensor]) -> Built:
     """EVA-02: absolute table and rotary positions; the unit of the rotation is the pre-training grid."""
-    width, channels, patch = patches(ask, state)
+    width, _, patch = built.patches(ask, state)
     state = dict(state)
     cos = state.pop(COS, None)
     if cos is not None and cos.ndim == 2 and width % cos.shape[1] == 0:
-        heads, where, said = heads_in_file(ask, width // cos.shape[1], "channels of rope.freqs_cos")
+        heads, where, said = built.heads_in_file(ask, width // cos.shape[1], "channels of rope.freqs_cos")
     else:
-        heads, where, said = heads_of(ask, width)
+        heads, where, said = built.heads_of(ask, width)
     old, new, rows = grids(ask, state, patch, (1,))
     reference, more = _reference(cos, old)
     table = resize_absolute(state["pos_embed"], old, new, prefix=rows, method=ask.family.resize)
     separate = "blocks.0.attn.q_proj.weight" in state
     gate = "blocks.0.mlp.fc1.weight" if "blocks.0.mlp.fc1.weight" in state else None
-    hidden = shape_of(ask, state, "blocks.0.mlp.fc2.weight", 2)[1]
+    hidden = built.shape_of(ask, state, "blocks.0.mlp.fc2.weight", 2)[1]
     kwargs: dict[str, Any] = {
-        "img_size": pixels(new, patch),
-        "patch_size": patch,
-        "in_chans": channels,
+        **built.arguments_of(ask, state, new, heads, hidden),
         **_pooling(state),
-        "embed_dim": width,
-        "depth": depth_of(ask, state),
-        "num_heads": heads,
-        "mlp_ratio": ratio_of(hidden, width),
         "swiglu_mlp": True,
         "scale_mlp": "blocks.0.mlp.norm.weight" in state,
         "swiglu_align_to": 1 if "blocks.0.mlp.fc1_g.weight" in state else 0,  # gate and value apart
@@ -62,18 +44,17 @@ def build_eva02(ask: Ask, state: dict[str, Tensor]) -> Built:
         "use_rot_pos_emb": True,
         "ref_feat_shape": (reference, reference),
     }
-    if gate and shape_of(ask, state, gate, 2)[0] != 2 * hidden:
+    if gate and built.shape_of(ask, state, gate, 2)[0] != 2 * hidden:
         kwargs["swiglu_mlp"] = False
-    said = (*said, *more, *resized(ask, "position table", old, new))
+    said = (*said, *more, *built.resized(ask, "position table", old, new))
     positions = f"rotary, unit {reference}x{reference}"
     return Built(TimmCall(EVA, kwargs, ask.norm_eps), {**state, "pos_embed": table}, where, said, positions)
 
 
 def _pooling(state: dict[str, Tensor]) -> dict[str, Any]:
-    classes = int(state["head.weight"].shape[0]) if "head.weight" in state else 0
     if "fc_norm.weight" in state:
-        return {"num_classes": classes, "global_pool": "avg", "use_fc_norm": True}
-    return {"num_classes": classes, "global_pool": "token" if classes else "", "use_fc_norm": False}
+        return {"global_pool": "avg", "use_fc_norm": True}
+    return {"global_pool": "token" if built.classes_of(state) else "", "use_fc_norm": False}
 
 
 def _reference(cos: Tensor | None, grid: Grid) -> tuple[int, Sentences]:
@@ -89,32 +70,26 @@ def _reference(cos: Tensor | None, grid: Grid) -> tuple[int, Sentences]:
 
 def build_dinov3(ask: Ask, state: dict[str, Tensor]) -> Built:
     """DINOv3: rotary positions on centred coordinates in [-1, 1], no table, registers after the class token."""
-    width, channels, patch = patches(ask, state)
+    width, _, patch = built.patches(ask, state)
     state = dict(state)
     periods = state.pop(PERIODS, None)
     temperature = 100.0
     if periods is not None and periods.ndim == 1 and width % (4 * periods.shape[0]) == 0:
-        heads, where, said = heads_in_file(ask, width // (4 * periods.shape[0]), "length of rope_embed.periods")
+        heads, where, said = built.heads_in_file(ask, width // (4 * periods.shape[0]), "length of rope_embed.periods")
         if periods.shape[0] > 1:  # periods = temperature^(i / count)
             temperature = float(round(float(periods[1] / periods[0]) ** periods.shape[0]))
     else:
-        heads, where, said = heads_of(ask, width)
+        heads, where, said = built.heads_of(ask, width)
     size: Size = 224 if ask.image_size is None else ask.image_size
     if ask.image_size is None:
         size -= size % patch  # type: ignore[operator]
         said = (*said, f"image size {size}: not in the file (rotary positions fit any multiple of the patch)")
-    hidden = shape_of(ask, state, "blocks.0.mlp.fc2.weight", 2)[1]
+    hidden = built.shape_of(ask, state, "blocks.0.mlp.fc2.weight", 2)[1]
     gated = "blocks.0.mlp.fc1_g.weight" in state
     kwargs: dict[str, Any] = {
-        "img_size": pixels(grid_of(size, patch), patch),
-        "patch_size": patch,
-        "in_chans": channels,
+        **built.arguments_of(ask, state, built.grid_of(size, patch), heads, hidden),
         "num_classes": 0,
         "global_pool": "",
-        "embed_dim": width,
-        "depth": depth_of(ask, state),
-        "num_heads": heads,
-        "mlp_ratio": ratio_of(hidden, width),
         "qkv_bias": "blocks.0.attn.q_bias" in state,
         "swiglu_mlp": gated,
         "swiglu_align_to": 1 if gated else 0,  # gate and value as separate layers

@@ -13,18 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fdlab.checkpoints.builders.built import (
-    Ask,
-    Built,
-    Sentences,
-    depth_of,
-    grid_of,
-    heads_in_file,
-    patches,
-    pixels,
-    ratio_of,
-    shape_of,
-)
+from fdlab.checkpoints.builders import built
+from fdlab.checkpoints.builders.built import Ask, Built, Sentences
 from fdlab.encoders.encoder import TimmCall
 from fdlab.encoders.positions import RELATIVE_METHODS, Grid, resize_relative
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
@@ -81,16 +71,16 @@ def _places(state: Mapping[str, Tensor], norm: str) -> tuple[tuple[int, int], ..
 
 def _stages(ask: Ask, state: Mapping[str, Tensor], *, v2: bool) -> list[_Stage]:
     stages = []
-    for number in range(depth_of(ask, state, r"layers\.(\d+)\.blocks")):
+    for number in range(built.depth_of(ask, state, r"layers\.(\d+)\.blocks")):
         stem = f"layers.{number}.blocks"
-        depth = depth_of(ask, state, rf"layers\.{number}\.blocks\.(\d+)\.")
+        depth = built.depth_of(ask, state, rf"layers\.{number}\.blocks\.(\d+)\.")
         if v2:
-            heads = shape_of(ask, state, f"{stem}.0.attn.logit_scale", 3)[0]
+            heads = built.shape_of(ask, state, f"{stem}.0.attn.logit_scale", 3)[0]
             coords, index = state.get(f"{stem}.0.attn.{COORDS}"), state.get(f"{stem}.0.attn.{INDEX}")
             window = coords.shape[1] // 2 + 1 if coords is not None else 0
             window = window or (round(index.shape[0] ** 0.5) if index is not None else 0)
         else:
-            rows, heads = shape_of(ask, state, f"{stem}.0.attn.{TABLE}", 2)
+            rows, heads = built.shape_of(ask, state, f"{stem}.0.attn.{TABLE}", 2)
             window = (round(rows**0.5) + 1) // 2
             if (2 * window - 1) ** 2 != rows:
                 why = f"A bias table of {rows} rows is not (2w-1)^2."
@@ -115,9 +105,9 @@ def _stages(ask: Ask, state: Mapping[str, Tensor], *, v2: bool) -> list[_Stage]:
 
 def _grid(ask: Ask, state: Mapping[str, Tensor], stages: list[_Stage]) -> tuple[Grid, Sentences]:
     """The grid of the first stage: wanted, or as a mask, a small stage, the words or publication tell."""
-    patch = patches(ask, state)[2]
+    patch = built.patches(ask, state)[2]
     if ask.image_size is not None:
-        return grid_of(ask.image_size, patch), ()
+        return built.grid_of(ask.image_size, patch), ()
     for number, stage in enumerate(stages):
         if stage.grid:
             return (stage.grid[0] << number, stage.grid[1] << number), ()
@@ -127,11 +117,13 @@ def _grid(ask: Ask, state: Mapping[str, Tensor], stages: list[_Stage]) -> tuple[
             return (side, side), (f"image size {side * patch}: stage {number + 1} has a window of its own size",)
     size = ask.contents.value("image_size")
     if isinstance(size, int) and size % patch == 0:
-        return grid_of(size, patch), (f"image size {size}: {ask.contents.said['image_size'][1]}",)
+        return built.grid_of(size, patch), (f"image size {size}: {ask.contents.said['image_size'][1]}",)
     window = stages[0].window
     if window in ask.family.image_size:
         size = ask.family.image_size[window]
-        return grid_of(size, patch), (f"image size {size}: the published {ask.family.name} models of window {window}",)
+        return built.grid_of(size, patch), (
+            f"image size {size}: the published {ask.family.name} models of window {window}",
+        )
     raise FdlabError(
         f"{ask.path}: the image size is unknown.",
         f"Windows of {window} fit many sizes, and the file does not hold one.",
@@ -200,24 +192,23 @@ def _finish(
     heads_where: str,
     said: Sentences,
 ) -> Built:
-    width, channels, patch = patches(ask, state)
-    heads_in_file(ask, stages[-1].heads, heads_where)
+    width, channels, patch = built.patches(ask, state)
+    built.heads_in_file(ask, stages[-1].heads, heads_where)
     if min(grid) < 1 << (len(stages) - 1):
         why = f"{len(stages)} stages need {patch << (len(stages) - 1)} pixels."
         raise FdlabError("The image size is too small for this model.", why, "Give a larger image_size=.", USAGE)
     dropped = (MASK, COORDS, INDEX)
     state = {key: value for key, value in state.items() if not key.endswith(dropped)}
-    classes = int(state["head.fc.weight"].shape[0]) if "head.fc.weight" in state else 0
     kwargs = {
-        "img_size": pixels(grid, patch),
+        "img_size": built.pixels(grid, patch),
         "patch_size": patch,
         "in_chans": channels,
-        "num_classes": classes,
+        "num_classes": built.classes_of(state, "head.fc.weight"),
         "embed_dim": width,
         "depths": tuple(stage.depth for stage in stages),
         "num_heads": tuple(stage.heads for stage in stages),
         "window_size": windows,
-        "mlp_ratio": ratio_of(shape_of(ask, state, "layers.0.blocks.0.mlp.fc1.weight", 2)[0], width),
+        "mlp_ratio": built.ratio_of(built.shape_of(ask, state, "layers.0.blocks.0.mlp.fc1.weight", 2)[0], width),
         "drop_path_rate": 0.0,
         **extra,
     }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdlab.checkpoints.builders.built import Ask, Built, Sentences
+from fdlab.checkpoints.builders.built import Ask, Built, Sentences, classes_of
 from fdlab.checkpoints.builders.vit import build_vit
 from fdlab.encoders.encoder import Kind, TimmCall, pair
 from fdlab.encoders.student import seeded
@@ -32,7 +32,12 @@ def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
         return build_vit(ask, state)
     given = ask.contents.value("arguments") or {}
     arguments = {key: value for key, value in given.items() if key not in _NOT_ARGUMENTS and value is not None}
-    kwargs: dict[str, Any] = {"model_name": arch, "pretrained": False, **arguments, "num_classes": _classes(state)}
+    kwargs: dict[str, Any] = {
+        "model_name": arch,
+        "pretrained": False,
+        **arguments,
+        "num_classes": classes_of(state, *HEADS),
+    }
     if ask.heads is not None:
         kwargs["num_heads"] = ask.heads
     where = "arguments in " + ask.contents.said["arguments"][1] if "num_heads" in arguments else f"architecture {arch}"
@@ -59,6 +64,7 @@ def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
     return Built(call, module.state_dict(), where, said, known=known)
 
 
+HEADS = ("head.weight", "head.fc.weight")  # where timm's classes have their classifier
 # How words of a timm name begin that tell what its weights were trained on; the first kind that fits counts, since
 # weights that were fine-tuned on labels name both.
 _KINDS: dict[Kind, str] = {
@@ -89,15 +95,12 @@ def fits(arch: str | None, arguments: Any, state: dict[str, Tensor]) -> bool:
     kept = {key: value for key, value in (arguments or {}).items() if key not in _NOT_ARGUMENTS and value is not None}
     try:
         with torch.device("meta"):
-            module: nn.Module = timm.create_model(name, pretrained=False, **{**kept, "num_classes": _classes(state)})
+            module: nn.Module = timm.create_model(
+                name, pretrained=False, **{**kept, "num_classes": classes_of(state, *HEADS)}
+            )
     except Exception:  # arguments of another network come in many types
         return False
     return set(module.state_dict()) == set(state)
-
-
-def _classes(state: dict[str, Tensor]) -> int:
-    head = next((state[key] for key in ("head.weight", "head.fc.weight") if key in state), None)
-    return 0 if head is None else int(head.shape[0])
 
 
 @contextmanager

@@ -6,18 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fdlab.checkpoints.builders.built import (
-    Ask,
-    Built,
-    depth_of,
-    grid_of,
-    heads_of,
-    patches,
-    pixels,
-    ratio_of,
-    resized,
-    shape_of,
-)
+from fdlab.checkpoints.builders import built
+from fdlab.checkpoints.builders.built import Ask, Built
 from fdlab.checkpoints.families.family import is_square
 from fdlab.encoders.encoder import TimmCall
 from fdlab.encoders.positions import Grid, resize_absolute, square_grid
@@ -28,21 +18,15 @@ DISTILLED = "timm.models.deit.VisionTransformerDistilled"
 
 def build_vit(ask: Ask, state: dict[str, Tensor]) -> Built:
     """Sizes, MLP kind, layer scale, registers and pooling from the tensors; the table at the wanted size."""
-    width, channels, patch = patches(ask, state)
-    heads, heads_from, said = heads_of(ask, width)
-    fc1, fc2 = (shape_of(ask, state, f"blocks.0.mlp.{name}.weight", 2) for name in ("fc1", "fc2"))
+    width, _, patch = built.patches(ask, state)
+    heads, heads_from, said = built.heads_of(ask, width)
+    fc1, fc2 = (built.shape_of(ask, state, f"blocks.0.mlp.{name}.weight", 2) for name in ("fc1", "fc2"))
     gated = fc1[0] == 2 * fc2[1]
     old, new, rows = grids(ask, state, patch, prefix_rows(state))
     table = resize_absolute(state["pos_embed"], old, new, prefix=rows, method=ask.family.resize)
     kwargs: dict[str, Any] = {
-        "img_size": pixels(new, patch),
-        "patch_size": patch,
-        "in_chans": channels,
+        **built.arguments_of(ask, state, new, heads, fc1[0]),
         **pooling(state),
-        "embed_dim": width,
-        "depth": depth_of(ask, state),
-        "num_heads": heads,
-        "mlp_ratio": ratio_of(fc1[0], width),
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
         "class_token": "cls_token" in state,
     }
@@ -59,19 +43,18 @@ def build_vit(ask: Ask, state: dict[str, Tensor]) -> Built:
     elif ask.act != "gelu":
         kwargs["act_layer"] = ask.act
     call = TimmCall(DISTILLED if "dist_token" in state else PLAIN, kwargs, ask.norm_eps)
-    said = (*said, *resized(ask, "position table", old, new))
+    said = (*said, *built.resized(ask, "position table", old, new))
     return Built(call, {**state, "pos_embed": table}, heads_from, said)
 
 
 def pooling(state: dict[str, Tensor]) -> dict[str, Any]:
     """Where the file holds a classifier: over the class token, or over the mean with its own norm."""
-    classes = int(state["head.weight"].shape[0]) if "head.weight" in state else 0
     if "fc_norm.weight" in state:
-        return {"num_classes": classes, "global_pool": "avg"}
+        return {"global_pool": "avg"}
     if "dist_token" in state:
-        return {"num_classes": classes, "global_pool": "token"}
-    pool = ("token" if "cls_token" in state else "avg") if classes else ""
-    return {"num_classes": classes, "global_pool": pool, "fc_norm": False}
+        return {"global_pool": "token"}
+    pool = ("token" if "cls_token" in state else "avg") if built.classes_of(state) else ""
+    return {"global_pool": pool, "fc_norm": False}
 
 
 def prefix_rows(state: dict[str, Tensor]) -> tuple[int, ...]:
@@ -84,8 +67,8 @@ def prefix_rows(state: dict[str, Tensor]) -> tuple[int, ...]:
 
 def grids(ask: Ask, state: dict[str, Tensor], patch: int, choices: tuple[int, ...]) -> tuple[Grid, Grid, int]:
     """(grid of the table, grid wanted, prefix rows): square, or the oblong shape that the caller gives."""
-    rows = shape_of(ask, state, "pos_embed", 3)[1]
-    new = grid_of(ask.image_size, patch) if ask.image_size is not None else None
+    rows = built.shape_of(ask, state, "pos_embed", 3)[1]
+    new = built.grid_of(ask.image_size, patch) if ask.image_size is not None else None
     for prefix in choices:
         if is_square(rows - prefix):
             side = square_grid(rows - prefix, what=str(ask.path))
