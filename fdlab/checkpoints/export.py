@@ -14,9 +14,10 @@ import torch
 
 from fdlab.checkpoints.save import save_encoder, write_safetensors
 from fdlab.checkpoints.stock import StockName, stock_name
+from fdlab.checkpoints.unpickle import refusal
 from fdlab.encoders.encoder import Encoder, TimmCall
 from fdlab.encoders.student import seeded, stock_state
-from fdlab.errors import CHECK_NOT_MET, NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.errors import CHECK_NOT_MET, USAGE, FdlabError
 from fdlab.randomness import seed_for
 
 
@@ -33,10 +34,10 @@ def export_model(encoder: Encoder, path: str | Path, to: str) -> tuple[Path, str
     forms: dict[str, Callable[[Encoder, Path], str]] = {"timm": _to_timm, "safetensors": _to_own}
     path = Path(path)
     if to not in forms:
-        raise FdlabError(f"Unknown form '{to}'.", "", f"Use one of {', '.join(forms)}.", USAGE)
+        raise FdlabError(f"Unknown form '{to}'.", fix=f"Use one of {', '.join(forms)}.", code=USAGE)
     if path.suffix != ".safetensors":
         raise FdlabError(
-            f"{path} is no safetensors name.", "timm reads a file by its ending.", "End it in .safetensors.", USAGE
+            f"{path} is no safetensors name.", "timm reads a file by its ending.", "End it in .safetensors.", code=USAGE
         )
     return path, forms[to](encoder, path)
 
@@ -72,11 +73,11 @@ def _to_timm(encoder: Encoder, path: Path) -> str:
     call = _full_call(encoder, path)
     name = stock_name(call)
     if name is None or not type(encoder.module).__module__.startswith("timm."):
-        raise FdlabError(
-            f"{path} was not written.",
+        raise refusal(
+            path,
+            "was not written.",
             f"timm has no class that computes what {type(encoder.module).__name__} does.",
             "Use --to safetensors.",
-            NOT_UNDERSTOOD,
         )
     line = name.line(path.name)
     entry = {**call.to_json(), "name": name.name}
@@ -142,7 +143,7 @@ def _check(encoder: Encoder, make: Callable[[], torch.nn.Module], path: Path) ->
             f"{path} was not written.",
             f"timm computes other tokens from it (relative difference {worst:.1e}).",
             "Use --to safetensors.",
-            CHECK_NOT_MET,
+            code=CHECK_NOT_MET,
         )
 
 

@@ -12,7 +12,7 @@ from fdlab.checkpoints.builders.timm_name import kind_of_name
 from fdlab.checkpoints.recognise import recognise
 from fdlab.checkpoints.save import OwnFile, own_file
 from fdlab.checkpoints.sources import on_disk, run_file
-from fdlab.checkpoints.unpickle import AGAIN, WeightFile, read_weights
+from fdlab.checkpoints.unpickle import AGAIN, WeightFile, read_weights, refusal
 from fdlab.encoders.devices import pick_device
 from fdlab.encoders.encoder import Encoder, Kind, Size, TimmCall, check_activation, set_activation
 from fdlab.encoders.student import build, fold_bias_scale, seeded, timm_call
@@ -52,7 +52,9 @@ def open_model(
     is_random = text.startswith("random:")
     path, suffix = _locate(text.removeprefix("random:"))
     if suffix and encoder and suffix != encoder:
-        raise FdlabError(f"{text} names '@{suffix}', but encoder= names '{encoder}'.", "", "Give one of them.", USAGE)
+        raise FdlabError(
+            f"{text} names '@{suffix}', but encoder= names '{encoder}'.", fix="Give one of them.", code=USAGE
+        )
     asked = _Asked(text, encoder or suffix, heads, image_size, activation, seed if is_random else None)
     opened = _open_file(path, asked) if isinstance(path, Path) else _open_timm(path, asked)
     return opened.to(where)
@@ -83,14 +85,11 @@ def _locate(text: str) -> tuple[Path | str, str | None]:
     if "/" not in base and timm.is_model(base):
         return base, suffix if at else None
     if "/" in base or Path(base).suffix in (".pth", ".pt", ".bin", ".safetensors", ".tar", ".ckpt"):
-        raise FdlabError(
-            f"{base} does not exist.", "No file or folder has this name.", "Check the path.", NOT_UNDERSTOOD
-        )
+        raise refusal(base, "does not exist.", "No file or folder has this name.", "Check the path.")
     raise FdlabError(
         f"'{text}' is no file, run folder or timm model.",
-        "",
-        f"Give a path, timm:NAME or random:NAME.{nearest(base, timm.list_models())}",
-        NOT_UNDERSTOOD,
+        fix=f"Give a path, timm:NAME or random:NAME.{nearest(base, timm.list_models())}",
+        code=NOT_UNDERSTOOD,
     )
 
 
@@ -108,7 +107,7 @@ def _open_own(own: OwnFile, asked: _Asked) -> Encoder:
             f"{path} is fdlab's own.",
             "It holds one network and its head count.",
             "Leave encoder= and heads= out.",
-            USAGE,
+            code=USAGE,
         )
     said: tuple[str, ...] = tuple(map(str, own.card.get("assumed", ())))
     if asked.random_seed is None:
@@ -119,7 +118,7 @@ def _open_own(own: OwnFile, asked: _Asked) -> Encoder:
             f"{path} has no untrained form.",
             "It was not built from a design.",
             "Give random: with the original file.",
-            USAGE,
+            code=USAGE,
         )
     else:
         design = own.design if asked.image_size is None else replace(own.design, image_size=asked.image_size)
@@ -150,7 +149,7 @@ def _open_foreign(file: WeightFile, asked: _Asked) -> Encoder:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         # A changed file can hold tensors of shapes that no rule foresees; FdlabError is none of these types.
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}."
-        raise FdlabError(f"{file.path} holds tensors that fit no layout.", why, AGAIN, NOT_UNDERSTOOD) from error
+        raise refusal(file.path, "holds tensors that fit no layout.", why, AGAIN) from error
     family, said = found.family, found.assumed
     if asked.random_seed is not None:
         said = (*said, "random weights by timm's initialiser for this class, not the authors' own")
@@ -174,14 +173,14 @@ def _open_timm(name: str, asked: _Asked) -> Encoder:
 
     if asked.encoder or asked.heads:
         raise FdlabError(
-            f"{asked.text} is a timm model.", "encoder= and heads= are for files.", "Leave them out.", USAGE
+            f"{asked.text} is a timm model.", "encoder= and heads= are for files.", "Leave them out.", code=USAGE
         )
     if not timm.is_model(name):
         raise FdlabError(
             f"timm has no model '{name}'.",
             f"This is timm {timm.__version__}.",
             f"See timm.list_models().{nearest(name, timm.list_models())}",
-            NOT_UNDERSTOOD,
+            code=NOT_UNDERSTOOD,
         )
     is_random = asked.random_seed is not None
     kwargs: dict[str, Any] = {"model_name": name}
@@ -196,13 +195,13 @@ def _open_timm(name: str, asked: _Asked) -> Encoder:
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
         if is_random:
             raise FdlabError(
-                f"timm could not make '{name}'.", why, "Check the name and image_size=.", NOT_UNDERSTOOD
+                f"timm could not make '{name}'.", why, "Check the name and image_size=.", code=NOT_UNDERSTOOD
             ) from error
         raise FdlabError(
-            f"The published weights of '{name}' could not be had.",
+            f"The published weights of '{name}' could not be loaded.",
             f"No network? {why}",
             "Connect to the network, or give a weight file.",
-            NOT_UNDERSTOOD,
+            code=NOT_UNDERSTOOD,
         ) from error
     cfg = module.pretrained_cfg
     return _finish(

@@ -40,7 +40,7 @@ from fdlab.checkpoints.families import (
 )
 from fdlab.checkpoints.families.family import Family, Place
 from fdlab.checkpoints.families.refusals import refuse_known
-from fdlab.checkpoints.unpickle import WeightFile
+from fdlab.checkpoints.unpickle import WeightFile, refusal
 from fdlab.encoders.encoder import Size, TimmCall
 from fdlab.encoders.student import seeded
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
@@ -112,11 +112,11 @@ def find_family(file: WeightFile) -> tuple[Family, Contents]:
     nearest_ones = f"Nearest, by the place of the patch embedding: {', '.join(near[:6])}. " if near else ""
     tried = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
     why = f"{nearest_ones}Tried: fdlab, {tried}. First keys: {tables or 'no tensors at all'}."
-    raise FdlabError(
-        f"{file.path} has no layout that fdlab knows.",
+    raise refusal(
+        file.path,
+        "has no layout that fdlab knows.",
         why,
         "Give a file of a known family, or its name to timm: timm:NAME.",
-        NOT_UNDERSTOOD,
     )
 
 
@@ -141,7 +141,7 @@ def recognise(
             f"{file.path} holds no '{taken}'.",
             f"It is {family.name} and holds {', '.join(networks)}.",
             f"Use @NAME or encoder= with one of them.{nearest(taken, networks)}",
-            USAGE,
+            code=USAGE,
         )
     place = networks[taken]
     others = tuple(name for name in networks if name != taken)
@@ -156,7 +156,7 @@ def recognise(
             raise key_error(file.path, family, (), [str(error).strip("'")]) from error
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
         what = f"{file.path} has tensors that do not fit {family.name}."
-        raise FdlabError(what, why, "The file was changed.", NOT_UNDERSTOOD) from error
+        raise FdlabError(what, why, "The file was changed.", code=NOT_UNDERSTOOD) from error
     built = Built(**{**vars(built), "state": _fitting(ask, built)})
     words = _preprocessing(ask)
     prefix = (place.prefix_in(contents, family.marker) or "").rstrip(".")
@@ -206,7 +206,7 @@ def _fitting(ask: Ask, built: Built) -> dict[str, Tensor]:
     except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
         raise FdlabError(
-            f"{ask.path}: its timm class could not be made.", why, "Check heads= and image_size=.", NOT_UNDERSTOOD
+            f"{ask.path}: its timm class could not be made.", why, "Check heads= and image_size=.", code=NOT_UNDERSTOOD
         ) from error
     state = dict(built.state)
     extra, missing = set(state) - set(wanted), set(wanted) - set(state)
@@ -219,7 +219,7 @@ def _fitting(ask: Ask, built: Built) -> dict[str, Tensor]:
     ]
     if wrong:
         why = "; ".join(wrong[:4]) + "."
-        raise FdlabError(f"{ask.path} has tensors of unfitting shapes.", why, "", NOT_UNDERSTOOD)
+        raise refusal(ask.path, "has tensors of unfitting shapes.", why)
     return state
 
 

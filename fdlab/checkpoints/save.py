@@ -16,11 +16,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from fdlab.checkpoints.blank import blank, unfitting
-from fdlab.checkpoints.unpickle import WeightFile, fdlab_metadata
+from fdlab.checkpoints.unpickle import WeightFile, fdlab_metadata, refusal
 from fdlab.encoders.encoder import Floats3, Size, TimmCall
 from fdlab.encoders.positions import METHODS, resize_absolute, resize_relative, sincos_table
 from fdlab.encoders.student import TABLE, Design, build, seeded, stock_state, timm_call
-from fdlab.errors import NOT_UNDERSTOOD, OUT_OF_SPACE, USAGE, FdlabError
+from fdlab.errors import OUT_OF_SPACE, USAGE, FdlabError
 from fdlab.randomness import seed_for
 from fdlab.records.atomic import replacing
 
@@ -53,7 +53,7 @@ def save_encoder(
             f"{path} was not written.",
             "Neither the design nor the timm call of the model is known.",
             "Give design= or call=.",
-            USAGE,
+            code=USAGE,
         )
     # drop_path belongs to the training, not to the network, yet random:RUN needs the design as it was.
     entry = {
@@ -81,7 +81,7 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: dict[st
             save_file({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, draft, metadata)
     except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in its own type
         raise FdlabError(
-            f"{path} was not written.", str(error), "Free some space or choose another folder.", OUT_OF_SPACE
+            f"{path} was not written.", str(error), "Free some space or choose another folder.", code=OUT_OF_SPACE
         ) from error
     return path
 
@@ -130,7 +130,7 @@ class OwnFile:
                     f"{self.file.path} has one image size.",
                     "It was not built from a design.",
                     "Open the original file with image_size=.",
-                    USAGE,
+                    code=USAGE,
                 )
             call, make = self.call, self.call.make
         else:
@@ -145,11 +145,11 @@ class OwnFile:
         except Exception as error:  # arguments of a changed description can fail anywhere in timm
             faults = [f"{type(error).__name__}: {str(error)[:160]}"]
         if faults:
-            raise FdlabError(
-                f"{self.file.path} does not fit its own description.",
+            raise refusal(
+                self.file.path,
+                "does not fit its own description.",
                 f"{'; '.join(faults[:4])}.",
                 "The file was changed after fdlab wrote it.",
-                NOT_UNDERSTOOD,
             )
         with seeded(seed_for(0, "construct")):
             module = blank(make)
@@ -163,11 +163,11 @@ def own_file(file: WeightFile) -> OwnFile | None:
     if entry is None:
         return None
     if entry.get("format") != FORMAT:
-        raise FdlabError(
-            f"{file.path} has fdlab format {str(entry.get('format'))[:20]}.",
+        raise refusal(
+            file.path,
+            f"has fdlab format {str(entry.get('format'))[:20]}.",
             f"This fdlab reads format {FORMAT}.",
             "Use the version of fdlab that wrote it.",
-            NOT_UNDERSTOOD,
         )
     try:
         design = Design(**entry["design"]) if entry["design"] else None
@@ -180,7 +180,7 @@ def own_file(file: WeightFile) -> OwnFile | None:
         return OwnFile(file, entry, design, call)
     except (KeyError, TypeError, ValueError, AttributeError, FdlabError) as error:
         why = error.why if isinstance(error, FdlabError) else f"{type(error).__name__}: {error}"
-        raise FdlabError(f"{file.path} has a damaged description.", why, "", NOT_UNDERSTOOD) from error
+        raise refusal(file.path, "has a damaged description.", why) from error
 
 
 def _safe_call(entry: Mapping[str, Any], file: WeightFile) -> TimmCall:

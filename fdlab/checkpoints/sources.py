@@ -18,7 +18,7 @@ def parse_label(text: str) -> tuple[str, str]:
     label, found, source = text.partition("=")
     if found and label.strip() and "/" not in label and not Path(text).exists():
         if not source:
-            raise FdlabError(f"'{text}' names no model.", "Nothing stands after '='.", "Use label=SOURCE.", USAGE)
+            raise FdlabError(f"'{text}' names no model.", "Nothing stands after '='.", "Use label=SOURCE.", code=USAGE)
         return label.strip(), source
     kind, _, rest = text.partition(":") if text.startswith(("random:", "timm:")) else ("", "", text)
     path = Path(rest)
@@ -53,6 +53,6 @@ def run_file(folder: Path) -> Path:
             f"The run {folder} is not finished.",
             f"It holds no {' or '.join(RUN_FILES)} yet.",
             "Give the same training command again: it continues where it stopped.",
-            NOT_UNDERSTOOD,
+            code=NOT_UNDERSTOOD,
         )
     return folder

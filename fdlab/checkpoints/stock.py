@@ -20,19 +20,8 @@ from fdlab.encoders.encoder import TimmCall, pair
 
 # Arguments that change nothing in a network whose weights are loaded and which does not train.
 _TRAINING_ONLY = frozenset(
-    [
-        "drop_rate",
-        "pos_drop_rate",
-        "patch_drop_rate",
-        "proj_drop_rate",
-        "attn_drop_rate",
-        "drop_path_rate",
-        "weight_init",
-        "head_init_scale",
-        "fix_init",
-        "device",
-        "dtype",
-    ]
+    {"drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"}
+    | {"weight_init", "head_init_scale", "fix_init", "device", "dtype"}
 )
 # Arguments that any name takes freely: the same network with another size of input or another head.
 _FREE = frozenset(("num_classes", "img_size", "global_pool", "fc_norm", "final_norm", "in_chans", "dynamic_img_size"))

@@ -71,11 +71,11 @@ def _read_file(path: Path) -> WeightFile:
             return _read_safetensors(path)
         found = read_zip(path) if kind == "torch zip" else read_legacy(path)
     except MemoryError as error:
-        raise FdlabError(f"{path} does not fit into memory.", str(error), "", OUT_OF_SPACE) from error
+        raise FdlabError(f"{path} does not fit into memory.", str(error), code=OUT_OF_SPACE) from error
     except FdlabError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in a reader
-        raise FdlabError(f"{path} cannot be read.", _reason(error, kind), AGAIN, NOT_UNDERSTOOD) from error
+        raise FdlabError(f"{path} cannot be read.", _reason(error, kind), AGAIN, code=NOT_UNDERSTOOD) from error
     return _as_file(path, found)
 
 
@@ -86,7 +86,7 @@ def _as_file(path: Path, found: Archive) -> WeightFile:
             f"{path} holds no table of weights.",
             f"It holds a {str(held)[:80]}.",
             "Save the model's state_dict() instead.",
-            NOT_UNDERSTOOD,
+            code=NOT_UNDERSTOOD,
         )
     configs = _configs(path.parent) if path.name in WEIGHTS_OF_FOLDERS else {}
     return WeightFile(path, found.content, found.kind, stubs=found.stubs, seen=found.seen, configs=configs)
@@ -95,20 +95,20 @@ def _as_file(path: Path, found: Archive) -> WeightFile:
 def sniff(path: Path) -> str:
     """``safetensors``, ``torch zip`` or ``torch legacy`` by the first bytes; an error for all else."""
     if not path.exists():
-        raise _refusal(path, "does not exist.", "No file has this name.", "Check the path.")
+        raise refusal(path, "does not exist.", "No file has this name.", "Check the path.")
     if not path.is_file():
-        raise _refusal(path, "is no file.", "It is a folder or a device.", "Give a weight file.")
+        raise refusal(path, "is no file.", "It is a folder or a device.", "Give a weight file.")
     try:
         with path.open("rb") as file:
             start = file.read(512)
     except OSError as error:
-        raise _refusal(path, "cannot be opened.", str(error), "Check its permissions.") from error
+        raise refusal(path, "cannot be opened.", str(error), "Check its permissions.") from error
     if not start:
-        raise _refusal(path, "is empty.", "It has 0 bytes.")
+        raise refusal(path, "is empty.", "It has 0 bytes.", AGAIN)
     if start.startswith(b"version https://git-lfs"):
-        raise _refusal(path, "is a git-lfs pointer.", "The weights are not downloaded.", "Run: git lfs pull")
+        raise refusal(path, "is a git-lfs pointer.", "The weights are not downloaded.", "Run: git lfs pull")
     if start.lstrip().startswith(b"<"):
-        raise _refusal(path, "is a web page (HTML).", "The server answered with a page, not with the weights.")
+        raise refusal(path, "is a web page (HTML).", "The server answered with a page, not with the weights.", AGAIN)
     if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 100_000_000:
         return "safetensors"
     if start.startswith(b"PK"):
@@ -126,14 +126,12 @@ def sniff(path: Path) -> str:
     if name is None and start[257:262] == b"ustar":
         name = "tar"
     if name:
-        raise _refusal(
+        raise refusal(
             path, f"is a {name} archive.", "fdlab does not unpack archives.", "Unpack it; give the file inside."
         )
     if start.startswith((b"\x89HDF", b"\x93NUMPY")):
-        raise _refusal(
-            path, "is a Keras, JAX or numpy file.", "fdlab reads torch and safetensors files.", "Convert it."
-        )
-    raise _refusal(
+        raise refusal(path, "is a Keras, JAX or numpy file.", "fdlab reads torch and safetensors files.", "Convert it.")
+    raise refusal(
         path,
         "is no weight file that fdlab reads.",
         f"It starts with {start[:8]!r}.",
@@ -141,8 +139,9 @@ def sniff(path: Path) -> str:
     )
 
 
-def _refusal(path: Path, what: str, why: str, fix: str = AGAIN) -> FdlabError:
-    return FdlabError(f"{path} {what}", why, fix, NOT_UNDERSTOOD)
+def refusal(path: Path, what: str, why: str = "", fix: str = "") -> FdlabError:
+    """The error (code 3) of a file that is not read."""
+    return FdlabError(f"{path} {what}", why, fix, code=NOT_UNDERSTOOD)
 
 
 def _sniff_zip(path: Path) -> str:
@@ -150,11 +149,13 @@ def _sniff_zip(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeDecodeError) as error:
-        raise _refusal(path, "is cut short or damaged.", f"Its zip directory is missing ({error}).") from error
+        raise refusal(path, "is cut short or damaged.", f"Its zip directory is missing ({error}).", AGAIN) from error
     if len(names) > MAX_ENTRIES or len(set(names)) < len(names):
-        raise _refusal(path, "is no weight file.", f"It lists {len(names)} entries, too many or some of them twice.")
+        raise refusal(
+            path, "is no weight file.", f"It lists {len(names)} entries, too many or some of them twice.", AGAIN
+        )
     if not any(name.endswith("data.pkl") for name in names):
-        raise _refusal(
+        raise refusal(
             path,
             "is a zip file without weights.",
             f"It holds {', '.join(name[:60] for name in names[:3]) or 'nothing'}.",
@@ -180,7 +181,7 @@ def _read_folder(folder: Path) -> WeightFile:
         files = sorted(file for file in folder.iterdir() if file.suffix in endings and file.is_file())
         if len(files) != 1:
             why = f"It holds {len(files)} weight files{': ' + ', '.join(f.name for f in files[:4]) if files else ''}."
-            raise _refusal(folder, "is a folder without a clear weight file.", why, "Give the file itself.")
+            raise refusal(folder, "is a folder without a clear weight file.", why, "Give the file itself.")
         chosen = files[0]
     if chosen.name.endswith(".index.json"):
         content, metadata = _read_shards(chosen)
@@ -194,15 +195,15 @@ def _read_folder(folder: Path) -> WeightFile:
 def _read_shards(index: Path) -> tuple[dict[str, Any], dict[str, str]]:
     table = _json(index).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
-        raise _refusal(index, "is no index of shards.", "It has no table weight_map of file names.")
+        raise refusal(index, "is no index of shards.", "It has no table weight_map of file names.", AGAIN)
     content: dict[str, Any] = {}
     for name in sorted(set(table.values())):
         if Path(name).name != name:
-            raise _refusal(index, "is refused.", f"It names {name[:80]!r}, which is not beside it.")
+            raise refusal(index, "is refused.", f"It names {name[:80]!r}, which is not beside it.", AGAIN)
         content |= _read_file(index.parent / name).content
     missing = set(table) - set(content)
     if missing:
-        raise _refusal(index, "is not complete.", f"Keys are missing: {', '.join(sorted(missing)[:4])}.")
+        raise refusal(index, "is not complete.", f"Keys are missing: {', '.join(sorted(missing)[:4])}.", AGAIN)
     return content, {}
 
 
@@ -216,7 +217,7 @@ def _json(path: Path) -> dict[str, Any]:
             raise ValueError("it is larger than 32 MiB")
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _refusal(path, "cannot be read.", f"It is no JSON: {str(error)[:120]}.") from error
+        raise refusal(path, "cannot be read.", f"It is no JSON: {str(error)[:120]}.", AGAIN) from error
     return found if isinstance(found, dict) else {}
 
 
@@ -249,9 +250,6 @@ def fdlab_metadata(file: WeightFile) -> dict[str, Any] | None:
         found = None
     if not isinstance(found, dict):
         raise FdlabError(
-            f"{file.path} has a damaged description.",
-            "Its fdlab metadata is not JSON.",
-            AGAIN,
-            NOT_UNDERSTOOD,
+            f"{file.path} has a damaged description.", "Its fdlab metadata is not JSON.", AGAIN, code=NOT_UNDERSTOOD
         )
     return found

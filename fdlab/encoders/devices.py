@@ -21,14 +21,14 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
         text = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, place = text.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (place and not place.isdigit()):
-        raise FdlabError(f"Unknown device '{text}'.", "", "Use auto, cpu, cuda, cuda:N or mps.", USAGE)
+        raise FdlabError(f"Unknown device '{text}'.", fix="Use auto, cpu, cuda, cuda:N or mps.", code=USAGE)
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise FdlabError("No mps device here.", "torch finds no Apple GPU.", "Use --device cpu.", USAGE)
+        raise FdlabError("No mps device here.", "torch finds no Apple GPU.", "Use --device cpu.", code=USAGE)
     if kind == "cuda":
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(place or 0) >= found:
             why = f"torch finds {found} CUDA device(s); this torch build is {torch.__version__}."
-            raise FdlabError(f"No device '{text}' here.", why, "Use --device auto or --device cpu.", USAGE)
+            raise FdlabError(f"No device '{text}' here.", why, "Use --device auto or --device cpu.", code=USAGE)
     return torch.device(text)
 
 

@@ -135,7 +135,7 @@ class Encoder:
         """(B, 3, H, W) in [0, 1] -> what the model expects: (images - mean) / std, on its device."""
         if images.ndim != 4 or images.shape[1] != len(self.info.mean) or not images.is_floating_point():
             why = f"Got {tuple(images.shape)} of {images.dtype}."
-            raise FdlabError("Images must be float (B, 3, H, W) in [0, 1].", why, "", USAGE)
+            raise FdlabError("Images must be float (B, 3, H, W) in [0, 1].", why, code=USAGE)
         images = images.to(self.device)
         mean, std = (channels(tuple(v), images.device, images.dtype) for v in (self.info.mean, self.info.std))
         return (images - mean) / std
@@ -155,7 +155,7 @@ class Encoder:
                 "Tokens before the final norm are not available.",
                 f"{type(self.module).__name__} has no final norm.",
                 "Use norm=True.",
-                NOT_UNDERSTOOD,
+                code=NOT_UNDERSTOOD,
             )
         seen: list[Tensor] = []
         handle = final.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
@@ -176,7 +176,7 @@ class Encoder:
                 f"No block {wrong[0]}.",
                 f"The model has {depth} blocks, counted from 0.",
                 f"Use 0 to {depth - 1}, or -1 for the last.",
-                USAGE,
+                code=USAGE,
             )
         places = tuple(sorted({block % depth for block in blocks}))
         maps = capture_maps(self.module, lambda: self.module.forward_features(images), places)  # type: ignore[operator]
@@ -189,7 +189,7 @@ class Encoder:
                 f"{self.info.source or 'This model'} holds no classifier.",
                 "It is an encoder only.",
                 "Use tokens(), or train a classifier: fdlab finetune, fdlab evaluate linear.",
-                NOT_UNDERSTOOD,
+                code=NOT_UNDERSTOOD,
             )
         return self.module(self._checked(images))
 
@@ -197,7 +197,7 @@ class Encoder:
         """The images on the model's device and type, or an error that names the wrong size."""
         channels = next(m for m in self.module.modules() if isinstance(m, nn.Conv2d)).in_channels
         if images.ndim != 4 or images.shape[1] != channels:
-            raise FdlabError(f"Images must be (B, {channels}, H, W).", f"Got {tuple(images.shape)}.", "", USAGE)
+            raise FdlabError(f"Images must be (B, {channels}, H, W).", f"Got {tuple(images.shape)}.", code=USAGE)
         size, patch = tuple(images.shape[-2:]), self.info.patch_size
         wanted = pair(self.info.image_size)
         if size != wanted:
@@ -210,7 +210,7 @@ class Encoder:
                 f"Images of {size[0]}x{size[1]} pixels do not fit.",
                 why,
                 "Resize the images, or open the model with image_size= (a multiple of the patch size).",
-                USAGE,
+                code=USAGE,
             )
         weight = next(self.module.parameters())
         return images.to(device=weight.device, dtype=weight.dtype)
@@ -236,7 +236,7 @@ def describe(module: nn.Module) -> dict[str, Any]:
             f"{type(module).__name__} is not a vision transformer that fdlab reads.",
             "It has no patch embedding of a known grid followed by attention blocks.",
             "Use a ViT, DeiT, BEiT or Swin.",
-            NOT_UNDERSTOOD,
+            code=NOT_UNDERSTOOD,
         )
     size, patch = pair(embed.img_size), pair(embed.patch_size)
     # Hierarchical models: the tokens of the last stage lie on a coarser grid than the patches.
@@ -287,7 +287,7 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu")
 def check_activation(name: str) -> None:
     """Raises an FdlabError (code 2) for a name that is not in ``ACTIVATIONS``."""
     if name not in ACTIVATIONS:
-        raise FdlabError(f"Unknown activation '{name}'.", "", f"Use one of {', '.join(ACTIVATIONS)}.", USAGE)
+        raise FdlabError(f"Unknown activation '{name}'.", fix=f"Use one of {', '.join(ACTIVATIONS)}.", code=USAGE)
 
 
 def set_activation(module: nn.Module, name: str) -> None:

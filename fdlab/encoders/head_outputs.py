@@ -43,7 +43,7 @@ def projections(encoder: Encoder) -> list[Projection]:
                 f"The heads of block {place + 1} of {type(encoder.module).__name__} cannot be told apart.",
                 "It has no linear attn.proj that takes the outputs of its heads side by side.",
                 "Leave the part heads out, or measure a ViT, BEiT, EVA or Swin.",
-                NOT_UNDERSTOOD,
+                code=NOT_UNDERSTOOD,
             )
         found.append(Projection(layer, heads))
     return found

@@ -49,7 +49,7 @@ def _window(block: Any, place: int, size: Sequence[int]) -> Layout:
             f"The windows of {type(block).__name__} are not known.",
             "Distances need the grid that a block attends on.",
             "Measure a plain vision transformer, a Swin or a SwinV2.",
-            NOT_UNDERSTOOD,
+            code=NOT_UNDERSTOOD,
         )
     if any(r % w for r, w in zip(resolution, window, strict=True)) or any(
         s % r for s, r in zip(size, resolution, strict=True)
@@ -58,7 +58,7 @@ def _window(block: Any, place: int, size: Sequence[int]) -> Layout:
             f"Block {place + 1} pads its windows: {tuple(resolution)} tokens in windows of {tuple(window)}.",
             "Patches attend to padding there, and statistics of padding say nothing of the model.",
             "Open the model with image_size= of which every stage fills whole windows.",
-            NOT_UNDERSTOOD,
+            code=NOT_UNDERSTOOD,
         )
     pixels = (int(size[0]) // int(resolution[0]), int(size[1]) // int(resolution[1]))
     count = (resolution[0] // window[0]) * (resolution[1] // window[1])

@@ -37,7 +37,7 @@ def sincos_table(grid: Grid, width: int) -> Tensor:
     ``sin(p w_i), cos(p w_i)`` with ``w_i = 10000^(-i / (width / 4))`` (the order of MAE's code).
     """
     if width % 4:
-        raise FdlabError(f"A sin-cos table needs a width divisible by 4, not {width}.", "", "", USAGE)
+        raise FdlabError(f"A sin-cos table needs a width divisible by 4, not {width}.", code=USAGE)
     frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     row, column = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     halves = [axis.reshape(-1, 1) * frequency for axis in (column, row)]
@@ -49,7 +49,9 @@ def square_grid(rows: int, *, what: str) -> Grid:
     side = round(rows**0.5)
     if side * side != rows:
         why = f"{rows} position rows are not a square grid, and the file does not hold their shape."
-        raise FdlabError(f"{what}: the image size is unknown.", why, "Give image_size=(height, width).", NOT_UNDERSTOOD)
+        raise FdlabError(
+            f"{what}: the image size is unknown.", why, "Give image_size=(height, width).", code=NOT_UNDERSTOOD
+        )
     return side, side
 
 

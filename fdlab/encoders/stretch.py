@@ -102,7 +102,7 @@ def reparametrised(encoder: Encoder, name: str, seed: int = 0) -> Encoder:
             f"This model ({encoder.info.family}) has no weights for the map {name}.",
             "Its attention has norms or gates inside the heads, or its norms stand elsewhere.",
             "Leave the control out for this model.",
-            NOT_UNDERSTOOD,
+            code=NOT_UNDERSTOOD,
         )
     info = replace(encoder.info, options=(*encoder.info.options, name))
     return Encoder(module, replace(info, sha256=identity(module, info)), encoder.call)

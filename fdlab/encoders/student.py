@@ -103,7 +103,7 @@ class Design:
             if wrong
         ]
         if faults:
-            raise FdlabError("This design cannot be built.", "; ".join(faults) + ".", "", USAGE)
+            raise FdlabError("This design cannot be built.", "; ".join(faults) + ".", code=USAGE)
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -89,9 +89,8 @@ def capture_maps(
         if not -count <= block < count:
             raise FdlabError(
                 f"Block {block} is asked for, but the model has {count}.",
-                "",
-                f"Blocks count from 0 to {count - 1}, or from -1 to {-count} from the end.",
-                USAGE,
+                fix=f"Blocks count from 0 to {count - 1}, or from -1 to {-count} from the end.",
+                code=USAGE,
             )
     found: dict[int, Tensor] = {}
     places = {block % count for block in blocks}
@@ -281,9 +280,7 @@ def _replace(undo: contextlib.ExitStack, owner: Any, name: str, new: Callable[..
 def _check(module: nn.Module) -> None:
     if any(part.training for part in module.modules()):
         raise FdlabError(
-            "Attention is read in eval mode only.",
-            "This model is (partly) in train mode.",
-            "Call module.eval().",
+            "Attention is read in eval mode only.", "This model is (partly) in train mode.", "Call module.eval()."
         )
     for part in module.modules():
         compiled = hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None

@@ -11,6 +11,7 @@ from torch import Tensor
 from fdlab.checkpoints.builders import built
 from fdlab.checkpoints.builders.built import Ask, Built, Sentences
 from fdlab.checkpoints.families.family import is_square
+from fdlab.checkpoints.unpickle import refusal
 from fdlab.encoders.encoder import TimmCall
 from fdlab.encoders.positions import Grid, resize_absolute, resize_relative, square_grid
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
@@ -29,9 +30,7 @@ def build_beit(ask: Ask, state: dict[str, Tensor]) -> Built:
     own = f"blocks.0.attn.{TABLE}"
     table_key = SHARED if shared else own if own in state else None
     if table_key is None and "pos_embed" not in state:
-        raise FdlabError(
-            f"{ask.path} holds no positions.", "Neither a relative nor an absolute table.", "", NOT_UNDERSTOOD
-        )
+        raise refusal(ask.path, "holds no positions.", "Neither a relative nor an absolute table.")
     if table_key:
         heads, where, said = built.heads_in_file(
             ask, built.shape_of(ask, state, table_key, 2)[1], "columns of the bias table"
@@ -74,7 +73,9 @@ def _grids(ask: Ask, state: dict[str, Tensor], table_key: str | None, patch: int
     if new and (2 * new[0] - 1) * (2 * new[1] - 1) == rows:
         return new, new
     why = f"{rows} rows of relative offsets are not (2n-1)^2, and the file does not hold their shape."
-    raise FdlabError(f"{ask.path}: the image size is unknown.", why, "Give image_size=(height, width).", NOT_UNDERSTOOD)
+    raise FdlabError(
+        f"{ask.path}: the image size is unknown.", why, "Give image_size=(height, width).", code=NOT_UNDERSTOOD
+    )
 
 
 def _resize(ask: Ask, state: dict[str, Tensor], old: Grid, new: Grid) -> tuple[dict[str, Tensor], Sentences]:

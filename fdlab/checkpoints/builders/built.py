@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fdlab.checkpoints.contents import Contents
 from fdlab.checkpoints.families.family import Family
+from fdlab.checkpoints.unpickle import refusal
 from fdlab.encoders.encoder import Size, TimmCall, pair
 from fdlab.encoders.positions import METHODS, RELATIVE_METHODS, Grid
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
@@ -65,7 +66,7 @@ def shape_of(ask: Ask, state: Mapping[str, Tensor], key: str, axes: int) -> tupl
     shape = tuple(state[key].shape)
     if len(shape) != axes or 0 in shape:
         why = f"{key} has shape {shape}, not {axes} axes."
-        raise FdlabError(f"{ask.path} has tensors of unfitting shapes.", why, "", NOT_UNDERSTOOD)
+        raise refusal(ask.path, "has tensors of unfitting shapes.", why)
     return shape
 
 
@@ -73,7 +74,7 @@ def patches(ask: Ask, state: Mapping[str, Tensor]) -> tuple[int, int, int]:
     """(width, channels, patch) of the patch embedding."""
     width, channels, patch, patch_w = shape_of(ask, state, "patch_embed.proj.weight", 4)
     if patch != patch_w:
-        raise FdlabError(f"{ask.path} has oblong patches.", f"{patch}x{patch_w} pixels.", "", NOT_UNDERSTOOD)
+        raise refusal(ask.path, "has oblong patches.", f"{patch}x{patch_w} pixels.")
     return width, channels, patch
 
 
@@ -122,7 +123,7 @@ def heads_of(ask: Ask, width: int) -> tuple[int, str, Sentences]:
     if ask.heads is not None:
         if ask.heads < 1 or width % ask.heads:
             raise FdlabError(
-                f"{ask.heads} heads do not divide the width {width} of {path}.", "", "Check heads=.", USAGE
+                f"{ask.heads} heads do not divide the width {width} of {path}.", fix="Check heads=.", code=USAGE
             )
         return ask.heads, "given by the user", (f"heads = {ask.heads}: given by the user",)
     for fact, count in (("heads", lambda value: value), ("head_width", lambda value: width // value if value else 0)):
@@ -143,7 +144,7 @@ def heads_of(ask: Ask, width: int) -> tuple[int, str, Sentences]:
         f"{path}: the number of attention heads is unknown.",
         f"The file does not hold it, and no published {family.name} model has width {width}.",
         f"Give heads= (width/64 would be {width / 64:g}); a wrong number loads and is silently wrong.",
-        NOT_UNDERSTOOD,
+        code=NOT_UNDERSTOOD,
     )
 
 
@@ -151,7 +152,7 @@ def heads_in_file(ask: Ask, count: int, where: str) -> tuple[int, str, Sentences
     """The head count that a tensor shows; a different ``heads=`` is a mistake."""
     if ask.heads is not None and ask.heads != count:
         raise FdlabError(
-            f"{ask.path} has {count} heads, not {ask.heads}.", f"{where} shows it.", "Leave heads= out.", USAGE
+            f"{ask.path} has {count} heads, not {ask.heads}.", f"{where} shows it.", "Leave heads= out.", code=USAGE
         )
     return count, where, ()
 
@@ -161,7 +162,7 @@ def grid_of(size: Size, patch: int) -> Grid:
     height, width = pair(size)
     if height < patch or width < patch or height % patch or width % patch:
         why = f"Both sides must be positive multiples of the patch, {patch}."
-        raise FdlabError(f"image_size {height}x{width} does not fit.", why, "", USAGE)
+        raise FdlabError(f"image_size {height}x{width} does not fit.", why, code=USAGE)
     return height // patch, width // patch
 
 
@@ -188,9 +189,9 @@ def key_error(path: Path, family: Family, extra: Any, missing: Any) -> FdlabErro
         for label, keys in (("not known", extra), ("missing", missing))
         if keys
     ]
-    return FdlabError(
-        f"{path} does not fit its nearest family, {family.name}.",
+    return refusal(
+        path,
+        f"does not fit its nearest family, {family.name}.",
         f"Keys {'; '.join(parts)}.",
         "The file is of another family or was changed; fdlab never loads a part of a network.",
-        NOT_UNDERSTOOD,
     )

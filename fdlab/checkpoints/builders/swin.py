@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fdlab.checkpoints.builders import built
 from fdlab.checkpoints.builders.built import Ask, Built, Sentences
+from fdlab.checkpoints.unpickle import refusal
 from fdlab.encoders.encoder import TimmCall
 from fdlab.encoders.positions import RELATIVE_METHODS, Grid, resize_relative
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
@@ -84,7 +85,7 @@ def _stages(ask: Ask, state: Mapping[str, Tensor], *, v2: bool) -> list[_Stage]:
             window = (round(rows**0.5) + 1) // 2
             if (2 * window - 1) ** 2 != rows:
                 why = f"A bias table of {rows} rows is not (2w-1)^2."
-                raise FdlabError(f"{ask.path} has oblong windows.", why, "", NOT_UNDERSTOOD)
+                raise refusal(ask.path, "has oblong windows.", why)
         masks = [state[key] for key in (f"{stem}.{block}.{MASK}" for block in range(depth)) if key in state]
         grid = None
         if masks:
@@ -98,7 +99,7 @@ def _stages(ask: Ask, state: Mapping[str, Tensor], *, v2: bool) -> list[_Stage]:
             f"{ask.path}: the window size is unknown.",
             why,
             "Give timm:NAME, or a file with relative_coords_table.",
-            NOT_UNDERSTOOD,
+            code=NOT_UNDERSTOOD,
         )
     return stages
 
@@ -128,7 +129,7 @@ def _grid(ask: Ask, state: Mapping[str, Tensor], stages: list[_Stage]) -> tuple[
         f"{ask.path}: the image size is unknown.",
         f"Windows of {window} fit many sizes, and the file does not hold one.",
         "Give image_size=.",
-        NOT_UNDERSTOOD,
+        code=NOT_UNDERSTOOD,
     )
 
 
@@ -196,7 +197,7 @@ def _finish(
     built.heads_in_file(ask, stages[-1].heads, heads_where)
     if min(grid) < 1 << (len(stages) - 1):
         why = f"{len(stages)} stages need {patch << (len(stages) - 1)} pixels."
-        raise FdlabError("The image size is too small for this model.", why, "Give a larger image_size=.", USAGE)
+        raise FdlabError("The image size is too small for this model.", why, "Give a larger image_size=.", code=USAGE)
     dropped = (MASK, COORDS, INDEX)
     state = {key: value for key, value in state.items() if not key.endswith(dropped)}
     kwargs = {

@@ -36,7 +36,7 @@ def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
         "model_name": arch,
         "pretrained": False,
         **arguments,
-        "num_classes": classes_of(state, *HEADS),
+        "num_classes": _classes(state),
     }
     if ask.heads is not None:
         kwargs["num_heads"] = ask.heads
@@ -64,7 +64,10 @@ def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
     return Built(call, module.state_dict(), where, said, known=known)
 
 
-HEADS = ("head.weight", "head.fc.weight")  # where timm's classes have their classifier
+def _classes(state: dict[str, Tensor]) -> int:
+    return classes_of(state, "head.weight", "head.fc.weight")
+
+
 # How words of a timm name begin that tell what its weights were trained on; the first kind that fits counts, since
 # weights that were fine-tuned on labels name both.
 _KINDS: dict[Kind, str] = {
@@ -95,9 +98,7 @@ def fits(arch: str | None, arguments: Any, state: dict[str, Tensor]) -> bool:
     kept = {key: value for key, value in (arguments or {}).items() if key not in _NOT_ARGUMENTS and value is not None}
     try:
         with torch.device("meta"):
-            module: nn.Module = timm.create_model(
-                name, pretrained=False, **{**kept, "num_classes": classes_of(state, *HEADS)}
-            )
+            module: nn.Module = timm.create_model(name, pretrained=False, **{**kept, "num_classes": _classes(state)})
     except Exception:  # arguments of another network come in many types
         return False
     return set(module.state_dict()) == set(state)
@@ -110,4 +111,6 @@ def _errors(ask: Ask, arch: str) -> Iterator[None]:
     except (AssertionError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
         code = USAGE if isinstance(error, AssertionError) else NOT_UNDERSTOOD
-        raise FdlabError(f"{ask.path}: timm's {arch} could not be made.", why, "Check image_size=.", code) from error
+        raise FdlabError(
+            f"{ask.path}: timm's {arch} could not be made.", why, "Check image_size=.", code=code
+        ) from error

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdlab.checkpoints.contents import Contents
-from fdlab.errors import NOT_UNDERSTOOD, FdlabError
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ REFUSALS = (
 def refuse_known(path: Path, contents: Contents) -> None:
     """Raises the refusal whose pattern a key has; the frozen teacher of a distillation file does not count."""
     keys = [key for table in contents.tables.values() for key in table if not key.startswith("feature_model.")]
-    for refusal in REFUSALS:
-        found = next((key for key in keys if re.search(refusal.pattern, key)), None)
+    for entry in REFUSALS:
+        found = next((key for key in keys if re.search(entry.pattern, key)), None)
         if found is not None:
-            raise FdlabError(f"{path} {refusal.what}", f"Key {found}. {refusal.why}", refusal.fix, NOT_UNDERSTOOD)
+            raise refusal(path, entry.what, f"Key {found}. {entry.why}", entry.fix)
