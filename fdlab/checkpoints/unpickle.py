@@ -151,9 +151,7 @@ def _sniff_zip(path: Path) -> str:
     except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeDecodeError) as error:
         raise refusal(path, "is cut short or damaged.", f"Its zip directory is missing ({error}).", AGAIN) from error
     if len(names) > MAX_ENTRIES or len(set(names)) < len(names):
-        raise refusal(
-            path, "is no weight file.", f"It lists {len(names)} entries, too many or some of them twice.", AGAIN
-        )
+        raise refusal(path, "is no weight file.", f"It lists {len(names)} entries, too many or some twice.", AGAIN)
     if not any(name.endswith("data.pkl") for name in names):
         raise refusal(
             path,

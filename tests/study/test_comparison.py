@@ -30,7 +30,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FDLAB_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr("fdlab.checkpoints.known.AT_REST", -1.0)  # the run was trained a moment ago
 
 
 SETTINGS: dict[str, Any] = {"images": 33, "quiet": True, "probes": ("attention",)}
