@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fdlab.checkpoints.contents import Contents
+from fdlab.checkpoints.unpickle import refusal
 
 
 @dataclass(frozen=True)
