@@ -25,7 +25,7 @@ import torch
 
 import fdlab
 from fdlab.measures.attribution import curves, integrated_gradients
-from fdlab.measures.shares import area, falling
+from fdlab.measures.attribution_rows import area, falling
 
 IMAGES = int(os.environ.get("FDLAB_LESSON_IMAGES", "48"))
 STEPS = int(os.environ.get("FDLAB_LESSON_STEPS", "200"))

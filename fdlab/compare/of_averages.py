@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fdlab.compare.blocks import last_half, late
-from fdlab.measures.shares import area, falling, rising
+from fdlab.measures.attribution_rows import area, falling, rising
 from fdlab.records.intervals import interval_of_means
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record

@@ -1,4 +1,4 @@
-"""What one block's attention looks like, in numbers: from maps or straight from logits.
+"""The metrics of one block's attention, from maps or straight from logits; ``METRICS`` defines each of them.
 
 Notation for one head: queries i and keys j are the N = Gh * Gw patches (row major); P prefix tokens
 (class, distillation, registers) stand before them. Prefix queries are never looked at. y_ij is the
@@ -13,30 +13,15 @@ of y - 1/N, so that nearly uniform maps keep their digits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fdlab.errors import USAGE, FdlabError, nearest
-from fdlab.measures.attention_prefix import BY_KIND
-from fdlab.measures.attention_sums import Patch, QuerySums, offset_counts, pair_of, rounding
-
-PER_HEAD = (
-    "distance",
-    "distance_ratio",
-    "entropy",
-    "nmi",
-    "nmi_shuffled",
-    "prefix_mass",
-    "diagonality",
-    "column_concentration",
-    "r2_relative",
-    "r2_absolute",
-)
-PER_IMAGE = ("head_similarity", "head_similarity_shuffled", "head_similarity_centred", "head_divergence")
-ALL = PER_HEAD + PER_IMAGE
+from fdlab.measures.attention_sums import BY_KIND, Patch, QuerySums, offset_counts, pair_of, rounding
 
 
 def attention_metrics(
@@ -65,6 +50,11 @@ def attention_metrics(
 
     Raises:
         FdlabError: the shape does not fit the grid, or entries are negative.
+
+    >>> uniform = torch.full((1, 2, 4, 4), 0.25)
+    >>> values = attention_metrics(uniform, grid=(2, 2), patch_size=16)
+    >>> round(float(values["entropy"][0, 0]), 6), round(float(values["distance_ratio"][0, 0]), 6)
+    (1.0, 1.0)
     """
     maps = _at_least_float32(attention)
     if bool((maps < 0).any()):
@@ -103,98 +93,136 @@ def metrics_from_logits(
 
     The other arguments, the result and the errors are those of ``attention_metrics``.
     """
-    found = QuerySums(grid, patch_size, prefix_tokens, checked_names(metrics), renormalise, prefix_kinds)
-    found.add(_patch_rows(_at_least_float32(logits), grid, prefix_tokens))
-    return metrics_from_sums(found)
+    wanted = checked_names(metrics)
+    sums = QuerySums(grid, patch_size, prefix_tokens, sums_for(wanted), renormalise, prefix_kinds)
+    sums.add(_patch_rows(_at_least_float32(logits), grid, prefix_tokens))
+    return metrics_from_sums(sums, wanted)
 
 
-# --- from the sums -----------------------------------------------------------------------------------
+def metrics_from_sums(sums: QuerySums, wanted: Collection[str]) -> dict[str, Tensor]:
+    """The metrics ``wanted`` of a block all of whose patch queries were added, and ``prefix_mass_KIND`` where known."""
+    metrics = {name: METRICS[name].value(sums) for name in ALL if name in wanted}
+    return metrics | {name: sums[name] / sums.patches for name in BY_KIND if name in sums.sums}
 
 
-def metrics_from_sums(found: QuerySums) -> dict[str, Tensor]:
-    """The numbers of a block all of whose patch queries were added."""
-    wanted, sums, patches = found.wanted, found.sums, found.patches
-    made = {name: sums[name] / patches for name in ("prefix_mass", *BY_KIND) if name in sums}
-    by_kind = {name: made[name] for name in BY_KIND if name in made}
-    if "distance" in sums:
-        made["distance"] = sums["distance"] / patches
-        made["distance_ratio"] = made["distance"] / (uniform_distance(found.grid, found.patch_size) or math.nan)
-    if "entropy" in sums:
-        made |= _information(sums, patches)
-    if "squares" in sums:
-        made |= _structure(sums, found.grid)
-    if "cosine" in sums:
-        made |= _similarity(sums, patches)
-    return {name: made[name] for name in ALL if name in wanted} | by_kind
+def sums_for(metrics: Iterable[str]) -> set[str]:
+    """The names of the sums over queries (``QuerySums``) that these metrics are made from."""
+    return {name for metric in metrics for name in METRICS[metric].needs}
 
 
-def _information(sums: Mapping[str, Tensor], patches: int) -> dict[str, Tensor]:
-    """``entropy``, ``nmi``, ``nmi_shuffled`` and ``head_divergence``.
+# --- from sums to metrics ----------------------------------------------------------------------------
 
-    entropy = -(1/N) sum_ij y_ij ln y_ij / ln N (Shannon; per head as in Xie et al. 2023). With logits at
-    hand, H_i = ln Z_i - sum_j y_ij s_ij needs no logarithm of an element.
-    nmi = I / sqrt(H(q) H(k)) with p(q) = 1/N, so I = H(p) - mean_i H_i and H(q) = ln N (Park et al. 2023);
-    0 where every query looks at one and the same key (0/0).
-    head_divergence = mean over ordered head pairs and queries of sum_j y^a ln(y^a / y^b) (Xie et al. 2023),
-    from log-probabilities, without an epsilon; NaN where it is infinite, and for a single head.
+
+def _distance_ratio(sums: QuerySums) -> Tensor:
+    return sums["distance"] / sums.patches / (uniform_distance(sums.grid, sums.patch_size) or math.nan)
+
+
+def _entropy(sums: QuerySums) -> Tensor:
+    """-(1/N) sum_ij y_ij ln y_ij / ln N (Shannon; per head as in Xie et al. 2023).
+
+    With logits at hand, H_i = ln Z_i - sum_j y_ij s_ij needs no logarithm of an element. NaN for a single patch.
     """
-    entropy = sums["entropy"] / patches
-    found = {"entropy": entropy / math.log(patches) if patches > 1 else torch.full_like(entropy, math.nan)}
-    for name, column in (("nmi", "column"), ("nmi_shuffled", "shuffled")):
-        if column in sums:
-            found[name] = _nmi(sums[column] / patches + 1 / patches, entropy)
-    if "divergence" in sums:
-        heads = entropy.shape[1]
-        value = sums["divergence"] / (patches * heads * (heads - 1) or math.nan)
-        found["head_divergence"] = torch.where(sums["infinite"] > 0, math.nan, value) if "infinite" in sums else value
-    return found
+    entropy = sums["entropy"] / sums.patches
+    return entropy / math.log(sums.patches) if sums.patches > 1 else torch.full_like(entropy, math.nan)
 
 
-def _nmi(p: Tensor, entropy: Tensor) -> Tensor:
-    """From the key marginal (..., N) and the mean entropy of the rows in nats (...)."""
-    patches, p = p.shape[-1], p.clamp(min=0)  # rounding puts a key that nobody can see a little below 0
+def _nmi(sums: QuerySums, column: str = "column") -> Tensor:
+    """I / sqrt(H(q) H(k)) with p(q) = 1/N, so I = H(p) - mean_i H_i and H(q) = ln N (Park et al. 2023).
+
+    0 where every query looks at one and the same key (0/0).
+    """
+    patches = sums.patches
+    p = (sums[column] / patches + 1 / patches).clamp(min=0)  # rounding puts a key that nobody can see a little below 0
     column_entropy = -torch.special.xlogy(p, p).sum(-1)
-    nmi = (column_entropy - entropy).clamp(min=0) / (column_entropy.clamp(min=0) * math.log(patches)).sqrt()
+    information = (column_entropy - sums["entropy"] / patches).clamp(min=0)
+    nmi = information / (column_entropy.clamp(min=0) * math.log(patches)).sqrt()
     defined = column_entropy > 4 * patches * torch.finfo(p.dtype).eps
     return torch.where(defined | column_entropy.isnan(), nmi, 0.0)
 
 
-def _structure(sums: Mapping[str, Tensor], grid: tuple[int, int]) -> dict[str, Tensor]:
-    """How much of the map depends on the key alone or on the offset alone; (B, heads) each.
+def _head_divergence(sums: QuerySums) -> Tensor:
+    """Mean over ordered head pairs and queries of sum_j y^a ln(y^a / y^b) (Xie et al. 2023), without an epsilon.
 
-    diagonality = (1/N) sum_i y_ii, the mass on the own token.
-    column_concentration = N sum_j p_j^2, from 1 to N (every query on one key).
-    r2_absolute = N sum_j (p_j - 1/N)^2 / sum_ij (y_ij - 1/N)^2: share explained by the key's position.
-    r2_relative = 1 - sum_ij (y_ij - mean over equal offset)^2 / sum_ij (y_ij - 1/N)^2: share explained by
-    the offset j - i in the grid. Chance level (offsets - 1) / (N^2 - 1). Both are one-way analyses of
-    variance of the map; NaN for an exactly uniform one.
+    From log-probabilities. NaN where it is infinite, and for a single head.
     """
-    patches = grid[0] * grid[1]
-    squares = (sums["column"] / patches).square().sum(-1)
+    heads = sums["entropy"].shape[1]
+    value = sums["divergence"] / (sums.patches * heads * (heads - 1) or math.nan)
+    return torch.where(sums["infinite"] > 0, math.nan, value) if "infinite" in sums.sums else value
+
+
+def _diagonality(sums: QuerySums) -> Tensor:
+    """(1/N) sum_i y_ii, the mass on the query's own token."""
+    return sums["diagonal"] / sums.patches + 1 / sums.patches
+
+
+def _column_concentration(sums: QuerySums) -> Tensor:
+    """N sum_j p_j^2, from 1 to N (every query on one key)."""
+    return sums.patches * _column_squares(sums) + 1
+
+
+def _r2_absolute(sums: QuerySums) -> Tensor:
+    """N sum_j (p_j - 1/N)^2 / sum_ij (y_ij - 1/N)^2: the share of the map explained by the key's position.
+
+    Like ``r2_relative`` a one-way analysis of variance of the map; NaN for an exactly uniform one.
+    """
+    return sums.patches * _column_squares(sums) / _spread(sums)
+
+
+def _r2_relative(sums: QuerySums) -> Tensor:
+    """1 - sum_ij (y_ij - mean over equal offset)^2 / sum_ij (y_ij - 1/N)^2: the share explained by the offset j - i.
+
+    Chance level (offsets - 1) / (N^2 - 1).
+    """
+    spread = _spread(sums)
+    return (sums["offsets"].square() / offset_counts(sums.grid, spread.device)).sum((-2, -1)) / spread
+
+
+def _column_squares(sums: QuerySums) -> Tensor:
+    return (sums["column"] / sums.patches).square().sum(-1)
+
+
+def _spread(sums: QuerySums) -> Tensor:
+    """sum_ij (y_ij - 1/N)^2; NaN where it is rounding alone."""
     spread = sums["squares"]
-    spread = torch.where(spread <= patches * rounding(spread, patches), math.nan, spread)
-    found = {
-        "diagonality": sums["diagonal"] / patches + 1 / patches,
-        "column_concentration": patches * squares + 1,
-        "r2_absolute": patches * squares / spread,
-    }
-    if "offsets" in sums:
-        counts = offset_counts(grid, spread.device)
-        found["r2_relative"] = (sums["offsets"].square() / counts).sum((-2, -1)) / spread
-    return found
+    return torch.where(spread <= sums.patches * rounding(spread, sums.patches), math.nan, spread)
 
 
-def _similarity(sums: Mapping[str, Tensor], patches: int) -> dict[str, Tensor]:
-    """Mean cosine over head pairs a < b and queries, (B,): plain, and of rows with 1/N subtracted.
+def _mean_cosine(sums: QuerySums, kind: str) -> Tensor:
+    """Mean cosine over head pairs a < b and queries, (B,). NaN for a single head."""
+    return sums[kind] / (sums["pairs"] * sums.patches)
 
-    Rows that are exactly uniform have no centred direction; pairs with one are left out. NaN for a single head.
-    """
-    pairs = sums["pairs"] * patches
-    return {
-        "head_similarity": sums["cosine"] / pairs,
-        "head_similarity_shuffled": sums["cosine_shuffled"] / pairs,
-        "head_similarity_centred": sums["cosine_centred"] / sums["usable"],
-    }
+
+def _centred_cosine(sums: QuerySums) -> Tensor:
+    """Mean cosine of rows with 1/N subtracted, without pairs of which a row is exactly uniform: it has no direction."""
+    return sums["cosine_centred"] / sums["usable"]
+
+
+class Definition(NamedTuple):
+    """A metric of a block: its value from the sums over the queries, and the names of the sums that it needs."""
+
+    value: Callable[[QuerySums], Tensor]
+    needs: tuple[str, ...]
+
+
+METRICS: dict[str, Definition] = {
+    "distance": Definition(lambda sums: sums["distance"] / sums.patches, ("distance",)),
+    "distance_ratio": Definition(_distance_ratio, ("distance",)),
+    "entropy": Definition(_entropy, ("entropy",)),
+    "nmi": Definition(_nmi, ("entropy", "column")),
+    "nmi_shuffled": Definition(partial(_nmi, column="shuffled"), ("entropy", "shuffled")),
+    "prefix_mass": Definition(lambda sums: sums["prefix_mass"] / sums.patches, ("prefix_mass",)),
+    "diagonality": Definition(_diagonality, ("diagonal",)),
+    "column_concentration": Definition(_column_concentration, ("column",)),
+    "r2_relative": Definition(_r2_relative, ("squares", "offsets")),
+    "r2_absolute": Definition(_r2_absolute, ("squares", "column")),
+    "head_similarity": Definition(partial(_mean_cosine, kind="cosine"), ("cosine",)),
+    "head_similarity_shuffled": Definition(partial(_mean_cosine, kind="cosine_shuffled"), ("cosine",)),
+    "head_similarity_centred": Definition(_centred_cosine, ("cosine",)),
+    "head_divergence": Definition(_head_divergence, ("entropy", "divergence")),
+}
+PER_IMAGE = tuple(name for name in METRICS if name.startswith("head_"))
+PER_HEAD = tuple(name for name in METRICS if name not in PER_IMAGE)
+ALL = tuple(METRICS)
 
 
 # --- geometry ----------------------------------------------------------------------------------------
@@ -206,6 +234,9 @@ def uniform_distance(grid: tuple[int, int], patch_size: Patch) -> float:
 
     (1/N^2) sum over offsets (dr, dc) of (Gh - |dr|)(Gw - |dc|) |(dr ph, dc pw)|; a square's limit is
     0.52141 of its side.
+
+    >>> uniform_distance((1, 2), 16)  # half of the pairs are one patch, the others lie 16 pixels apart
+    8.0
     """
     (down, across), (height, width) = grid, pair_of(patch_size)
     total = math.fsum(
@@ -242,9 +273,6 @@ def checked_names(metrics: Iterable[str] | None) -> set[str]:
     wanted = set(ALL if metrics is None else metrics)
     for name in sorted(wanted - set(ALL)):
         raise FdlabError(
-            f"No attention metric is called '{name}'.{nearest(name, ALL)}",
-            "",
-            f"Known: {', '.join(ALL)}.",
-            USAGE,
+            f"No attention metric is called '{name}'.{nearest(name, ALL)}", fix=f"Known: {', '.join(ALL)}.", code=USAGE
         )
     return wanted

@@ -14,29 +14,39 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fdlab.measures.attention_prefix import log_mass, mass_by_kind
-from fdlab.measures.attention_shuffle import shuffled_cosine, shuffled_sum
+from fdlab.randomness import stream
 
 Patch = int | tuple[int, int]
+BY_KIND = ("prefix_mass_cls", "prefix_mass_dist", "prefix_mass_register")
 
 # exp(-1e4) is 0 in every dtype, and 0 * -1e4 is 0 where 0 * -inf is not a number
 _MASKED = -1e4
 
 
 class QuerySums:
-    """Of the patch queries seen so far, in a block whose patches lie on ``grid``.
+    """Sums over the patch queries added so far, of a block whose patches lie on ``grid``: ``sums["distance"]``.
 
-    ``metrics`` is complete once all patch queries were added.
+    Args:
+        grid: patches (down, across).
+        patch_size: pixels of a patch.
+        prefix_tokens: tokens before the patches.
+        needs: which sums: prefix_mass, distance, entropy, divergence (with entropy), column, shuffled, squares,
+            diagonal, offsets, cosine (all that head similarities need).
+        renormalise: False: distances are not renormalised over the patches.
+        prefix_kinds: of each prefix token; several kinds add ``prefix_mass_KIND`` to ``prefix_mass``.
     """
 
     def __init__(
-        self, grid: tuple[int, int], patch_size: Patch, prefix_tokens: int, wanted: set[str], renormalise: bool,
+        self, grid: tuple[int, int], patch_size: Patch, prefix_tokens: int, needs: set[str], renormalise: bool,
         prefix_kinds: Sequence[str],
     ) -> None:  # fmt: skip
         self.grid, self.patch_size, self.prefix = grid, patch_size, prefix_tokens
-        self.wanted, self.renormalise, self.kinds = wanted, renormalise, prefix_kinds
+        self.needs, self.renormalise, self.kinds = needs, renormalise, prefix_kinds
         self.patches = grid[0] * grid[1]
         self.sums: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.sums[name]
 
     def _put(self, **sums: Tensor) -> None:
         for name, value in sums.items():
@@ -44,28 +54,29 @@ class QuerySums:
 
     def add(self, logits: Tensor, first: int = 0) -> None:
         """(B, heads, n, T) logits of the patch queries ``first`` to ``first + n - 1``: whole rows of the grid."""
-        wanted = self.wanted
+        needs = self.needs
         rows = _softmax_rows(logits[..., self.prefix :])
         prefix = logits[..., : self.prefix]
-        if "prefix_mass" in wanted:
+        if "prefix_mass" in needs:
             self._put(prefix_mass=torch.sigmoid(log_mass(prefix) - rows.log_mass).sum(-1))
             kinds = mass_by_kind(prefix, rows.log_mass, self.kinds)
             self._put(**{name: value * logits.shape[-2] for name, value in kinds.items()})
-        if wanted & {"distance", "distance_ratio"}:
+        if "distance" in needs:
             share = None if self.renormalise else torch.sigmoid(rows.log_mass - log_mass(prefix))
             self._put(distance=self._distance(rows.centred, first, share))
-        if wanted & {"entropy", "nmi", "nmi_shuffled", "head_divergence"}:
+        if "entropy" in needs:
             self._information(rows)
-        if wanted & {"nmi", "nmi_shuffled", "column_concentration", "r2_relative", "r2_absolute", "diagonality"}:
+        if "column" in needs:
             self._put(column=rows.centred.sum(-2))
-        if "nmi_shuffled" in wanted:
+        if "shuffled" in needs:
             self._put(shuffled=shuffled_sum(rows.centred, first))
-        if wanted & {"column_concentration", "r2_relative", "r2_absolute", "diagonality"}:
+        if "squares" in needs:
             self._put(squares=(rows.centred * rows.centred).sum((-2, -1)))
+        if "diagonal" in needs:
             self._put(diagonal=rows.centred.diagonal(offset=first, dim1=-2, dim2=-1).sum(-1))
-        if "r2_relative" in wanted:
+        if "offsets" in needs:
             self._put(offsets=offset_sums(rows.centred, self.grid, first // self.grid[1]))
-        if wanted & {"head_similarity", "head_similarity_shuffled", "head_similarity_centred"}:
+        if "cosine" in needs:
             self._similarity(rows.centred)
 
     def _distance(self, centred: Tensor, first: int, share: Tensor | None) -> Tensor:
@@ -77,7 +88,7 @@ class QuerySums:
     def _information(self, rows: _Rows) -> None:
         """Entropies in nats of the queries, and their divergences between heads."""
         log_total = rows.total.log()
-        if "head_divergence" in self.wanted:
+        if "divergence" in self.needs:
             cross = _head_products(rows.weight, rows.shifted) / rows.total.transpose(1, 2)[..., None]
             cross = cross - log_total.transpose(1, 2)[:, :, None, :]  # (B, n, a, b): sum_j y^a ln y^b
             per_query = -cross.diagonal(dim1=-2, dim2=-1).transpose(1, 2)
@@ -187,3 +198,69 @@ def _distances(grid: tuple[int, int], height: int, width: int, dtype: torch.dtyp
 def pair_of(patch_size: Patch) -> tuple[int, int]:
     """(height, width) of a patch in pixels."""
     return (patch_size, patch_size) if isinstance(patch_size, int) else (patch_size[0], patch_size[1])
+
+
+# --- prefix tokens -----------------------------------------------------------------------------------
+
+
+def log_mass(logits: Tensor) -> Tensor:
+    """logsumexp over keys; -inf where there are none."""
+    if logits.shape[-1] == 0:
+        return logits.new_full(logits.shape[:-1], -math.inf)
+    return logits.logsumexp(-1)
+
+
+def mass_by_kind(prefix: Tensor, log_patches: Tensor, kinds: Sequence[str]) -> dict[str, Tensor]:
+    """``prefix_mass_KIND`` for every kind, (B, heads) each; they add up to ``prefix_mass``.
+
+    A token's share is exp(its logit - log of the row's whole sum), so that shares near 0 and near 1 keep their digits.
+
+    Args:
+        prefix: (B, heads, N, P) logits of the prefix keys.
+        log_patches: (B, heads, N) log mass of the patch keys.
+        kinds: the kind of each of the P tokens, in order. With fewer than two different ones ``prefix_mass`` says
+            everything, and nothing is returned.
+    """
+    names = list(dict.fromkeys(kinds))
+    if len(names) < 2 or len(kinds) != prefix.shape[-1]:
+        return {}
+    shares = (prefix - torch.logaddexp(log_mass(prefix), log_patches)[..., None]).exp().mean(-2)
+    tokens = {name: [i for i, kind in enumerate(kinds) if kind == name] for name in names}
+    return {f"prefix_mass_{name}": shares[..., chosen].sum(-1) for name, chosen in tokens.items()}
+
+
+# --- the shuffled control ----------------------------------------------------------------------------
+# What the numbers of a map are worth when its sharpness is all that is left: the keys of every query are permuted, each
+# query's by its own permutation. Each row keeps its values, and with them its entropy, but no longer says which key
+# they belong to. A metric far from its shuffled value tells of where the queries look; one close to it, of how sharp
+# the rows are.
+
+
+@lru_cache(maxsize=4)
+def shuffled_keys(patches: int, device: torch.device) -> Tensor:
+    """(N, N) int64: row i is the order in which query i reads its keys; the same in every run and model."""
+    draw = stream(0, "shuffled keys", patches)
+    order = draw.permuted(torch.arange(patches).expand(patches, patches).numpy(), axis=1)
+    with torch.inference_mode(False):  # kept for later calls, which may want gradients
+        return torch.from_numpy(order).to(device)
+
+
+def shuffled_sum(maps: Tensor, first: int = 0) -> Tensor:
+    """(..., N): the sum over queries ``first`` to ``first + n - 1`` of their shuffled rows (..., n, N).
+
+    One draw for all heads and images: the column mean of N shuffled rows hardly depends on the draw.
+    """
+    count, patches = maps.shape[-2:]
+    order = shuffled_keys(patches, maps.device)[first : first + count]
+    flat = order + torch.arange(count, device=maps.device)[:, None] * patches
+    rows = maps.flatten(-2)
+    return rows.gather(-1, flat.flatten().expand(rows.shape)).unflatten(-1, order.shape).sum(-2)
+
+
+def shuffled_cosine(first_norm: Tensor, second_norm: Tensor, patches: int) -> Tensor:
+    """Mean cosine of two rows over all permutations of either: 1 / (N |y^a| |y^b|), exact, without a draw.
+
+    Under a random permutation every y^a_j meets the mean of y^b, which is 1/N, and a row sums to 1. The
+    centred form's mean is 0.
+    """
+    return 1 / (patches * first_norm * second_norm)

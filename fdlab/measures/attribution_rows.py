@@ -9,12 +9,36 @@ from typing import Any
 
 import numpy as np
 
-from fdlab.measures.shares import area, falling, rising
 from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import interval_of_means, mean_interval
 
 Rows = list[dict[str, Any]]
 UNDEFINED = "shares of the score"
+
+
+def area(curve: Any, shares: Any) -> Any:
+    """(..., points) -> (...): the area under a curve over ``shares`` in [0, 1], by trapezoids; of an array or a tensor.
+
+    >>> float(area(np.array([1.0, 0.5, 0.0]), np.array([0.0, 0.5, 1.0])))
+    0.5
+    """
+    return ((shares[1:] - shares[:-1]) * (curve[..., 1:] + curve[..., :-1]) / 2).sum(-1)
+
+
+def falling(curve: Any) -> Any:
+    """A deletion curve as the share of the score that is left: 1 with the whole image, 0 with none of it.
+
+    >>> falling(np.array([5.0, 2.0, 1.0])).tolist()
+    [1.0, 0.25, 0.0]
+    """
+    return (curve - curve[..., -1:]) / (curve[..., :1] - curve[..., -1:])
+
+
+def rising(curve: Any) -> Any:
+    """An insertion curve as the share of the score that is there: 0 with nothing, 1 with the whole image."""
+    return (curve - curve[..., :1]) / (curve[..., -1:] - curve[..., :1])
+
+
 _FORMS = {"deletion": falling, "insertion": rising}
 
 

@@ -1,4 +1,4 @@
-"""Convex classifiers on frozen features: multinomial logistic regression, solved by scikit-learn.
+"""Classifiers on frozen features: nearest neighbours, and multinomial logistic regression, solved by scikit-learn.
 
 ``logistic_predict`` is for accuracies; ``fit_logistic`` is solved to a stated gradient norm, because a curvature
 measured through an unconverged probe is the curvature of nothing in particular.
@@ -10,8 +10,38 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from fdlab.errors import FAILED, NOT_UNDERSTOOD, USAGE, FdlabError
+
+
+def knn_predict(
+    train: Tensor, labels: Tensor, test: Tensor, *, k: int = 20, temperature: float = 0.07, classes: int = 0
+) -> Tensor:
+    """Weighted vote of the k most similar training features (Caron et al. 2021, arXiv 2104.14294).
+
+    Features are L2-normalised; a neighbour of cosine s votes with exp(s / temperature).
+
+    Args:
+        train: (M, C) features.
+        labels: (M,) classes from 0.
+        test: (T, C) features.
+        classes: how many there are; 0: as many as the largest label says.
+
+    Returns:
+        (T,) predicted classes.
+
+    >>> knn_predict(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]), torch.tensor([[3.0, 1.0]])).tolist()
+    [0]
+    """
+    classes = classes or int(labels.max()) + 1
+    similarity = F.normalize(test.float(), dim=-1) @ F.normalize(train.float(), dim=-1).T
+    top, index = similarity.topk(min(k, len(train)), dim=-1)
+    votes = torch.zeros(len(test), classes, dtype=top.dtype)
+    votes.scatter_add_(1, labels[index], (top / temperature).exp())
+    return votes.argmax(-1)
 
 
 def logistic_predict(train: np.ndarray, labels: np.ndarray, test: np.ndarray, *, strength: float = 1.0) -> np.ndarray:

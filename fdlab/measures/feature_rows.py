@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fdlab.measures import features as form
-from fdlab.measures.knn import knn_predict
+from fdlab.measures.classifier import knn_predict
 from fdlab.measures.pooled import cross_validated
 from fdlab.randomness import stream
 from fdlab.records.estimate import Estimate

@@ -55,11 +55,6 @@ class Density:
         mass = np.abs(self.nodes) * self.weights * large
         return float(mass[self.nodes < 0].sum() / mass.sum()) if mass.sum() > 0 else 0.0
 
-    @property
-    def mean_magnitude(self) -> float:
-        """Mean of |lambda|."""
-        return float((np.abs(self.nodes) * self.weights).sum())
-
 
 def density(
     product: Product,
@@ -155,10 +150,3 @@ def smoothed(nodes: np.ndarray, weights: np.ndarray, at: np.ndarray, width: floa
     """The density at ``at``, each node blurred by a Gaussian of this standard deviation: for drawing only."""
     distance = (at[:, None] - nodes[None, :]) / width
     return np.exp(-0.5 * distance**2) @ weights / (width * np.sqrt(2 * np.pi))
-
-
-def wasserstein(nodes: np.ndarray, weights: np.ndarray, values: np.ndarray) -> float:
-    """The earth mover's distance between weighted points and equally weighted ``values``."""
-    from scipy.stats import wasserstein_distance
-
-    return float(wasserstein_distance(nodes, values, u_weights=weights))

@@ -20,9 +20,8 @@ from fdlab.encoders.layout import Layout, layouts
 from fdlab.encoders.reading import Advances, SlicedImages, heads_of, manifest_of, prefix_of
 from fdlab.encoders.tap import AttentionCall, tap
 from fdlab.errors import USAGE, FdlabError, nearest
-from fdlab.measures.attention import ALL, metrics_from_sums
-from fdlab.measures.attention_prefix import BY_KIND
-from fdlab.measures.attention_sums import QuerySums
+from fdlab.measures.attention import ALL, metrics_from_sums, sums_for
+from fdlab.measures.attention_sums import BY_KIND, QuerySums
 from fdlab.probes.probe import Probe
 from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import interval_of_means, mean_interval
@@ -161,13 +160,13 @@ def _measured(
 ) -> dict[str, Tensor]:  # fmt: skip
     """The numbers of some images; of a single one that is too large, some rows of patches at a time."""
     kinds = encoder.info.prefix_kinds if prefix else ()
-    sums = QuerySums(place.grid, place.patch, prefix, names, renormalise, kinds)
+    sums = QuerySums(place.grid, place.patch, prefix, sums_for(names), renormalise, kinds)
     across = place.grid[1]
     rows = max(1, 2 * at_once // (call.shape[1] * call.shape[-1] * across))
     for first in range(0, place.patches, rows * across):
         last = min(first + rows * across, place.patches)
         sums.add(call.logits(images, slice(prefix + first, prefix + last)), first)
-    return metrics_from_sums(sums)
+    return metrics_from_sums(sums, names)
 
 
 def _stacked(blocks: list[Tensor]) -> np.ndarray:

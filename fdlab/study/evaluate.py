@@ -16,8 +16,7 @@ from fdlab.data.images import ImageSource
 from fdlab.data.sources import open_data
 from fdlab.encoders.encoder import Encoder
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
-from fdlab.measures.classifier import logistic_predict
-from fdlab.measures.knn import knn_predict
+from fdlab.measures.classifier import knn_predict, logistic_predict
 from fdlab.progress import Progress
 from fdlab.records.intervals import proportion_interval
 from fdlab.records.table import frame

@@ -13,8 +13,8 @@ from fdlab.data.evaluation import stacked
 from fdlab.data.images import ImageSource
 from fdlab.engine.settings import Recipe
 from fdlab.errors import USAGE, FdlabError, nearest
+from fdlab.measures.classifier import knn_predict
 from fdlab.measures.features import effective_rank
-from fdlab.measures.knn import knn_predict
 from fdlab.probes.measure import measure
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Store

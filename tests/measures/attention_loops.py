@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fdlab.known_answers.attention import cells
-from fdlab.measures.attention_shuffle import shuffled_keys
+from fdlab.measures.attention_sums import shuffled_keys
 
 
 def by_loops(maps: Tensor, grid: tuple[int, int], patch: int, prefix: int) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from fdlab.measures.attention import (
     attention_metrics,
     metrics_from_logits,
     metrics_from_sums,
+    sums_for,
     uniform_distance,
 )
 from fdlab.measures.attention_sums import QuerySums, _head_products
@@ -237,10 +238,10 @@ def test_rows_of_patches_one_after_another_give_the_same_numbers(rows: int, mask
         logits[1, 2, :, 5:9] = -math.inf
     options = {"patch_size": 16, "prefix_tokens": prefix, "renormalise": renormalise, "prefix_kinds": kinds}
     expected = metrics_from_logits(logits, grid=grid, **options)
-    sums = QuerySums(grid, 16, prefix, set(ALL), renormalise, kinds)
+    sums = QuerySums(grid, 16, prefix, sums_for(ALL), renormalise, kinds)
     for first in range(0, 20, 4 * rows):
         sums.add(logits[:, :, prefix + first : prefix + first + 4 * rows], first)
-    found = metrics_from_sums(sums)
+    found = metrics_from_sums(sums, ALL)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12, equal_nan=True)

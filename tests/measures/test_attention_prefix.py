@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fdlab.measures.attention import metrics_from_logits
-from fdlab.measures.attention_prefix import BY_KIND
+from fdlab.measures.attention_sums import BY_KIND
 from fdlab.records.metrics import METRICS
 
 KINDS = ("cls", "register", "register")

@@ -11,7 +11,7 @@ import torch
 
 from fdlab.known_answers.attention import maps_of
 from fdlab.measures.attention import attention_metrics, metrics_from_logits
-from fdlab.measures.attention_shuffle import shuffled_column_mean, shuffled_cosine, shuffled_keys
+from fdlab.measures.attention_sums import shuffled_cosine, shuffled_keys, shuffled_sum
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def test_uniform_maps_are_unchanged() -> None:
 
 
 def test_the_identity_becomes_one_key_a_query() -> None:
-    mean = shuffled_column_mean(torch.eye(16, dtype=torch.float64))
+    mean = shuffled_sum(torch.eye(16, dtype=torch.float64)) / 16
     hits = torch.zeros(16, dtype=torch.float64)
     for i, keys in enumerate(shuffled_keys(16, CPU).tolist()):
         hits[keys.index(i)] += 1 / 16

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fdlab.measures import attribution as form
-from fdlab.measures import shares as shares_of
+from fdlab.measures import attribution_rows as shares_of
 
 DOUBLE = torch.float64
 GRID = (2, 4)

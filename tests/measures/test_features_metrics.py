@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fdlab.measures import features as f
-from fdlab.measures.knn import knn_predict
+from fdlab.measures.classifier import knn_predict
 
 TRUTH: dict[str, Any] = json.loads((files("fdlab.known_answers") / "attention_truth.json").read_text())["features"]
 

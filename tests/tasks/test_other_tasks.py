@@ -14,7 +14,7 @@ from fdlab.data.loader import Batch
 from fdlab.data.sources import open_data
 from fdlab.encoders.student import Design
 from fdlab.errors import FdlabError
-from fdlab.measures.knn import knn_predict
+from fdlab.measures.classifier import knn_predict
 from fdlab.measures.losses import masked_pixel_loss, nt_xent, patchify
 from fdlab.measures.ridge import explained, fit_position_ridge
 from fdlab.tasks.base import ModelSettings, find_task
