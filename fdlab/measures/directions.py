@@ -19,24 +19,31 @@ _TABLES = ("relative_position_bias_table", "rel_pos_bias", "relative_bias")
 
 
 def filter_kind(name: str, parameter: Tensor) -> str:
-    """``filter`` (its first axis counts filters), ``token``, ``table`` or ``vector`` (at most one axis)."""
-    last = name.split(".")
+    """``filter`` (its first axis counts filters), ``token``, ``table`` or ``vector`` (at most one axis).
+
+    >>> filter_kind("attn.qkv.weight", torch.zeros(6, 2)), filter_kind("attn.qkv.bias", torch.ones(6))
+    ('filter', 'vector')
+    """
+    parts = name.split(".")
     if parameter.dim() <= 1:
         return "vector"
-    if last[-1] in _TOKENS:
+    if parts[-1] in _TOKENS:
         return "token"
-    return "table" if any(part in _TABLES for part in last) else "filter"
+    return "table" if any(part in _TABLES for part in parts) else "filter"
 
 
 def normalised(weight: Tensor, direction: Tensor, kind: str = "filter") -> Tensor:
     """``direction`` with the norm of every filter of ``weight``; the direction of a zero filter is zero.
 
     Filters: rows over the first axis; tokens: rows along the last axis; tables: columns, one a head.
+
+    >>> normalised(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[0.0, 2.0], [1.0, 1.0]])).tolist()
+    [[0.0, 5.0], [0.0, 0.0]]
     """
     axes = {"token": (-1,), "table": (0,)}.get(kind, tuple(range(1, weight.dim())))
     length = torch.linalg.vector_norm(weight, dim=axes, keepdim=True)
-    own = torch.linalg.vector_norm(direction, dim=axes, keepdim=True)
-    return direction * torch.where(own > 0, length / own.clamp_min(torch.finfo(own.dtype).tiny), 0.0)
+    drawn = torch.linalg.vector_norm(direction, dim=axes, keepdim=True)
+    return direction * torch.where(drawn > 0, length / drawn.clamp_min(torch.finfo(drawn.dtype).tiny), 0.0)
 
 
 @torch.no_grad()
@@ -49,7 +56,7 @@ def filter_direction(
     out. Drawn on the CPU, so that every device sees the same numbers. A tensor under two names moves once.
     """
     moved = {"filter", *(["token"] if tokens else []), *(["table"] if tables else [])}
-    found: dict[str, Tensor] = {}
+    direction: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, parameter in parameters.items():
         kind = filter_kind(name, parameter)
@@ -58,8 +65,8 @@ def filter_direction(
         seen.add(id(parameter))
         generator = torch.Generator().manual_seed(seed_for(seed, f"direction/{name}", number))
         draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float32).to(parameter)
-        found[name] = normalised(parameter.detach(), draw, kind)
-    return found
+        direction[name] = normalised(parameter.detach(), draw, kind)
+    return direction
 
 
 def share_moved(parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> float:
@@ -77,7 +84,7 @@ class Place:
 
     @torch.no_grad()
     def go(self, *steps: tuple[float, Mapping[str, Tensor]]) -> None:
-        """To start + sum of amount x direction; always from the saved start, so that nothing drifts."""
+        """Moves the weights to start + sum of amount x direction, from the saved start, so that nothing drifts."""
         self.back()
         for amount, direction in steps:
             if amount:  # the start itself stays exact
@@ -86,12 +93,12 @@ class Place:
 
     @torch.no_grad()
     def take(self, weights: Mapping[str, Tensor]) -> None:
-        """These very weights, bit by bit."""
+        """Sets the named weights to ``weights``, bit by bit."""
         torch._foreach_copy_([self.parameters[name] for name in weights], list(weights.values()))
 
     @torch.no_grad()
     def back(self) -> None:
-        """To the start, bit by bit."""
+        """Sets all weights to the start again, bit by bit."""
         torch._foreach_copy_(list(self.parameters.values()), list(self.start.values()))
 
 

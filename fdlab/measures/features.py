@@ -55,6 +55,10 @@ def cka(x: Tensor, y: Tensor, *, batch: int = 0, biased: bool = False) -> float:
         x: (n, ...) and y: (n, ...) features, flattened per image.
         batch: the unbiased HSIC is averaged over groups of so many images; 0: all at once.
         biased: the centred Frobenius form, which is high where channels outnumber images.
+
+    >>> x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 3.0], [2.0, 1.0]])
+    >>> round(cka(x, 3 * x.flip(1)), 6)  # neither scale nor rotation matters
+    1.0
     """
     if biased:
         a, b = (t.flatten(1).double() - t.flatten(1).double().mean(0) for t in (x, y))
@@ -91,13 +95,20 @@ def effective_rank(singular: Tensor) -> Tensor:
     """(..., C) singular values -> exp of the entropy of ``s / sum s`` (Roy & Vetterli 2007); 1 to C.
 
     Of singular values, not of their squares: the form on variances and the participation ratio are smaller.
+
+    >>> round(float(effective_rank(torch.tensor([2.0, 2.0, 2.0, 0.0]))), 6)
+    3.0
     """
     p = singular.double() / singular.double().sum(-1, keepdim=True)
     return torch.special.entr(p).sum(-1).exp()
 
 
 def participation_ratio(singular: Tensor) -> Tensor:
-    """``(sum s^2)^2 / sum s^4``."""
+    """(..., C) singular values -> ``(sum s^2)^2 / sum s^4``, 1 to C.
+
+    >>> round(float(participation_ratio(torch.tensor([2.0, 2.0, 0.0]))), 6)
+    2.0
+    """
     power = singular.double().square()
     return power.sum(-1).square() / power.square().sum(-1)
 
@@ -121,7 +132,11 @@ def high_frequency(maps: Tensor, form: str = "nyquist") -> Tensor:
 
 
 def token_similarity(tokens: Tensor) -> Tensor:
-    """(B, N, C) -> (B,): mean cosine over pairs of an image's tokens, ``(|sum of units|^2 - N) / (N (N - 1))``."""
+    """(B, N, C) -> (B,): mean cosine over pairs of an image's tokens, ``(|sum of units|^2 - N) / (N (N - 1))``.
+
+    >>> token_similarity(torch.tensor([[[1.0, 0.0], [5.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])).tolist()
+    [1.0, 0.0]
+    """
     unit = F.normalize(tokens.double(), dim=-1)
     n = tokens.shape[1]
     if n < 2:

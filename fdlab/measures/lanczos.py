@@ -25,7 +25,7 @@ BREAKDOWN = 1e-10  # of the scale; in single precision rounding hides anything s
 
 @dataclass
 class Ritz:
-    """What a run knows: A Q = Q H + beta q e_m', so that H's eigenvalues approximate A's.
+    """The result of a run: A Q = Q H + beta q e_m', so that H's eigenvalues approximate A's.
 
     Attributes:
         basis: Q, m orthonormal rows of length P.
@@ -51,9 +51,10 @@ class Ritz:
 
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k largest (algebraic) values, largest first, and their bounds; NaN beyond what there is."""
-        values, bounds = np.full(k, np.nan), np.full(k, np.nan)
-        found = min(k, len(self.values))
-        values[:found], bounds[:found] = self.values[::-1][:found], self.bounds[::-1][:found]
+        missing = (0, max(k - len(self.values), 0))
+        values, bounds = (
+            np.pad(part[::-1][:k], missing, constant_values=np.nan) for part in (self.values, self.bounds)
+        )
         return values, bounds
 
     @property
@@ -104,6 +105,11 @@ def lanczos(
 
     Raises:
         FdlabError: code 4, the basis does not fit.
+
+    >>> diagonal = torch.tensor([3.0, 1.0, -2.0, 0.5])
+    >>> ritz = lanczos(lambda vector: diagonal * vector, 4, k=2)
+    >>> ritz.top(2)[0].round(4).tolist(), round(ritz.lowest[0], 4)
+    ([3.0, 1.0], -2.0)
     """
     cap = min(cap, size)
     start = size if size == cap else min(start, cap)  # so few parameters are seen whole
@@ -208,13 +214,13 @@ class _Run:
 
     def result(self, note: str) -> Ritz:
         values, vectors, bounds = self._pairs()
-        said = [note] if note else []
+        notes = [note] if note else []
         if self.restarted:
-            said.append(f"Restarted {self.restarted} times with {self.rows} vectors.")
+            notes.append(f"Restarted {self.restarted} times with {self.rows} vectors.")
         if self.opened > 1:
-            said.append(f"{self.opened} Krylov spaces: repeated eigenvalues, or a matrix of low rank.")
+            notes.append(f"{self.opened} Krylov spaces: repeated eigenvalues, or a matrix of low rank.")
         return Ritz(
-            self.basis, values, vectors, bounds, self.coupling, self.steps, self.converged, self.rows, " ".join(said)
+            self.basis, values, vectors, bounds, self.coupling, self.steps, self.converged, self.rows, " ".join(notes)
         )
 
     def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

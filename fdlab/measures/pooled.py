@@ -31,7 +31,7 @@ class Pooled(NamedTuple):
 
 
 def cross_validated(parts: Sequence[Tensor], labels: Sequence[np.ndarray], *, seed: int = 0) -> list[np.ndarray]:
-    """Which images are named rightly by a classifier of the other folds, and of no image of their own fold.
+    """Whether the class of each image is named by a classifier fitted on the other folds.
 
     The penalty is searched inside the other folds: fitted without one of them, judged by the cross-entropy on
     that one, then fitted again on all of them.

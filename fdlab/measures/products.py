@@ -67,7 +67,7 @@ class Curvature:
         return self.parameters[0].dtype
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """(P,) -> (P,).
+        """The product of the matrix with ``vector``, (P,) -> (P,).
 
         Raises:
             FdlabError: a layer without a second derivative, too little memory, or a result that is not finite.
@@ -118,7 +118,7 @@ class Hessian(Curvature):
         return total
 
     def mean_loss(self) -> float:
-        """The loss itself, under the same kernels."""
+        """The mean loss over all images, under the same kernels."""
         with exact_kernels(self.device), torch.no_grad():
             parts = [float(self.loss(batch)) * size for batch, size in zip(self.batches, self.sizes, strict=True)]
         return sum(parts) / sum(self.sizes)
@@ -212,7 +212,7 @@ def check_module(module: nn.Module) -> None:
                 NOT_UNDERSTOOD,
             )
     for name, part in module.named_modules():
-        random = (isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0) or getattr(part, "drop_prob", 0)
+        random = (isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0) or bool(getattr(part, "drop_prob", 0))
         if part.training and (random or isinstance(part, nn.modules.batchnorm._BatchNorm)):
             raise FdlabError(
                 f"{name or 'The module'} ({type(part).__name__}) is in training mode.",
@@ -224,11 +224,11 @@ def check_module(module: nn.Module) -> None:
 
 def _add(total: Tensor, parameters: Sequence[Tensor], parts: Sequence[Tensor | None], weight: float) -> None:
     """``total += weight * parts``, flattened in place; a part that is absent is zero."""
-    place = 0
+    start = 0
     for parameter, part in zip(parameters, parts, strict=True):
         if part is not None:
-            total[place : place + parameter.numel()].add_(part.detach().reshape(-1), alpha=weight)
-        place += parameter.numel()
+            total[start : start + parameter.numel()].add_(part.detach().reshape(-1), alpha=weight)
+        start += parameter.numel()
 
 
 def _guarded(function: Callable[..., list[Tensor | None]], *arguments: Any) -> list[Tensor | None]:

@@ -23,7 +23,7 @@ class PositionRidge:
 
 
 def fit_position_ridge(source: Tensor, target: Tensor, strength: float = 1e-3) -> PositionRidge:
-    """Fits ``target - its mean at each position`` from ``source - its mean at each position``.
+    """Fits ``target - its mean at each position`` from ``source - its mean at each position``: (X'X + r I)^-1 X'Y.
 
     Args:
         source: (images, N, C) tokens of the model.
@@ -55,7 +55,7 @@ STRENGTHS = 10.0 ** np.arange(-6, 7)  # shares of the mean variance of the stand
 
 @dataclass
 class _Sums:
-    """Of some images: their number and their sums over images (and over positions, for the products)."""
+    """The number of some images and the sums of their tokens over images (of products: over positions too)."""
 
     images: float
     source: Tensor  # (N, C)
@@ -103,7 +103,7 @@ class FoldedRidge:
                     setattr(old, field.name, getattr(old, field.name) + getattr(new, field.name))
 
     def fit(self) -> list[PositionRidge]:
-        """For each fold the ridge of the other folds; the sums are given up."""
+        """The ridge of the other folds, for each fold. The sums are freed."""
         sums = [part for part in self._sums if part is not None]
         if len(sums) < len(self._sums):
             raise ValueError("a fold has no image")
@@ -111,15 +111,15 @@ class FoldedRidge:
         whole = sums[0]
         for part in sums[1:]:
             whole = _Sums(*(getattr(whole, f.name) + getattr(part, f.name) for f in fields(part)))
-        made = []
+        ridges = []
         for fold, part in enumerate(sums):
             judge, rest = sums[(fold + 1) % len(sums)], whole.minus(part)
             strength = _strength(rest.minus(judge), judge)
             source, target = rest.means()
             values, basis, scale, cross = _spectral(rest)
             weight = basis @ (cross / (values + strength)[:, None]) / scale[:, None]
-            made.append(PositionRidge(source, target, weight))
-        return made
+            ridges.append(PositionRidge(source, target, weight))
+        return ridges
 
 
 def _spectral(sums: _Sums) -> tuple[Tensor, Tensor, Tensor, Tensor]:

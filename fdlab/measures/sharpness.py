@@ -26,12 +26,12 @@ SMALLEST, LARGEST = 1e-4, 16.0  # amplitudes between which a rise is looked for
 @torch.no_grad()
 def noise(parameters: Mapping[str, Tensor], seed: int, number: int, *, adaptive: bool = False) -> Steps:
     """One Gaussian step, a function of (seed, number, parameter name); ``adaptive``: times abs(w) element-wise."""
-    found = {}
+    step = {}
     for name, weight in parameters.items():
         generator = torch.Generator().manual_seed(seed_for(seed, f"noise/{name}", number))
         draw = torch.randn(weight.shape, generator=generator, dtype=torch.float32).to(weight)
-        found[name] = draw * weight.detach().abs() if adaptive else draw
-    return found
+        step[name] = draw * weight.detach().abs() if adaptive else draw
+    return step
 
 
 @torch.no_grad()
@@ -39,13 +39,13 @@ def losses_around(
     place: Place, losses: Losses, step: Callable[[int], Steps], count: int, amount: float, done: Callable[[], None]
 ) -> Tensor:
     """(count, n) losses at start + amount x step(k), k = 0 ... count - 1."""
-    found = []
+    rows = []
     for number in range(count):
         place.go((amount, step(number)))
-        found.append(losses().double().cpu())
+        rows.append(losses().double().cpu())
         done()
     place.back()
-    return torch.stack(found)
+    return torch.stack(rows)
 
 
 # --- worst case -------------------------------------------------------------------------------------------------
@@ -162,6 +162,9 @@ def crossing(amounts: np.ndarray, rise: np.ndarray, level: float = 0.1) -> np.nd
     """(R,): where curves (R, A) first reach ``level``, on straight lines between logarithms of both.
 
     The first or last amplitude where a curve starts above the level or never reaches it.
+
+    >>> crossing(np.array([1.0, 2.0, 4.0]), np.array([[0.01, 0.04, 0.16]]), level=0.09)  # rise = 0.01 amount^2
+    array([3.])
     """
     above = ~(rise < level)
     reached = above.any(1)

@@ -76,7 +76,7 @@ def spectrum(
 ) -> Spectrum:
     """The spectrum of a matrix known by its products; see ``lanczos`` and ``density`` for the settings."""
     if k < 1:
-        raise FdlabError(f"k = {k} eigenvalues cannot be looked for.", "", "Give k >= 1.", USAGE)
+        raise FdlabError(f"k = {k} eigenvalues cannot be looked for.", fix="Give k >= 1.", code=USAGE)
     before = matrix.products
     common: dict[str, Any] = {"seed": seed, "on_step": on_step}
     settings: dict[str, Any] = {
@@ -131,8 +131,8 @@ def hessian_spectrum(
         >>> import torch
         >>> layer = torch.nn.Linear(2, 1, bias=False)
         >>> data = [(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 1))]
-        >>> found = hessian_spectrum(layer, lambda m, b: 0.5 * ((m(b[0]) - b[1]) ** 2).sum() / 2, data, k=2)
-        >>> [round(float(value), 6) for value in found.eigenvalues]
+        >>> spectrum = hessian_spectrum(layer, lambda m, b: 0.5 * ((m(b[0]) - b[1]) ** 2).sum() / 2, data, k=2)
+        >>> [round(float(value), 6) for value in spectrum.eigenvalues]
         [2.0, 0.5]
     """
     check_module(module)
@@ -140,7 +140,7 @@ def hessian_spectrum(
     if not over or not batches:
         what = "parameters" if not over else "batches"
         raise FdlabError(
-            f"There are no {what}.", "", "Give a module whose weights require a gradient, and data.", USAGE
+            f"There are no {what}.", fix="Give a module whose weights require a gradient, and data.", code=USAGE
         )
     matrix = Hessian(lambda batch: loss(module, batch), over, batches, [_count(batch) for batch in batches])
     value = matrix.mean_loss()
@@ -157,7 +157,7 @@ def check_repeatable(first: float, second: float) -> None:
         FdlabError: it is not.
     """
     if not np.isfinite(first):
-        raise FdlabError("The loss is not finite.", "", "Check the weights and the images.", USAGE)
+        raise FdlabError("The loss is not finite.", fix="Check the weights and the images.", code=USAGE)
     if abs(first - second) > 1e-4 * abs(first) + 1e-7:
         raise FdlabError(
             "The loss changes from call to call.",

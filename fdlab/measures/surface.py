@@ -1,4 +1,4 @@
-"""Where a loss surface is looked at: odd grids, a search along contours, the plane of a trajectory."""
+"""The points at which a loss surface is computed: odd grids, a search along contours, the plane of a trajectory."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ def odd_grid(span: float, points: int) -> np.ndarray:
 
     Raises:
         FdlabError: code 2, an even number of points (the weights would lie on none), or no span.
+
+    >>> odd_grid(1.0, 5).tolist()
+    [-1.0, -0.5, 0.0, 0.5, 1.0]
     """
     if points < 3 or points % 2 == 0 or not span > 0:
         raise FdlabError(

@@ -72,14 +72,14 @@ class TeacherFolds:
         self._ridges = {place: sums.fit() for place, sums in self._sums.items()}
         self._sums, self._seen = {}, 0
 
-    def rows(self, said: str) -> tuple[list[dict[str, Any]], np.ndarray]:
-        """Rows of the table, whose objective names the teacher as ``said``; and per image and block its squared
+    def rows(self, teacher: str) -> tuple[list[dict[str, Any]], np.ndarray]:
+        """Rows of the table, whose objective names the ``teacher``; and per image and block its squared
         error and its squared distance to the position mean, (n, blocks + 1, 2)."""
         squares = np.concatenate(self._squares)
-        found, depth, rows = explained_rows(squares, self.seed), squares.shape[1] - 1, []
-        for place in sorted(self._ridges):
-            of = "final tokens" if place == depth else "block output"
-            rows.append(found[place] | {"objective": f"{said}, ridge, {FOLDS} folds, {of}"})
+        every, depth, rows = explained_rows(squares, self.seed), squares.shape[1] - 1, []
+        for block in sorted(self._ridges):
+            of = "final tokens" if block == depth else "block output"
+            rows.append(every[block] | {"objective": f"{teacher}, ridge, {FOLDS} folds, {of}"})
         return rows, squares
 
 

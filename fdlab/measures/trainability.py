@@ -29,6 +29,9 @@ def lr_width(rates: ArrayLike, accuracies: ArrayLike, within: float = WITHIN) ->
 
     Raises:
         ValueError: fewer than two rates, rates that do not ascend, or no accuracy at all.
+
+    >>> lr_width([1e-4, 1e-3, 1e-2, 1e-1], [0.5, 0.9, 0.9, 0.5]).open_below
+    False
     """
     x, y = np.log10(np.asarray(rates, float)), np.asarray(accuracies, float)
     if len(x) < 2 or len(x) != len(y) or not (np.diff(x) > 0).all() or np.isnan(y).all():
@@ -42,17 +45,21 @@ def lr_width(rates: ArrayLike, accuracies: ArrayLike, within: float = WITHIN) ->
 
 def _reach(x: np.ndarray, y: np.ndarray, level: float) -> tuple[float, bool]:
     """Where the line through the points, from the first on, first falls below ``level``; whether it never does."""
-    for one in range(len(x) - 1):
-        if np.isnan(y[one + 1]):
-            return float(x[one]), False
-        if y[one + 1] < level:
-            share = (y[one] - level) / (y[one] - y[one + 1])
-            return float(x[one] + share * (x[one + 1] - x[one])), False
+    for i in range(len(x) - 1):
+        if np.isnan(y[i + 1]):
+            return float(x[i]), False
+        if y[i + 1] < level:
+            share = (y[i] - level) / (y[i] - y[i + 1])
+            return float(x[i] + share * (x[i + 1] - x[i])), False
     return float(x[-1]), True
 
 
 def smoothed(losses: ArrayLike, window: int = 3) -> np.ndarray:
-    """The mean of each loss and up to ``window`` - 1 before it, so that no later loss is used."""
+    """The mean of each loss and up to ``window`` - 1 before it, so that no later loss is used.
+
+    >>> smoothed([3.0, 1.0, 2.0], window=2).tolist()
+    [3.0, 2.0, 1.5]
+    """
     values = np.asarray(losses, float)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)
@@ -61,7 +68,11 @@ def smoothed(losses: ArrayLike, window: int = 3) -> np.ndarray:
 
 
 def steps_to(steps: ArrayLike, losses: ArrayLike, target: float) -> float:
-    """The step at which a loss curve first reaches ``target``, linear between its points; NaN where it never does."""
+    """The step at which a loss curve first reaches ``target``, linear between its points; NaN where it never does.
+
+    >>> steps_to([0, 10, 20], [3.0, 2.0, 1.0], target=1.5)
+    15.0
+    """
     x, y = np.asarray(steps, float), np.asarray(losses, float)
     below = np.flatnonzero(y <= target)
     if len(below) == 0:
