@@ -51,10 +51,9 @@ class Ritz:
 
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k largest (algebraic) values, largest first, and their bounds; NaN beyond what there is."""
-        missing = (0, max(k - len(self.values), 0))
-        values, bounds = (
-            np.pad(part[::-1][:k], missing, constant_values=np.nan) for part in (self.values, self.bounds)
-        )
+        values, bounds = np.full(k, np.nan), np.full(k, np.nan)
+        known = min(k, len(self.values))
+        values[:known], bounds[:known] = self.values[::-1][:known], self.bounds[::-1][:known]
         return values, bounds
 
     @property
