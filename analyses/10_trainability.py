@@ -25,7 +25,7 @@ import numpy as np
 
 import fdlab
 from fdlab.measures.trainability import lr_width
-from fdlab.study.rate_search import Start, collect, jobs
+from fdlab.study.rate_search import Search, Start
 
 IMAGES = int(os.environ.get("FDLAB_LESSON_IMAGES", "64"))
 STEPS = int(os.environ.get("FDLAB_LESSON_STEPS", "200"))
@@ -87,8 +87,8 @@ budget = {
     "data.validation": 4 * IMAGES,
     "data.test": f"digits#test[:{4 * IMAGES}]",
 }
-folder = Path("runs/lesson-trainability")
-grid = jobs(starts, RATES, folder, "digits/finetune", budget, 0)
+search = Search(Path("runs/lesson-trainability"), RATES)
+grid = search.jobs(starts, "digits/finetune", budget)
 for number, (name, job) in enumerate(grid.items(), start=1):
     facts = job.call(**job.keywords)  # trains, or reads what was trained before
     print(
@@ -96,7 +96,7 @@ for number, (name, job) in enumerate(grid.items(), start=1):
         if facts
         else f"{name}: diverged"
     )
-table, notes = collect(folder, starts, RATES)
+table, notes = search.collect(starts)
 
 # %% [markdown]
 # The means over seeds, with t-intervals: three seeds make wide ones, and that is what three seeds know.

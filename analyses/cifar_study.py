@@ -20,10 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from fdlab.errors import INTERRUPTED, FdlabError
-from fdlab.experiments import two_factors as factorial
-from fdlab.experiments.others import write_others
-from fdlab.experiments.report import OTHERS, rewrite_study, write_study
-from fdlab.experiments.two_factors import Size
+from fdlab.experiments.others import OTHERS, write_others
+from fdlab.experiments.report import rewrite_study, write_study
+from fdlab.experiments.stages import run
+from fdlab.experiments.two_factors import Size, Study
 
 CPU = Size(
     name="CPU",
@@ -109,7 +109,7 @@ def main() -> None:
     given = parser.parse_args()
     size, seeds = SIZES[given.size], [int(seed) for seed in given.seeds.split(",") if seed.strip().isdigit()]
     size = replace(size, train=given.train or size.train, test=given.test or size.test)
-    work = given.work / given.size
+    study = Study(given.work / given.size, size, seeds)
     out = given.out or Path("reports/cifar" if given.size == "cpu" else f"reports/cifar-{given.size}")
     command = shlex.join(["python", "analyses/cifar_study.py", *sys.argv[1:]]) if sys.argv[1:] else "make study"
     if given.minutes:
@@ -121,13 +121,12 @@ def main() -> None:
             print(rewrite_study(out)["page"])
             return
         if not given.report:
-            factorial.run(work, size, seeds, workers=given.workers)
+            run(study, workers=given.workers)
         signal.setitimer(signal.ITIMER_REAL, 0)
         if given.others:
             write_others(out / OTHERS, given.others, given.others_data, command)
         limits = (*LIMITS[given.size], *COMMON_LIMITS)
-        made = write_study(out, work, size, seeds, command=command, data=given.data, limits=limits)
-        print(made["page"])
+        print(write_study(out, study, command=command, data=given.data, limits=limits)["page"])
     except KeyboardInterrupt:
         print("Stopped. Give the same command again to continue.", file=sys.stderr)
         sys.exit(INTERRUPTED)

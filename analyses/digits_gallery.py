@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fdlab.experiments.digits import demo
+from fdlab.experiments.demo import demo
 from fdlab.experiments.gallery import write_gallery
 
 SEEDS = (0, 1, 2)

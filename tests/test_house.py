@@ -27,9 +27,9 @@ def modules_after(code: str) -> set[str]:
     return set(shown.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["fdlab", "fdlab.cli.app", "fdlab.experiments.digits", "fdlab.engine"])
+@pytest.mark.parametrize("module", ["fdlab", "fdlab.cli.app", "fdlab.experiments.demo", "fdlab.engine"])
 def test_light_modules_load_neither_torch_nor_pandas_nor_matplotlib(module: str) -> None:
-    heavy = {"torch", "timm", "matplotlib"} | ({"pandas"} if module != "fdlab.experiments.digits" else set())
+    heavy = {"torch", "timm", "matplotlib"} | ({"pandas"} if module != "fdlab.experiments.demo" else set())
     assert not heavy & modules_after(f"import {module}")
 
 

@@ -23,7 +23,7 @@ def demo(
 
     Example: [bold]fdlab demo --minutes 5 --seed 0 -o reports/demo[/bold]
     """
-    from fdlab.experiments.digits import demo as run
+    from fdlab.experiments.demo import demo as run
 
     command = options.typed_command()
     result = run(out, seed=seed, minutes=minutes, workers=workers, quiet=quiet, command=command)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from fdlab.compare.cohort import Cohort
-from fdlab.experiments.digits import STARTS
-from fdlab.experiments.digits_report import CONTRASTS, LOSS_GAP, NAMES, late_per_image, rate_note
+from fdlab.experiments.digits import CELLS, FULL_MINUTES, study_of
+from fdlab.experiments.digits_words import notes_over_seeds
+from fdlab.experiments.words import claim_lines, figure_lines, limits_of, table_lines
 from fdlab.records.atomic import writable_folder, write_text
-from fdlab.records.intervals import t_interval
-from fdlab.records.run_folder import slug
 from fdlab.records.store import Record
 from fdlab.records.table import join, read_table, write_table
+from fdlab.report.figures import available
+from fdlab.report.numbers import readable
 from fdlab.report.report import Report
 from fdlab.study.publish import write_report
 from fdlab.study.verdicts import claims
@@ -32,22 +34,18 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
     seeds = [json.loads((demo / "facts.json").read_text(encoding="utf-8")) for demo in demos]
     table = join(read_table(demo / "table.csv") for demo in demos)
     table = table[table["probe"] != "attention_maps"]  # each seed shows other heads: no map is a mean over seeds
+    models = [_models(demo, facts["seed"]) for demo, facts in zip(demos, seeds, strict=True)]
     facts: dict[str, Any] = {
         **seeds[0],
         "seed": [facts["seed"] for facts in seeds],
         "command": command,
         "position_only_loss": float(np.mean([facts["position_only_loss"] for facts in seeds])),
-        "distil_loss": {
-            label: float(np.mean([facts["distil_loss"][label] for facts in seeds])) for label in seeds[0]["distil_loss"]
-        },
-        "seconds": {
-            stage: round(float(np.mean([facts["seconds"][stage] for facts in seeds])), 1)
-            for stage in seeds[0]["seconds"]
-        },
-        "notes": notes_over_seeds(demos, seeds),
+        "distil_loss": _mean([facts["distil_loss"] for facts in seeds]),
+        "seconds": {stage: round(value, 1) for stage, value in _mean([facts["seconds"] for facts in seeds]).items()},
+        "notes": notes_over_seeds(models, _accuracies(table, [facts["seed"] for facts in seeds]), seeds),
     }
-    cohort = Cohort.model_validate({"model": facts["cohort"]})
     write_table(folder / "table.csv", table)
+    cohort = Cohort.model_validate({"model": facts["cohort"]})
     facts["claims"] = claims(folder / "table.csv", cohort=cohort)["facts"]
     report = Report(table, facts)
     page = write_report(folder, report)
@@ -55,107 +53,31 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
     return page
 
 
+def _models(demo: Path, seed: int) -> dict[str, Record]:
+    study = study_of(demo, seed, FULL_MINUTES)
+    return {cell.label: Record.load(study.record(cell, seed, "model")) for cell in CELLS}
+
+
+def _mean(seeds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([seed[name] for seed in seeds])) for name in seeds[0]}
+
+
+def _accuracies(table: pd.DataFrame, seeds: Sequence[int]) -> dict[str, list[float]]:
+    """Label -> the test accuracy at its best rate, by seed."""
+    rows = table[(table["probe"] == "training") & (table["metric"] == "accuracy")].set_index(["model", "seed"])
+    return {cell.label: [float(rows["value"][cell.label, seed]) for seed in seeds] for cell in CELLS}
+
+
 def as_markdown(report: Report) -> str:
     """The gallery for those who read it without a browser: findings, figures, table, limits."""
-    from fdlab.report.figures import available, figure_of
-    from fdlab.report.numbers import readable
-
     facts, numbers = report.facts.written, readable(report.summary())
-    columns = [str(name).replace("late_", "").replace("_", " ") for name in numbers.columns]
+    numbers.columns = [str(name).replace("late_", "").replace("_", " ") for name in numbers.columns]
     lines = [f"# {facts['title']}", "", facts["question"], ""]
     lines += ["Made by `make reports`; the whole page is `index.html`, every number is in `table.csv`.", ""]
-    lines += [f"- {note}" for note in facts["notes"]] + [""]
-    tested = [claim for claim in facts.get("claims", ()) if claim["verdict"] != "not tested"]
-    if tested:
-        lines += [f"## Claims ({len(facts['claims']) - len(tested)} more cannot be tested here: `claims.csv`)", ""]
-        lines += [f"- {claim['statement']} **{claim['verdict'].capitalize()}**: {claim['effect']}." for claim in tested]
-        lines += [""]
+    lines += [*(f"- {note}" for note in facts["notes"]), ""]
+    if any(claim["verdict"] != "not tested" for claim in facts["claims"]):
+        lines += [*claim_lines(facts["claims"]), ""]
     for figure in available(report):
-        lines += [f"## {figure.replace('_', ' ')}", "", f"![{figure}](figures/{figure}.png)", ""]
-        lines += [" ".join(figure_of(figure, report).caption()), ""]
+        lines += [f"## {figure.replace('_', ' ')}", "", *figure_lines(figure, report)]
     lines += ["## Numbers", "", "Attention columns are means over the last half of the blocks.", ""]
-    lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in numbers.itertuples(index=False)]
-    lines += ["", "## What this cannot show", "", *(f"- {limit}" for limit in facts["limits"])]
-    return "\n".join(lines) + "\n"
-
-
-def notes_over_seeds(demos: Sequence[Path], seeds: Sequence[dict[str, Any]]) -> list[str]:
-    """The sentences of the page: differences with t-intervals over the seeds."""
-    said = [_contrast(demos, sentence, first, second) for sentence, first, second in CONTRASTS]
-    said += [_accuracies(demos), _losses(seeds), rate_note([facts["learning_rates"] for facts in seeds])]
-    weak = [
-        f"{label} at seed {facts['seed']} ({accuracy:.0%})"
-        for facts in seeds
-        for label, accuracy in facts["ruler_accuracy"].items()
-        if accuracy < 0.9
-    ]
-    if weak:
-        said.append(f"The ruler's models have not learned their task everywhere: {', '.join(weak)}.")
-    return said
-
-
-def _contrast(demos: Sequence[Path], sentence: str, first: str, second: str) -> str:
-    parts = []
-    for metric, name in NAMES:
-        change = t_interval([_late(demo, first, metric) - _late(demo, second, metric) for demo in demos])
-        parts.append(f"{name} {_signed(change, 2)}")
-    return f"{sentence}, mean of {len(demos)} seeds with the interval over seeds: {', '.join(parts)}."
-
-
-def _late(demo: Path, label: str, metric: str) -> float:
-    record = Record.load(demo / "records" / f"model-{slug(label)}")
-    return float(late_per_image(record, metric).mean())
-
-
-def _signed(change: Any, digits: int, scale: float = 1.0) -> str:
-    value, low, high = (f"{scale * float(v):+.{digits}f}" for v in change)
-    clear = float(change[1]) > 0 or float(change[2]) < 0
-    return f"{value} ({low} to {high}{'' if clear else ', not separated from 0'})"
-
-
-def _accuracies(demos: Sequence[Path]) -> str:
-    values = {start.label: [_accuracy(demo, start.label) for demo in demos] for start in STARTS}
-    shown = ", ".join(f"{label} {' / '.join(f'{100 * v:.1f}' for v in each)}" for label, each in values.items())
-    trained = [start.label for start in STARTS if not start.random]
-    gains = []
-    for start in STARTS:
-        if start.control:
-            gain = t_interval(np.subtract(values[start.label], values[start.control]))
-            gains.append(f"{start.label} {_signed(gain, 1, 100)}")
-    apart = [
-        f"{a} and {b}"
-        for i, a in enumerate(trained)
-        for b in trained[i + 1 :]
-        if (change := t_interval(np.subtract(values[a], values[b])))[1] > 0 or change[2] < 0
-    ]
-    order = (
-        f"separated over the seeds, uncorrected for {len(trained) * (len(trained) - 1) // 2} pairs: {'; '.join(apart)}"
-        if apart
-        else "no two of the trained starts are separated over the seeds"
-    )
-    return (
-        f"Fine-tuned test accuracy in per cent, seed by seed: {shown}. Points above the random start of the same "
-        f"design: {', '.join(gains)}; {order}."
-    )
-
-
-def _accuracy(demo: Path, label: str) -> float:
-    table = read_table(demo / "table.csv")
-    kept = table[(table["probe"] == "training") & (table["metric"] == "accuracy") & (table["model"] == label)]
-    return float(kept["value"].iloc[0])
-
-
-def _losses(seeds: Sequence[dict[str, Any]]) -> str:
-    behind: dict[str, int] = {}
-    for facts in seeds:
-        best = min(facts["training_loss"].values())
-        for label, loss in facts["training_loss"].items():
-            behind[label] = behind.get(label, 0) + (loss > best + LOSS_GAP)
-    named = [f"{label} (in {count} of {len(seeds)} seeds)" for label, count in behind.items() if count]
-    if not named:
-        return f"All fine-tunings end within {LOSS_GAP} of the lowest training loss of their seed."
-    return (
-        f"Training loss more than {LOSS_GAP} above the best of its seed: {', '.join(named)}; "
-        "their accuracies also tell how far they were trained."
-    )
+    return "\n".join([*lines, *table_lines(numbers), "", *limits_of(facts)]) + "\n"

@@ -8,12 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from fdlab.experiments.words import figure_lines
 from fdlab.records.table import join
 from fdlab.report.report import Report
-from fdlab.study.comparison import compare
-from fdlab.study.evaluate import classifier
-from fdlab.study.publish import write_report
 
+OTHERS = "others"  # the folder of this report inside that of the study
 FIGURE = "attention_distance"
 
 
@@ -28,6 +27,9 @@ def write_others(out: str | Path, cohort: str | Path, data: str, command: str) -
     """
     from fdlab.compare.cohort import read_cohort
     from fdlab.report.folder import read_report
+    from fdlab.study.comparison import compare
+    from fdlab.study.evaluate import classifier
+    from fdlab.study.publish import write_report
 
     out, group = Path(out), read_cohort(Path(cohort))
     compare(group, data, out, probes=("attention", "features"), command=command)
@@ -42,20 +44,17 @@ def write_others(out: str | Path, cohort: str | Path, data: str, command: str) -
 
 
 def _accuracies(table: pd.DataFrame) -> list[str]:
-    own = table[(table["probe"] == "training") & (table["metric"] == "accuracy")]
-    said = [
+    rows = table[(table["probe"] == "training") & (table["metric"] == "accuracy")]
+    values = [
         f"{row['model']} {100 * row['value']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
-        for _, row in own.iterrows()
+        for _, row in rows.iterrows()
     ]
-    return [f"Accuracy of the models' own classifiers on {int(own['n'].max())} images: {', '.join(said)}."]
+    return [f"Accuracy of the models' own classifiers on {int(rows['n'].max())} images: {', '.join(values)}."]
 
 
 def as_section(report: Report, folder: str) -> str:
     """The report in ``folder`` as a section of the study's README."""
-    from fdlab.report.figures import figure_of
-
     lines = ["## Models that others trained", ""]
     lines += ["They saw other copies of the images and another budget, so they are no part of the comparison above."]
-    lines += ["", *_accuracies(report.table), "", f"![{FIGURE}]({folder}/figures/{FIGURE}.png)", ""]
-    lines += [" ".join(figure_of(FIGURE, report).caption()), ""]
+    lines += ["", *_accuracies(report.table), "", *figure_lines(FIGURE, report, f"{folder}/")]
     return "\n".join([*lines, f"Everything else: `{folder}/index.html`.", ""])

@@ -1,4 +1,4 @@
-"""The factorial study as one report: the premise, the two-way table, the claims, every figure, a README."""
+"""A two-factor study as one report: the premise, the two-way table, the claims, every figure, a README."""
 
 from __future__ import annotations
 
@@ -8,39 +8,25 @@ from typing import Any
 
 import pandas as pd
 
-from fdlab.compare.cohort import Cohort, Member
 from fdlab.compare.two_way import PROBE, paired_over_seeds, two_way
 from fdlab.errors import USAGE, FdlabError
-from fdlab.experiments.others import as_section
-from fdlab.experiments.two_factors import CELLS, FAMILIES, KINDS, Cell, Size
-from fdlab.experiments.values import finetuned, lost, measured, unmeasured, values
+from fdlab.experiments.others import OTHERS, as_section
+from fdlab.experiments.two_factors import CELLS, FAMILIES, KINDS, Cell, Study
+from fdlab.experiments.values import cohort_of, finetuned, lost, measured, shared_facts, unmeasured, values
 from fdlab.experiments.words import PREMISE, SIGNS, as_markdown, limits_of, premises, ranking, two_way_notes
 from fdlab.records.atomic import writable_folder, write_text
-from fdlab.records.run_folder import RunFolder
 from fdlab.records.table import join, write_table
 from fdlab.report.report import Report
 from fdlab.study.publish import write_report
-from fdlab.version import versions
 
-OTHERS = "others"  # the folder of the report on models that others trained
 SUPERVISED = (
     "Supervised pre-training learnt from the labels of the training images that were not held out, and every model's "
     "learning rate was chosen with all labels: accuracies on few labels are no results of few labels alone."
 )
 
 
-def write_study(
-    out: str | Path,
-    folder: str | Path,
-    size: Size,
-    seeds: Sequence[int],
-    *,
-    command: str,
-    data: str,
-    limits: Sequence[str],
-    cells: Sequence[Cell] = CELLS,
-) -> dict[str, Any]:
-    """Reads what is finished under ``folder`` and writes table, figures, LaTeX, claims and page to ``out``.
+def write_study(out: str | Path, study: Study, *, command: str, data: str, limits: Sequence[str]) -> dict[str, Any]:
+    """Reads what is finished of a study and writes table, figures, LaTeX, claims and page to ``out``.
 
     Args:
         data: what the images are, in words. limits: what the study cannot show.
@@ -48,11 +34,10 @@ def write_study(
     Returns:
         ``page``, ``table``, ``facts``.
     """
-    folder, out = Path(folder), writable_folder(out)
-    tuned, said = finetuned(folder, size, seeds, cells)
-    known = join([measured(folder, seeds, cells), tuned])
-    facts = facts_of(folder, size, seeds, cells) | {"command": command, "data": data, "limits": list(limits)}
-    return _write(out, known, facts | {"lost": [*lost(folder, size, seeds, cells), *said]}, cells)
+    out = writable_folder(out)
+    tuned, notes = finetuned(study)
+    facts = facts_of(study) | {"command": command, "data": data, "limits": list(limits)}
+    return _write(out, join([measured(study), tuned]), facts | {"lost": [*lost(study), *notes]}, study.cells)
 
 
 def rewrite_study(out: str | Path) -> dict[str, Any]:
@@ -85,17 +70,17 @@ def _write(
     from fdlab.study.prediction import predict
     from fdlab.study.verdicts import claims
 
-    single = values(known)
+    single, cohort = values(known), cohort_of(cells)
     table = join([known, *effects(single, cells)])
     facts["notes"] = [*two_way_notes(table), *facts["lost"], *unmeasured(single), SUPERVISED]
     write_table(out / "table.csv", table)
-    judged = claims(out / "table.csv", cohort=cohort_of(cells))
-    facts |= {"premises": premises(table), "claims": judged["facts"]}
+    verdicts = claims(out / "table.csv", cohort=cohort)
+    facts |= {"premises": premises(table), "claims": verdicts["facts"]}
     report = Report(table, facts)
     page = write_report(out, report, again=again)
     lines = [as_markdown(report)]
     if (table["metric"] == "best_accuracy").any():
-        predict(out, cohort=cohort_of(cells), command=facts["command"])
+        predict(out, cohort=cohort, command=facts["command"])
         lines.append(ranking(read_report(out / "predict")))
     if (out / OTHERS / "table.csv").is_file():
         lines.append(as_section(read_report(out / OTHERS), OTHERS))
@@ -111,44 +96,17 @@ def effects(single: pd.DataFrame, cells: Sequence[Cell]) -> list[pd.DataFrame]:
     return [two_way(single, places, FAMILIES), paired_over_seeds(shown, teachers, PREMISE)]
 
 
-def cohort_of(cells: Sequence[Cell]) -> Cohort:
-    """Who is whose teacher and control, for the claims; the seeds are in the table."""
-    members = []
-    for cell in cells:
-        pair = cell.teacher.label if cell.teacher else ""
-        control = cell.control.label if cell != cell.control else ""
-        design = {"label": cell.label, "source": cell.name, "family": cell.family, "design": cell.design}
-        members.append(Member(**design, pair_of=pair, control=control))
-    return Cohort(model=members)
-
-
-def facts_of(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell]) -> dict[str, Any]:
+def facts_of(study: Study) -> dict[str, Any]:
     """What is known beside the table."""
+    size = study.size
     steps = ", ".join(f"{name} {count}" for name, count in size.steps.items())
     return {
         "title": f"Is it the distillation, or the student's design? (CIFAR-10, {size.name} size)",
         "question": "Three kinds of pre-training, each in the plain and in the student's design, with and without "
         "distillation: to which of the two does each difference belong?",
-        "order": [cell.label for cell in cells],
-        "controls": {cell.label: cell.control.label for cell in cells if cell != cell.control},
+        **shared_facts(study, cohort_of(study.cells)),
         "compare": [Cell(KINDS[0], "plain").label, Cell(KINDS[0], "student", True).label],
-        "seed": list(seeds),
+        "seed": list(study.seeds),
         "images_by_probe": dict(size.images),
         "budget": f"{steps or 'the epochs of the recipes'}; rates {', '.join(f'{rate:g}' for rate in size.rates)}",
-        "seconds": seconds(folder),
-        "versions": versions(),
-        "cohort": [member.model_dump(exclude_defaults=True) for member in cohort_of(cells).model],
-    }
-
-
-def seconds(folder: Path) -> dict[str, float]:
-    """Seconds of the trainings of each kind, summed; of one that was stopped only those after its last start."""
-    kinds = {
-        "pre-training and distilling": "seed-*/pretrained/*",
-        "fine-tuning": "finetuned/*/*",
-        "few labels": "few/*",
-    }
-    return {
-        name: round(sum(float(RunFolder(run).facts().get("seconds", 0)) for run in sorted(folder.glob(pattern))), 1)
-        for name, pattern in kinds.items()
     }

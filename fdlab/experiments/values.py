@@ -1,28 +1,31 @@
-"""The numbers of the factorial study: one a model, seed and measure, read from its runs and records."""
+"""The numbers of a two-factor study: one a model, seed and measure, read from its runs and records."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from fdlab.compare.cohort import Cohort, Member
 from fdlab.errors import FdlabError
-from fdlab.experiments.two_factors import CELLS, FINETUNED, PROBES, Cell, Size, few_run, record_of, starts
+from fdlab.experiments.two_factors import Cell, Study
 from fdlab.records.metrics import METRICS
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join
-from fdlab.study import rate_search, stage
+from fdlab.study import stage
+from fdlab.study.rate_search import accuracies, means_over_seeds
+from fdlab.version import versions
 
 PROBE = "cells"
+KEYS = ["model", "family", "seed", "objective", "unit"]
 
 
 class Measure(NamedTuple):
-    """A number of the two-way table: of which probe, and how it is made one number."""
+    """A measure of the two-way table: its probe, and how its rows become one number."""
 
     probe: str
     metric: str
@@ -48,60 +51,54 @@ MEASURES = (
 )
 
 
-def measured(folder: Path, seeds: Sequence[int], cells: Iterable[Cell] = CELLS) -> pd.DataFrame:
+def measured(study: Study) -> pd.DataFrame:
     """Every row that the probes gave, by block and head; absent records are left out."""
     tables = []
-    for cell in cells:
-        for seed in seeds:
-            for probe in PROBES:
+    for cell in study.cells:
+        for seed in study.seeds:
+            for name in study.size.asked(cell, seed):
                 try:
-                    tables.append(Record.load(record_of(folder, cell, seed, probe)).table)
+                    tables.append(Record.load(study.record(cell, seed, name)).table)
                 except FdlabError:
                     continue
     return join(tables)
 
 
-def finetuned(
-    folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS
-) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of ``trainability`` with their means over seeds, and of few labels (``x`` = labels a class)."""
-    own = starts(folder, size, seeds, cells)
-    table, said = rate_search.collect(folder / FINETUNED, own, size.rates)
+def finetuned(study: Study) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of ``trainability`` and of few labels (``x``: labels a class), with means over seeds; and notes."""
+    table, notes = study.search.collect(study.starts)
     rows: list[dict[str, Any]] = []
-    for start in own:
-        for labels in size.few:
-            run = RunFolder(few_run(folder, start, labels))
-            common = {"model": start.label, "family": start.family, "seed": start.seed, "probe": "few_labels"}
+    for start in study.starts:
+        for labels in study.size.few:
+            run, common = RunFolder(study.few_run(start, labels)), {**start.row, "probe": "few_labels", "x": labels}
             failed = bool(stage.failure(str(run.path), start.after))
             if run.finished or failed:
-                rows.append({**common, "metric": "diverged", "x": labels, "value": float(failed)})
+                rows.append({**common, "metric": "diverged", "value": float(failed)})
             if run.finished:
-                line = Record.load(run.path / "record").table.query("metric == 'accuracy'").iloc[0]
-                bounds = {"low": line["low"], "high": line["high"], "n": int(line["n"])}
-                rows.append({**common, "metric": "accuracy", "x": labels, "value": line["value"], **bounds})
+                rows += [{**common, **line} for line in accuracies(run, ("accuracy",))]
     few = frame(rows)
-    return join([table, few, rate_search.means_over_seeds(few)]), said
+    return join([table, few, means_over_seeds(few)]), notes
 
 
 def values(table: pd.DataFrame) -> pd.DataFrame:
     """One row a model, seed and measure, of probe ``cells``."""
-    parts = [_one(table, measure) for measure in MEASURES]
-    few = table[(table["probe"] == "few_labels") & (table["metric"] == "accuracy") & table["seed"].notna()]
-    return join([*parts, few.assign(probe=PROBE, low=np.nan, high=np.nan, n=None)])
+    seeds = table[table["seed"].notna()]
+    few = seeds[(seeds["probe"] == "few_labels") & (seeds["metric"] == "accuracy")]
+    few = few.assign(probe=PROBE, low=np.nan, high=np.nan, n=None)
+    return join([*(_single(seeds, measure) for measure in MEASURES), few])
 
 
-def _one(table: pd.DataFrame, measure: Measure) -> pd.DataFrame:
-    own = table[(table["probe"] == measure.probe) & (table["metric"] == measure.metric) & table["seed"].notna()]
+def _single(seeds: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    kept = seeds[(seeds["probe"] == measure.probe) & (seeds["metric"] == measure.metric)]
     if measure.late:
-        own = own[own["depth"] > 0.5]
+        kept = kept[kept["depth"] > 0.5]
     rows = []
-    keys = ["model", "family", "seed", "objective", "unit"]
-    for key, group in own.groupby(keys, sort=False, dropna=False):
+    for key, group in kept.groupby(KEYS, sort=False, dropna=False):
         value = float(group["value"].mean())
-        row: dict[str, Any] = {**dict(zip(keys, key, strict=True)), "probe": PROBE, "metric": measure.metric}
+        row = {"value": value, **dict(zip(KEYS, key, strict=True)), "probe": PROBE, "metric": measure.metric}
         if measure.log:
             row |= {"unit": "log10", "value": np.log10(value) if value > 0 else np.nan}
-        rows.append({"value": value, **row})
+        rows.append(row)
     return frame(rows)
 
 
@@ -113,21 +110,53 @@ def unmeasured(single: pd.DataFrame) -> list[str]:
     return [f"Not measured yet: {', '.join(left)}; the same command goes on with them."] if left else []
 
 
-def lost(folder: Path, size: Size, seeds: Sequence[int], cells: Sequence[Cell] = CELLS) -> list[str]:
-    """A sentence for what has no result: models, probes on them, fine-tunings. All are counted, and have no values."""
-    said = []
-    for start in starts(folder, size, seeds, cells):
-        cell = next(cell for cell in cells if cell.label == start.label)
-        if why := next(filter(None, (stage.failure(run) for run in start.after)), ""):
-            said.append(f"{start.label}, seed {start.seed}, has no result: {why}")
-            continue
-        for probe in PROBES:
-            path = record_of(folder, cell, start.seed, probe) / "failed.json"
-            if path.is_file():
-                why = json.loads(path.read_text(encoding="utf-8"))["why"]
-                said.append(f"{probe} of {start.label}, seed {start.seed}, has no result: {why}")
-        runs = [rate_search.run_of(folder / FINETUNED, start, rate).path for rate in size.rates]
-        runs += [few_run(folder, start, labels) for labels in size.few]
-        if count := sum(bool(stage.failure(str(run))) for run in runs):
-            said.append(f"{count} of {len(runs)} fine-tunings of {start.label}, seed {start.seed}, diverged.")
-    return said
+def lost(study: Study) -> list[str]:
+    """A sentence for each model, probe or fine-tuning without a result. All are counted, and have no values."""
+    sentences = []
+    for seed in study.seeds:
+        for cell in study.cells:
+            start = study.start(cell, seed)
+            if why := next(filter(None, (stage.failure(run) for run in start.after)), ""):
+                sentences.append(f"{cell.label}, seed {seed}, has no result: {why}")
+                continue
+            for name in study.size.asked(cell, seed):
+                path = study.record(cell, seed, name) / "failed.json"
+                if path.is_file():
+                    why = json.loads(path.read_text(encoding="utf-8"))["why"]
+                    sentences.append(f"{name} of {cell.label}, seed {seed}, has no result: {why}")
+            runs = [study.search.run(start, rate).path for rate in study.size.rates]
+            runs += [study.few_run(start, labels) for labels in study.size.few]
+            if count := sum(bool(stage.failure(str(run))) for run in runs):
+                sentences.append(f"{count} of {len(runs)} fine-tunings of {cell.label}, seed {seed}, diverged.")
+    return sentences
+
+
+# --- what is known beside the table --------------------------------------------------------------------
+
+
+def cohort_of(cells: Sequence[Cell], source: Callable[[Cell], str] = lambda cell: cell.name) -> Cohort:
+    """Who is whose teacher and control, for the claims; the seeds are in the table."""
+    members = []
+    for cell in cells:
+        pair = cell.teacher.label if cell.teacher else ""
+        control = cell.control.label if cell != cell.control else ""
+        names = {"label": cell.label, "source": source(cell), "family": cell.family, "design": cell.design}
+        members.append(Member(**names, pair_of=pair, control=control))
+    return Cohort(model=members)
+
+
+def shared_facts(study: Study, cohort: Cohort) -> dict[str, Any]:
+    """What the page says of every two-factor study: its models in order, teachers and controls, seconds, versions."""
+    return {
+        "order": cohort.labels(),
+        "cohort": [member.model_dump(exclude_defaults=True) for member in cohort.model],
+        "controls": {member.label: member.control for member in cohort.model if member.control},
+        "seconds": {name: _seconds(study, patterns) for name, patterns in study.size.seconds.items()},
+        "versions": versions(),
+    }
+
+
+def _seconds(study: Study, patterns: Sequence[str]) -> float:
+    """Seconds of these runs, summed; of one that was stopped only those after its last start."""
+    runs = [run for pattern in patterns for run in sorted(study.folder.glob(pattern))]
+    return round(sum(float(RunFolder(run).facts().get("seconds", 0)) for run in runs), 1)

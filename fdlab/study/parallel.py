@@ -29,8 +29,8 @@ class Job:
 
     Args:
         call: the function. keywords: its arguments.
-        needs: names of the jobs that must be finished before.
-        cost: its work in any unit that is the same for all jobs; the bar counts these.
+        needs: names of the jobs that must be finished before this one.
+        cost: its work in any unit that is the same for all jobs; the progress bar counts these units.
     """
 
     call: Callable[..., Any]
@@ -40,7 +40,7 @@ class Job:
 
 
 def report(units: int) -> None:
-    """Called inside a job: ``units`` of its cost are done."""
+    """Tells the progress bar, from inside a job, that ``units`` of its cost are done."""
     if _reports is not None:
         _reports.put(units)
 
@@ -65,9 +65,9 @@ def _leave_with_parent(parent: int) -> None:
 def run_jobs(
     jobs: Mapping[str, Job], *, workers: int, label: str, quiet: bool = False, threads: int = 1
 ) -> dict[str, Any]:
-    """Runs every job after those it needs and returns their results by name.
+    """Runs every job after those that it needs and returns their results by name.
 
-    The longest of the jobs that are ready goes first. The first error stops what has not begun.
+    The costliest of the jobs that are ready begins first. The first error stops what has not begun.
 
     Raises:
         FdlabError: as a job raised it; code 130 on Ctrl-C, with every finished job kept.

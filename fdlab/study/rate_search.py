@@ -5,6 +5,7 @@ Each fine-tuning is a run folder, so a search is continued. ``fdlab trainability
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,13 @@ PROBE = "trainability"
 
 @dataclass(frozen=True)
 class Start:
-    """A model from which a fine-tuning with one seed begins; ``overrides`` are its own settings."""
+    """A model from which fine-tunings with one seed begin.
+
+    Args:
+        source: what opens the model (SOURCE).
+        overrides: settings that this model's fine-tunings need and others do not.
+        needs: names of the jobs that come before. after: runs without whose result no fine-tuning can begin.
+    """
 
     label: str
     source: str
@@ -37,108 +44,151 @@ class Start:
     after: tuple[str, ...] = ()
 
     @property
+    def slug(self) -> str:
+        """The label as a folder's name."""
+        return slug(self.label)
+
+    @property
     def name(self) -> str:
-        """The name of this start's folder."""
-        return f"{slug(self.label)}_seed-{self.seed}"
+        """Label and seed as a folder's name, by the rule that the folders of earlier searches have."""
+        return re.sub(r"[^\w.]", "-", self.label).strip("-") + f"_seed-{self.seed}"
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The columns that name this model and seed in the table."""
+        return {"model": self.label, "family": self.family, "seed": self.seed}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a fine-tuning is told of this model; the seed also draws the labelled images."""
+        seeds = {"run.seed": self.seed, "data.label_seed": self.seed}
+        return {"classify.model": self.source, **seeds, **self.overrides}
 
 
-def run_of(folder: Path, start: Start, rate: float) -> RunFolder:
-    """The run of one model, seed and learning rate."""
-    return RunFolder(folder / start.name / f"lr-{rate:g}")
+@dataclass(frozen=True)
+class Search:
+    """Fine-tunings at every learning rate of a grid.
 
+    Args:
+        folder: all runs lie below it.
+        rates: the grid.
+        path: a run's folder, as a format of ``start`` and ``rate``.
+    """
 
-def jobs(
-    starts: Iterable[Start], rates: Sequence[float], folder: Path, recipe: str, overrides: Mapping[str, Any], cost: int
-) -> dict[str, Job]:
-    """One fine-tuning a model, seed and rate; ``cost`` of each, in the unit of the other jobs (0: its steps)."""
-    made = {}
-    for start in starts:
-        for rate in rates:
-            own = {"classify.model": start.source, "run.seed": start.seed, "data.label_seed": start.seed}
-            made[f"{start.name} {rate:g}"] = stage.job(
+    folder: Path
+    rates: Sequence[float]
+    path: str = "{start.name}/lr-{rate:g}"
+
+    def run(self, start: Start, rate: float) -> RunFolder:
+        """The run of one model, seed and learning rate."""
+        return RunFolder(self.folder / self.path.format(start=start, rate=rate))
+
+    def jobs(self, starts: Iterable[Start], recipe: str, overrides: Mapping[str, Any], cost: int = 0) -> dict[str, Job]:
+        """One fine-tuning a model, seed and rate; ``cost`` of each in the unit of the other jobs (0: its steps)."""
+        return {
+            f"{start.name} {rate:g}": stage.job(
                 recipe,
-                str(run_of(folder, start, rate).path),
-                {**overrides, **own, **start.overrides, "optim.lr": rate},
+                str(self.run(start, rate).path),
+                {**overrides, **start.settings, "optim.lr": rate},
                 label=start.label,
                 family=start.family,
                 needs=start.needs,
                 after=start.after,
                 cost=cost,
             )
-    return made
+            for start in starts
+            for rate in self.rates
+        }
+
+    def failed(self, start: Start, rate: float) -> bool:
+        """Whether this fine-tuning has no result because it, or a run it needs, diverged."""
+        return bool(stage.failure(str(self.run(start, rate).path), start.after))
+
+    def complete(self, start: Start) -> bool:
+        """Whether every rate has ended, well or not: an unfinished search has no best rate."""
+        return all(self.run(start, rate).finished or self.failed(start, rate) for rate in self.rates)
+
+    def best_rate(self, start: Start) -> float | None:
+        """The rate of the highest validation accuracy (ties: the lower final loss); None if every run diverged.
+
+        The test images choose nothing: an accuracy chosen on the images that judge it would be too high.
+        """
+        facts = {rate: self.run(start, rate).facts() for rate in self.rates}
+        known = {rate: run for rate, run in facts.items() if "validation_accuracy" in run}
+        return max(known, key=lambda r: (known[r]["validation_accuracy"], -known[r]["final_loss"]), default=None)
+
+    def collect(self, starts: Sequence[Start]) -> tuple[pd.DataFrame, list[str]]:
+        """The rows of all finished fine-tunings, by seed and then as means with t-intervals; and notes for the page.
+
+        Rows of probe ``trainability``: ``accuracy``, ``validation_accuracy`` and ``diverged`` with the rate in ``x``;
+        ``best_accuracy``, ``best_rate``, ``lr_width`` and ``steps_to_loss`` for each model and seed.
+        """
+        rows = [row for start in starts for row in self._by_rate(start)]
+        notes: list[str] = []
+        for label in dict.fromkeys(start.label for start in starts):
+            seeds = [start for start in starts if start.label == label]
+            complete = [start for start in seeds if self.complete(start)]
+            if left := len(seeds) - len(complete):
+                notes.append(f"{label}: the search of {left} seed{'s' if left > 1 else ''} is not finished.")
+            widths = [(start, width) for start in complete if (width := self._width(start)) is not None]
+            rows += [row for start, width in widths for row in self._best(start, width)]
+            notes += _open_ends(label, [width for _, width in widths])
+        rows += self._paces(starts)
+        table = frame(rows)
+        return join([table, means_over_seeds(table)]), notes
+
+    def _by_rate(self, start: Start) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for rate in sorted(self.rates):
+            run, common = self.run(start, rate), {**start.row, "probe": PROBE, "x": rate}
+            failed = self.failed(start, rate)
+            if run.finished or failed:
+                rows.append({**common, "metric": "diverged", "value": float(failed)})
+            if run.finished:
+                rows += [{**common, **line} for line in accuracies(run)]
+        return rows
+
+    def _width(self, start: Start) -> Width | None:
+        rates = sorted(self.rates)
+        shares = [_accuracy(self.run(start, rate).facts()) for rate in rates]
+        return None if np.isnan(shares).all() else lr_width(rates, shares)
+
+    def _best(self, start: Start, width: Width) -> list[dict[str, Any]]:
+        best = self.best_rate(start)
+        accuracy = _accuracy(self.run(start, best).facts()) if best else float("nan")
+        results = (("best_accuracy", accuracy, ""), ("best_rate", best, ""), ("lr_width", width.decades, "decades"))
+        common = {**start.row, "probe": PROBE}
+        return [{**common, "metric": metric, "value": value, "unit": unit} for metric, value, unit in results]
+
+    def _paces(self, starts: Sequence[Start]) -> list[dict[str, Any]]:
+        """``steps_to_loss``: for each seed, the steps to the highest of the models' final losses."""
+        curves: dict[int, dict[str, tuple[Start, np.ndarray, np.ndarray]]] = {}
+        for start in starts:
+            best = self.best_rate(start) if self.complete(start) else None
+            if best is not None:
+                steps, losses = loss_curve(self.run(start, best))
+                curves.setdefault(start.seed, {})[start.label] = (start, steps, smoothed(losses))
+        rows = []
+        for models in curves.values():
+            target = max(float(losses[-1]) for _, _, losses in models.values())
+            for start, steps, losses in models.values():
+                pace = {"metric": "steps_to_loss", "value": steps_to(steps, losses, target), "unit": "steps"}
+                rows.append({**start.row, "probe": PROBE, **pace})
+        return rows
 
 
-def _failed(folder: Path, start: Start, rate: float) -> bool:
-    return bool(stage.failure(str(run_of(folder, start, rate).path), start.after))
-
-
-def complete(folder: Path, start: Start, rates: Sequence[float]) -> bool:
-    """Whether every rate of the search has ended, well or not: an unfinished search has no best rate."""
-    return all(run_of(folder, start, rate).finished or _failed(folder, start, rate) for rate in rates)
-
-
-def best_rate(folder: Path, start: Start, rates: Sequence[float]) -> float | None:
-    """The rate of the highest validation accuracy (ties: the lower final loss); None where every run diverged."""
-    known = {rate: run_of(folder, start, rate).facts() for rate in rates}
-    known = {rate: facts for rate, facts in known.items() if "validation_accuracy" in facts}
-    return max(known, key=lambda r: (known[r]["validation_accuracy"], -known[r]["final_loss"]), default=None)
-
-
-def collect(folder: Path, starts: Sequence[Start], rates: Sequence[float]) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of all finished fine-tunings, a seed each and then their means with t-intervals; and what to say.
-
-    Rows of probe ``trainability``: ``accuracy``, ``validation_accuracy`` and ``diverged`` with the rate in ``x``;
-    ``best_accuracy``, ``best_rate``, ``lr_width`` and ``steps_to_loss`` a model and seed.
-    """
-    rates = sorted(rates)
-    rows: list[dict[str, Any]] = []
-    said: list[str] = []
-    for start in starts:
-        rows += _by_rate(folder, start, rates)
-    for label in dict.fromkeys(start.label for start in starts):
-        own = [start for start in starts if start.label == label and complete(folder, start, rates)]
-        if left := sum(start.label == label for start in starts) - len(own):
-            said.append(f"{label}: the search of {left} seed{'s' if left > 1 else ''} is not finished.")
-        found = [(start, _width(folder, start, rates)) for start in own]
-        known = [(start, width) for start, width in found if width is not None]
-        for start, width in known:
-            rows += _best(folder, start, rates, width)
-        said += _open_ends(label, [width for _, width in known])
-    rows += _paces(folder, starts, rates)
-    table = frame(rows)
-    return join([table, means_over_seeds(table)]), said
-
-
-def _common(start: Start) -> dict[str, Any]:
-    return {"model": start.label, "family": start.family, "seed": start.seed, "probe": PROBE}
-
-
-def _by_rate(folder: Path, start: Start, rates: Sequence[float]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for rate in rates:
-        run, common = run_of(folder, start, rate), {**_common(start), "x": rate}
-        failed = _failed(folder, start, rate)
-        if not (run.finished or failed):
-            continue
-        rows.append({**common, "metric": "diverged", "value": float(failed)})
-        if run.finished:
-            own = Record.load(run.path / "record").table
-            for line in own[own["metric"].isin(["accuracy", "validation_accuracy"])].itertuples():
-                bounds = {} if np.isnan(line.low) else {"low": line.low, "high": line.high, "n": int(line.n)}
-                rows.append({**common, "metric": line.metric, "value": line.value, **bounds})
+def accuracies(run: RunFolder, metrics: Sequence[str] = ("accuracy", "validation_accuracy")) -> list[dict[str, Any]]:
+    """The accuracies of a finished fine-tuning, with their intervals where these are known."""
+    table = Record.load(run.path / "record").table
+    rows = []
+    for line in table[table["metric"].isin(metrics)].to_dict("records"):
+        bounds = {} if np.isnan(line["low"]) else {"low": line["low"], "high": line["high"], "n": int(line["n"])}
+        rows.append({"metric": line["metric"], "value": line["value"], **bounds})
     return rows
 
 
-def _width(folder: Path, start: Start, rates: Sequence[float]) -> Width | None:
-    accuracies = [_accuracy(run_of(folder, start, rate).facts()) for rate in rates]
-    return None if np.isnan(accuracies).all() else lr_width(rates, accuracies)
-
-
-def _best(folder: Path, start: Start, rates: Sequence[float], width: Width) -> list[dict[str, Any]]:
-    best = best_rate(folder, start, rates)
-    accuracy = _accuracy(run_of(folder, start, best).facts()) if best else float("nan")
-    found = {"best_accuracy": (accuracy, ""), "best_rate": (best, ""), "lr_width": (width.decades, "decades")}
-    return [{**_common(start), "metric": name, "value": value, "unit": unit} for name, (value, unit) in found.items()]
+def _accuracy(facts: Mapping[str, Any]) -> float:
+    return int(facts["correct"]) / int(facts["count"]) if facts.get("count") else float("nan")
 
 
 def _open_ends(label: str, widths: Sequence[Width]) -> list[str]:
@@ -146,27 +196,6 @@ def _open_ends(label: str, widths: Sequence[Width]) -> list[str]:
     ends = {"lowest": sum(w.open_below for w in widths), "highest": sum(w.open_above for w in widths)}
     where = [f"{side} rate of the grid in {count} of {len(widths)} seeds" for side, count in ends.items() if count]
     return [f"{label}: lr_width is a lower bound, it reaches the {' and the '.join(where)}."] if where else []
-
-
-def _accuracy(facts: Mapping[str, Any]) -> float:
-    return int(facts["correct"]) / int(facts["count"]) if facts.get("count") else float("nan")
-
-
-def _paces(folder: Path, starts: Sequence[Start], rates: Sequence[float]) -> list[dict[str, Any]]:
-    """``steps_to_loss``: for each seed, the steps to the highest of the models' final losses."""
-    curves: dict[int, dict[str, tuple[Start, np.ndarray, np.ndarray]]] = {}
-    for start in starts:
-        best = best_rate(folder, start, rates) if complete(folder, start, rates) else None
-        if best is not None:
-            steps, losses = loss_curve(run_of(folder, start, best))
-            curves.setdefault(start.seed, {})[start.label] = (start, steps, smoothed(losses))
-    rows = []
-    for own in curves.values():
-        target = max(float(losses[-1]) for _, _, losses in own.values())
-        for start, steps, losses in own.values():
-            pace = steps_to(steps, losses, target)
-            rows.append({**_common(start), "metric": "steps_to_loss", "value": pace, "unit": "steps"})
-    return rows
 
 
 def loss_curve(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:

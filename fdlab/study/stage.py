@@ -1,10 +1,14 @@
-"""One training as a job of many: it is continued, tells how far it is, and a divergence is noted, not raised."""
+"""One stage of a longer study, as a job: a training that is continued, or a question whose answer is kept.
+
+A training that diverges is noted beside its run and does not stop the others.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from fdlab.records.atomic import write_json
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
 from fdlab.study.parallel import Job, report
+from fdlab.version import __version__
 
 
 def job(
@@ -30,11 +35,12 @@ def job(
     """The training of ``recipe`` into the folder ``run``.
 
     Args:
-        needs: names of the jobs before it. after: the folders of runs without which it cannot begin.
-        cost: its work, in any unit that is the same for all jobs; 0: its steps.
+        needs: names of the jobs before it.
+        after: the folders of runs without whose result it cannot begin.
+        cost: its work, in any unit that is the same for all jobs; 0 stands for its number of steps.
 
     Raises:
-        FdlabError: code 2, settings that are wrong (before anything is trained).
+        FdlabError: code 2, the settings are wrong (raised before anything is trained).
     """
     from fdlab.study.training import plan
 
@@ -56,7 +62,7 @@ def train(
 ) -> dict[str, Any]:
     """Runs or continues one training in a worker; returns run.json, or an empty dict where there is no result.
 
-    Nothing is trained where a run of ``after`` has no result: that is not kept, so that it is tried again later.
+    Where a run of ``after`` has no result, nothing is trained and nothing is noted, so that a later call tries again.
     """
     from fdlab.study import training
 
@@ -65,13 +71,13 @@ def train(
         planned = training.plan(recipe, overrides=overrides, config=config)
         share, done = cost / max(planned.recipe.run.steps, 1), [0]
 
-        def tell(step: int) -> None:
+        def count(step: int) -> None:
             if step % 10 == 0:
                 report(round(share * step) - round(share * done[0]))
                 done[0] = step
 
         try:
-            training.run(planned, run, on_step=[tell], label=label, family=family, quiet=True)
+            training.run(planned, run, on_step=[count], label=label, family=family, quiet=True)
         except Diverged as error:
             write_json(folder.path / "failed.json", {"why": error.what})
         cost -= round(share * done[0])
@@ -80,9 +86,9 @@ def train(
 
 
 def failure(run: str, after: Sequence[str] = ()) -> str:
-    """Why a run has no result: it diverged, or one that it needs did; empty where it has one or has not been run.
+    """Why a run has no result: it diverged, or a run that it needs did. Empty if it has one or was never started.
 
-    To try a run that diverged once more, its folder is deleted.
+    A run that diverged is tried again once its folder is deleted.
     """
     for needed in after:
         if why := failure(needed):
@@ -97,13 +103,26 @@ def failure(run: str, after: Sequence[str] = ()) -> str:
 
 
 def digest(run: str) -> str:
-    """sha256 of a run's result, so that a run made again is measured again; empty where it has none."""
+    """The sha256 of a run's result, so that a model trained again is measured again; empty if there is no result."""
     path = RunFolder(run).result
     return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
 
 
+def once(record: str | Path, question: Mapping[str, Any], answer: Callable[[], Record]) -> None:
+    """Calls ``answer`` and saves what it returns as ``record``, unless the record answers this very question already.
+
+    The question is kept in the record's manifest, with the version of fdlab and the seconds that the answer took.
+    """
+    asked = {**question, "version": __version__}
+    if not answered(record, asked):
+        began = time.monotonic()
+        made = answer()
+        made.manifest |= {"stage_question": asked, "seconds": round(time.monotonic() - began, 3)}
+        made.save(record)
+
+
 def answered(record: str | Path, question: Mapping[str, Any]) -> bool:
-    """Whether a stage's record is there and answers this very question."""
+    """Whether a stage's record exists and answers this very question."""
     try:
         known = Record.load(record).manifest.get("stage_question")
     except FdlabError:

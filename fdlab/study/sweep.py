@@ -27,12 +27,17 @@ from fdlab.study.parallel import Job, run_jobs
 
 @dataclass(frozen=True)
 class Point:
-    """One place of the grid: its settings, and the name that its runs and rows carry."""
+    """One point of the grid: its settings, and the name that its runs and rows carry."""
 
     settings: Mapping[str, Any]
 
     @property
     def label(self) -> str:
+        """The name in the table.
+
+        >>> Point({"optim.lr": 1e-3, "masked.loss": "l1"}).label
+        'optim.lr=0.001, masked.loss=l1'
+        """
         return ", ".join(f"{key}={_shown(value)}" for key, value in self.settings.items()) or "as the recipe"
 
     @property
@@ -44,8 +49,7 @@ class Point:
 
     def run(self, seed: int) -> str:
         """The name of the run's folder."""
-        name = self.label.replace(", ", "_")
-        return f"{slug(name)}_seed-{seed}"
+        return f"{slug(self.label.replace(', ', '_'))}_seed-{seed}"
 
 
 def _shown(value: Any) -> str:
@@ -53,7 +57,10 @@ def _shown(value: Any) -> str:
 
 
 def parse_over(pairs: Sequence[str]) -> dict[str, list[Any]]:
-    """``["optim.lr=1e-3,3e-3"]`` -> ``{"optim.lr": [0.001, 0.003]}``; a value that is no TOML is a string.
+    """The values of each setting; a value that is no TOML is a string.
+
+    >>> parse_over(["optim.lr=1e-3,3e-3", "masked.loss=mse,l1"])
+    {'optim.lr': [0.001, 0.003], 'masked.loss': ['mse', 'l1']}
 
     Raises:
         FdlabError: code 2, no ``key=values``, a value or a key twice.
@@ -67,9 +74,10 @@ def parse_over(pairs: Sequence[str]) -> dict[str, list[Any]]:
         except tomllib.TOMLDecodeError:
             values = [_value(part.strip()) for part in text.split(",") if part.strip()]
         if not (equals and key and values):
-            raise FdlabError(f"--over {pair!r} names no values.", "", "Write --over optim.lr=1e-3,3e-3.", code=USAGE)
+            raise FdlabError(f"--over {pair!r} names no values.", fix="Write --over optim.lr=1e-3,3e-3.", code=USAGE)
         if key in axes or len({repr(value) for value in values}) < len(values):
-            raise FdlabError(f"--over {pair!r} says something twice.", "", "Name each setting and value once.", USAGE)
+            fix = "Name each setting and value once."
+            raise FdlabError(f"--over {pair!r} says something twice.", fix=fix, code=USAGE)
         axes[key] = values
     return axes
 
@@ -101,8 +109,8 @@ def sweep(
 ) -> pd.DataFrame:
     """Trains what is missing of the grid; returns and writes ``table.csv``.
 
-    A row a run and metric, then, with an empty seed, the mean over seeds with its t-interval (``n`` = seeds).
-    A run that diverged is kept, counted, and has a row ``diverged`` = 1 instead of an accuracy.
+    The table has a row for each run and metric, then, with an empty seed, the means over seeds with t-intervals
+    (``n`` = seeds). A run that diverged is kept, counted, and has a row ``diverged`` = 1 instead of an accuracy.
 
     Args:
         over: values by dotted setting. seeds: ``run.seed`` = seed, seed + 1, ...
@@ -112,19 +120,15 @@ def sweep(
         FdlabError: code 2, a point whose settings are wrong (before anything is trained).
     """
     if seeds < 1 or not 1 <= part[0] <= part[1]:
-        raise FdlabError(
-            f"{seeds} seeds, part {part[0]}/{part[1]}.",
-            "",
-            "Give at least one seed, and a part from 1/N to N/N.",
-            code=USAGE,
-        )
+        fix = "Give at least one seed, and a part from 1/N to N/N."
+        raise FdlabError(f"{seeds} seeds, part {part[0]}/{part[1]}.", fix=fix, code=USAGE)
     folder = writable_folder(out)
-    runs = [(point, seed + turn) for point in grid(over) for turn in range(seeds)]
+    runs = [(point, number) for point in grid(over) for number in range(seed, seed + seeds)]
     jobs: dict[str, Job] = {}
     for point, number in runs[part[0] - 1 :: part[1]]:
-        given = {**(overrides or {}), **point.settings, "run.seed": number}
+        settings = {**(overrides or {}), **point.settings, "run.seed": number}
         run = point.run(number)
-        jobs[run] = stage.job(recipe, str(folder / run), given, config=config, label=point.label)
+        jobs[run] = stage.job(recipe, str(folder / run), settings, config=config, label=point.label)
     write_json(folder / "sweep.json", {"recipe": recipe, "over": dict(over), "seeds": seeds, "seed": seed})
     run_jobs(jobs, workers=workers, label="sweep", quiet=quiet)
     table = collect(folder, runs)
@@ -153,15 +157,7 @@ def _means(table: pd.DataFrame) -> pd.DataFrame:
     for (model, metric), group in kept.groupby(["model", "metric"], sort=False):
         value, low, high, _ = t_interval(group["value"].to_numpy())
         first = group.iloc[0]
-        rows.append(
-            {
-                **{name: first[name] for name in ("family", "probe", "x", "unit", "objective")},
-                "model": model,
-                "metric": metric,
-                "value": value,
-                "low": low,
-                "high": high,
-                "n": len(group),
-            }
-        )
+        common = {name: first[name] for name in ("family", "probe", "x", "unit", "objective")}
+        bounds = {"value": value, "low": low, "high": high, "n": len(group)}
+        rows.append({**common, "model": model, "metric": metric, **bounds})
     return frame(rows)

@@ -25,8 +25,8 @@ from fdlab.study import stage
 from fdlab.study.diagnosis import shown_family
 from fdlab.study.inputs import planned_steps
 from fdlab.study.parallel import Job, report, run_jobs
-from fdlab.study.rate_search import PROBE, Start, best_rate, collect, jobs, means_over_seeds, run_of
-from fdlab.version import __version__, versions
+from fdlab.study.rate_search import PROBE, Search, Start, means_over_seeds
+from fdlab.version import versions
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 CURVATURE = "eigenvalue_1_balanced"
@@ -47,16 +47,16 @@ class Budget:
 
 
 def starts_of(models: Sequence[str], seeds: Sequence[int]) -> list[Start]:
-    """A start a model and seed; each model is opened once, so that what cannot be read is said before any training."""
+    """A start for each model and seed; every model is opened once, so that an unreadable one is refused at once."""
     starts = []
-    for given in models:
-        label, source = parse_label(given)
+    for name in models:
+        label, source = parse_label(name)
         info = open_model(source).info
         family = shown_family(label, info.kind)
         # A table that was trained behind a factor is fine-tuned behind the same one.
         scales = [float(text.removeprefix(SCALE)) for text in info.options if text.startswith(SCALE)]
-        own = {"classify.bias_scale": scales[0]} if scales else {}
-        starts += [Start(label, source, seed, family, own) for seed in seeds]
+        overrides = {"classify.bias_scale": scales[0]} if scales else {}
+        starts += [Start(label, source, seed, family, overrides) for seed in seeds]
     return starts
 
 
@@ -77,34 +77,22 @@ def planned(recipe: str, overrides: Mapping[str, Any]) -> Budget:
             code=USAGE,
         )
     steps = planned_steps(settings)
-    given = {"run.log_every": max(steps // 30, 1), **overrides, "save.snapshots": max(steps // KEPT, 1)}
+    settled = {"run.log_every": max(steps // 30, 1), **overrides, "save.snapshots": max(steps // KEPT, 1)}
     data = settings.data
-    return Budget(given, steps, settings.run.batch, data.source, data.test, data.per_class)
+    return Budget(settled, steps, settings.run.batch, data.source, data.test, data.per_class)
 
 
 def curvature_jobs(
-    starts: Sequence[Start],
-    rates: Sequence[float],
-    runs: Path,
-    data: str,
-    *,
-    records: Path,
-    images: int,
-    device: str,
-    along: int,
+    starts: Sequence[Start], search: Search, records: Path, *, data: str, images: int, device: str, along: int
 ) -> dict[str, Job]:
-    """One job a model and seed: the curvature at each kept encoder of its best run."""
-    found = {}
+    """One job for each model and seed: the curvature at the kept encoders of its best run."""
+    shared = {"data": data, "images": images, "device": device, "along": along}
+    jobs = {}
     for start in starts:
-        best = best_rate(runs, start, rates)
-        if best is None:
-            continue
-        run = run_of(runs, start, best)
-        keywords = {"run": str(run.path), "start": start, "data": data, "images": images, "device": device}
-        keywords["along"] = along
-        keywords["record"] = str(records / start.name)
-        found[start.name] = Job(measure_along, keywords)
-    return found
+        if best := search.best_rate(start):
+            run, record = str(search.run(start, best).path), str(records / start.name)
+            jobs[start.name] = Job(measure_along, {"run": run, "start": start, "record": record, **shared})
+    return jobs
 
 
 def measure_along(run: str, start: Start, data: str, images: int, device: str, along: int, record: str) -> None:
@@ -116,22 +104,19 @@ def measure_along(run: str, start: Start, data: str, images: int, device: str, a
     turns = sorted({round((turn + 1) * len(kept) / along) - 1 for turn in range(along)} - {-1})
     files = [kept[turn] for turn in turns]
     question = {"run": stage.digest(run), "steps": [file.stem for file in files], "data": data, "images": images}
-    question["version"] = __version__
-    if not stage.answered(record, question):
+
+    def answer() -> Record:
         store, parts = Store(Path(record).parent / "store"), []
         for file in files:
             opened = {start.label: open_model(file, device=pick_device(device))}
-            own = measure("hessian", opened, data, images, 0, store=store, part="balanced", k=1, probes=0)
-            own = own[(own["metric"] == CURVATURE) & (own["model"] == start.label)]
+            table = measure("hessian", opened, data, images, 0, store=store, part="balanced", k=1, probes=0)
+            table = table[(table["metric"] == CURVATURE) & (table["model"] == start.label)]
             step = int(file.stem.removeprefix("step-"))
-            parts.append(own.assign(probe=PROBE, family=start.family, seed=start.seed, x=float(step)))
-        Record(join(parts), {}, {"stage_question": question}).save(record)
+            parts.append(table.assign(probe=PROBE, family=start.family, seed=start.seed, x=float(step)))
+        return Record(join(parts))
+
+    stage.once(record, question, answer)
     report(1)
-
-
-def curvature(found: Mapping[str, Job]) -> pd.DataFrame:
-    """The rows of all curvature jobs, after they ran."""
-    return join([Record.load(job.keywords["record"]).table for job in found.values()])
 
 
 def facts_of(starts: Sequence[Start], rates: Sequence[float], plan: Budget, table: pd.DataFrame) -> dict[str, Any]:
@@ -155,17 +140,19 @@ def facts_of(starts: Sequence[Start], rates: Sequence[float], plan: Budget, tabl
 
 
 def check(starts: Sequence[Start], rates: Sequence[float]) -> None:
-    """Refuses grids and labels that cannot be told apart.
+    """Refuses a grid without two different rates, and labels that would share a folder.
 
     Raises:
         FdlabError: code 2.
     """
     names = {f"{rate:g}" for rate in rates}
     if len(rates) < 2 or len(names) < len(rates) or not all(0 < rate < math.inf for rate in rates):
-        raise FdlabError("The learning rates are no grid.", "", "Give two or more different, positive rates.", USAGE)
+        fix = "Give two or more different, positive rates."
+        raise FdlabError("The learning rates are no grid.", fix=fix, code=USAGE)
     labels = [start.name for start in starts]
     if twice := sorted({name for name in labels if labels.count(name) > 1}):
-        raise FdlabError(f"Two models are called {twice[0].rpartition('_')[0]!r}.", "", "Name them apart.", USAGE)
+        label = twice[0].rpartition("_")[0]
+        raise FdlabError(f"Two models are called {label!r}.", fix="Name them apart.", code=USAGE)
 
 
 def trainability(
@@ -208,16 +195,15 @@ def trainability(
     check(starts, rates)
     budget = planned(recipe, {"run.device": device, **(overrides or {})})
     folder = writable_folder(out)
-    runs = folder / "runs"
-    found = jobs(starts, rates, runs, recipe, budget.overrides, 0)
-    run_jobs(found, workers=workers, label=PROBE, quiet=quiet)
-    where = {"records": folder / "records", "images": images, "device": device, "along": along}
-    curved = curvature_jobs(starts, rates, runs, budget.test, **where) if along else {}
+    search, records = Search(folder / "runs", rates), folder / "records"
+    run_jobs(search.jobs(starts, recipe, budget.overrides), workers=workers, label=PROBE, quiet=quiet)
+    asked: dict[str, Any] = {"data": budget.test, "images": images, "device": device, "along": along}
+    curved = curvature_jobs(starts, search, records, **asked) if along else {}
     run_jobs(curved, workers=workers, label="curvature", quiet=quiet)
-    table, said = collect(runs, starts, rates)
-    curves = curvature(curved)
+    table, notes = search.collect(starts)
+    curves = join(Record.load(job.keywords["record"]).table for job in curved.values())
     table = join([table, curves, means_over_seeds(curves)]).assign(objective=OF_FINETUNING)
-    facts = facts_of(starts, rates, budget, table) | {"notes": said, "command": command}
+    facts = facts_of(starts, rates, budget, table) | {"notes": notes, "command": command}
     report = Report(table, facts)
-    page = write_report(folder, report)
-    return {"page": page, "table": table, "numbers": figure_of("trainability", report).numbers(), "notes": said}
+    page, numbers = write_report(folder, report), figure_of("trainability", report).numbers()
+    return {"page": page, "table": table, "numbers": numbers, "notes": notes}

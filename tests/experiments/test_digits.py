@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fdlab.errors import FdlabError
-from fdlab.experiments.digits import STARTS, demo, scaled
+from fdlab.experiments.demo import demo
+from fdlab.experiments.digits import CELLS, scaled
 from fdlab.records.table import read_table
 from fdlab.study.parallel import Job, run_jobs
 
@@ -53,9 +54,9 @@ def test_equal_commands_give_equal_numbers_and_a_second_run_trains_nothing(tmp_p
 def check_report(folder: Path, result: dict) -> None:
     facts = json.loads((folder / "facts.json").read_text())
     table = read_table(folder / "table.csv")
-    labels = [start.label for start in STARTS]
+    labels = [cell.label for cell in CELLS]
     assert (table["seed"] == facts["seed"]).all(), "a row without its seed would be joined with other seeds' rows"
-    assert set(table.query("probe == 'curve'")["model"]) == {start.label for start in STARTS if not start.random}
+    assert set(table.query("probe == 'curve'")["model"]) == {cell.label for cell in CELLS if not cell.untrained}
     assert facts["order"] == labels
     for metric in ("distance", "distance_spread", "head_similarity", "entropy", "nmi", "r2_relative", "r2_absolute"):
         rows = table[(table["probe"] == "attention") & (table["metric"] == metric)]

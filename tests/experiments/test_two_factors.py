@@ -1,4 +1,4 @@
-"""The factorial study at toy size: who depends on whom, what is made again, what diverged, what the page says."""
+"""The two-factor study at toy size: who depends on whom, what is made again, what diverged, what the page says."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from fdlab.errors import FdlabError
-from fdlab.experiments import two_factors as factorial
-from fdlab.experiments.report import cohort_of, effects, rewrite_study, write_study
-from fdlab.experiments.two_factors import CELLS, FINETUNED, Cell, Size, passes, source
-from fdlab.experiments.values import lost, unmeasured, values
+from fdlab.experiments.report import effects, rewrite_study, write_study
+from fdlab.experiments.stages import passes, pretraining, run
+from fdlab.experiments.two_factors import CELLS, Cell, Size, Study
+from fdlab.experiments.values import cohort_of, lost, unmeasured, values
 from fdlab.experiments.words import premises, two_way_notes
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.table import frame, write_table
@@ -36,7 +36,7 @@ KIND = tuple(cell for cell in CELLS if cell.kind in ("masked", "random"))
 
 def test_every_model_has_its_teacher_control_and_the_same_budget() -> None:
     assert len(set(CELLS)) == 15
-    stages = passes(Path("w"), TOY, [0, 1])
+    stages = passes(Study(Path("w"), TOY, [0, 1]))
     jobs = stages["models"]
     assert len(jobs) == 2 * 13  # an untrained model is no training
     assert jobs["masked-student-distilled 1"].needs == ("masked-plain 1",)
@@ -92,19 +92,20 @@ def test_a_study_is_continued_and_repaired_and_its_page_says_what_is_lost(tmp_pa
         found = [*work.rglob("run.json"), *(work / "records").rglob("manifest.json")]
         return {path.relative_to(work): path.stat().st_mtime_ns for path in found if "store" not in path.parts}
 
-    factorial.run(work, TOY, [0], KIND, quiet=True)
+    study = Study(work, TOY, [0], KIND)
+    run(study, quiet=True)
     before = times()
     assert len([path for path in before if "pretrained" in path.parts]) == 7
     shutil.rmtree(work / "seed-0" / "pretrained" / "masked-student")
-    tuned = work / FINETUNED / "masked--plain_seed-0" / "lr-0.01"
+    tuned = work / "finetuned" / "masked--plain_seed-0" / "lr-0.01"
     shutil.rmtree(tuned)
     RunFolder(tuned).path.mkdir()
     (tuned / "failed.json").write_text('{"why": "the loss is not a number"}')
-    factorial.run(work, TOY, [0], KIND, quiet=True)
+    run(study, quiet=True)
     after = times()
     changed = {path.parts for path in after if after[path] != before.get(path)}
     assert changed == {("seed-0", "pretrained", "masked-student", "run.json")}
-    made = write_study(out, work, TOY, [0], command="make study", data="digits", limits=["toy"], cells=KIND)
+    made = write_study(out, study, command="make study", data="digits", limits=["toy"])
     own = made["table"][made["table"]["probe"] == "two_way"]
     assert set(own["model"]) == {"masked"}
     lines = (out / "README.md").read_text()
@@ -144,14 +145,16 @@ def test_what_was_seen_is_said_by_kind_with_what_chance_would_give() -> None:
 
 def test_a_teacher_that_diverged_is_said_and_its_student_has_no_result(tmp_path: Path) -> None:
     teacher = Cell("masked", "plain")
-    run = RunFolder(Path(source(tmp_path, teacher, 0)))
-    run.path.mkdir(parents=True)
-    (run.path / "failed.json").write_text('{"why": "the loss is not a number"}')
-    jobs = factorial.pretraining(tmp_path, replace(TOY), [0], (Cell("masked", "student", True),))
+    student = Cell("masked", "student", True)
+    study = Study(tmp_path, TOY, [0], (teacher, student))
+    folder = Path(study.run(teacher, 0))
+    folder.mkdir(parents=True)
+    (folder / "failed.json").write_text('{"why": "the loss is not a number"}')
+    jobs = pretraining(replace(study, cells=(student,)))
     job = jobs["masked-student-distilled 0"]
     assert job.call(**job.keywords) == {}
     assert not Path(job.keywords["run"]).exists()  # nothing is kept: a teacher made again has its students made too
-    said = lost(tmp_path, TOY, [0], (teacher, Cell("masked", "student", True)))
+    said = lost(study)
     assert [sentence.partition(":")[0] for sentence in said] == [
         "masked, plain, seed 0, has no result",
         "masked distilled, student, seed 0, has no result",
@@ -160,7 +163,7 @@ def test_a_teacher_that_diverged_is_said_and_its_student_has_no_result(tmp_path:
 
 def test_seeds_given_twice_and_too_few_images_are_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(FdlabError, match="twice"):
-        factorial.run(tmp_path, TOY, [0, 0])
+        run(Study(tmp_path, TOY, [0, 0]))
     with pytest.raises(FdlabError, match="40 test images"):
-        factorial.run(tmp_path, replace(TOY, images={**TOY.images, "features": 41}), [0])
+        run(Study(tmp_path, replace(TOY, images={**TOY.images, "features": 41}), [0]))
     assert not any(tmp_path.iterdir())

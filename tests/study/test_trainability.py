@@ -13,7 +13,7 @@ from fdlab.cli.app import app
 from fdlab.errors import FdlabError
 from fdlab.records.intervals import t_interval
 from fdlab.records.run_folder import RunFolder
-from fdlab.study.rate_search import Start, best_rate, collect
+from fdlab.study.rate_search import Search, Start
 from fdlab.study.trainability import check, trainability
 from fdlab.study.training import pretrain
 
@@ -85,8 +85,9 @@ def test_validation_chooses_the_rate_and_a_rate_that_diverged_is_counted(tmp_pat
     run = RunFolder(tmp_path / a.name / "lr-0.1")
     run.path.mkdir(parents=True)
     (run.path / "failed.json").write_text('{"why": "the loss is not a number"}')
-    assert best_rate(tmp_path, a, rates) == 1e-2
-    table, said = collect(tmp_path, [a], rates)
+    search = Search(tmp_path, rates)
+    assert search.best_rate(a) == 1e-2
+    table, said = search.collect([a])
     value = {row.metric: row.value for row in table[table["seed"].notna() & table["x"].isna()].itertuples()}
     assert value["best_accuracy"] == 0.80
     assert value["lr_width"] == pytest.approx(1.0)
@@ -100,7 +101,7 @@ def test_pace_is_to_the_slowest_models_final_loss(tmp_path: Path) -> None:
     for start, loss in ((a, 1.0), (b, 0.5)):
         finished(tmp_path, start, 1e-3, 0.5, 50, loss)
         finished(tmp_path, start, 1e-2, 0.4, 40, 9.0)
-    table, _ = collect(tmp_path, [a, b], [1e-3, 1e-2])
+    table, _ = Search(tmp_path, [1e-3, 1e-2]).collect([a, b])
     pace = table[(table["metric"] == "steps_to_loss") & table["seed"].notna()].set_index("model")["value"]
     # Smoothed over three lines: a ends at 1.5, b passes 1.5 on the way from 2.25 (step 10) to 1.5 (step 15).
     assert pace["a"] == pytest.approx(20)

@@ -1,0 +1,179 @@
+"""What the demo's numbers say, in sentences: of one seed, and over several with the seeds as the unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from fdlab.compare.blocks import late
+from fdlab.experiments.digits import CELLS, MASKED, SAME_DESIGN, SIZE, STUDENT, TEACHER
+from fdlab.experiments.words import signed
+from fdlab.records.estimate import Estimate
+from fdlab.records.intervals import paired_difference_interval, proportion_interval, t_interval
+from fdlab.records.store import Record
+
+# What is compared, last half of the blocks: (sentence, first, second), always first minus second.
+CONTRASTS = (
+    ("Masked modelling minus contrastive learning", MASKED, TEACHER),
+    ("Distilled into the teacher's own architecture minus the teacher", SAME_DESIGN, TEACHER),
+    ("Distilled into the paper's student minus the teacher (the design changes too)", STUDENT, TEACHER),
+)
+MEASURES = {
+    "r2_relative": "share explained by relative position",
+    "r2_absolute": "share explained by key position",
+    "nmi": "NMI",
+    "entropy": "entropy",
+}
+LIMITS = (
+    "This is a plumbing and teaching demo: a few hundred steps on 8x8 digits; its accuracies do not test the paper.",
+    "The contrastive teacher learned through the mean of its patch tokens, the same token that fine-tuning reads.",
+    "The paper's student differs from the teacher in its design too (relative bias, layer scale); only the student of "
+    "the teacher's own architecture shows what distillation alone does.",
+)
+LOSS_GAP = 0.1  # training losses further apart than this are named on the page
+TRAINED = tuple(cell.label for cell in CELLS if not cell.untrained)
+ALSO = "their accuracies also tell how far they were trained."
+
+
+def notes(
+    models: Mapping[str, Record], chosen: Mapping[str, Mapping[str, Any]], ruler: Mapping[str, float]
+) -> list[str]:
+    """What the numbers of one demo say; no sentence is written before they are known.
+
+    Args:
+        models: label -> record with the attention's per-image arrays.
+        chosen: label -> run.json of the best fine-tuning, and its rate as ``lr``.
+        ruler: accuracy of the ruler's models.
+    """
+
+    def change(metric: str, first: str, second: str) -> Estimate:
+        values, others = (late(models[label].arrays[metric]) for label in (first, second))
+        return paired_difference_interval(values, others)
+
+    return [
+        *_contrasts("paired over the same images", change),
+        _accuracies({label: (int(facts["correct"]), int(facts["count"])) for label, facts in chosen.items()}),
+        _losses({label: facts["final_loss"] for label, facts in chosen.items()}),
+        rate_note([{label: facts["lr"] for label, facts in chosen.items()}]),
+        *_weak_rulers([(label, accuracy) for label, accuracy in ruler.items()]),
+    ]
+
+
+def notes_over_seeds(
+    models: Sequence[Mapping[str, Record]],
+    accuracies: Mapping[str, Sequence[float]],
+    facts: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """What the numbers of several demos say: differences with t-intervals over the seeds.
+
+    Args:
+        models: for each seed as in ``notes``. accuracies: label -> test accuracy by seed. facts: of each demo.
+    """
+
+    def change(metric: str, first: str, second: str) -> Estimate:
+        means = [[float(late(seed[label].arrays[metric]).mean()) for label in (first, second)] for seed in models]
+        return t_interval([mean - other for mean, other in means])
+
+    weak = [
+        (f"{label} at seed {seed['seed']}", accuracy)
+        for seed in facts
+        for label, accuracy in seed["ruler_accuracy"].items()
+    ]
+    return [
+        *_contrasts(f"mean of {len(models)} seeds with the interval over seeds", change),
+        _accuracies_over_seeds(accuracies),
+        _losses_over_seeds([seed["training_loss"] for seed in facts]),
+        rate_note([seed["learning_rates"] for seed in facts]),
+        *_weak_rulers(weak, " ({:.0%})"),
+    ]
+
+
+def _contrasts(unit: str, change: Callable[[str, str, str], Estimate]) -> list[str]:
+    """A sentence for each of ``CONTRASTS``; ``change`` gives the difference of two models in one measure."""
+    sentences = []
+    for sentence, first, second in CONTRASTS:
+        parts = [f"{name} {_signed(change(metric, first.label, second.label))}" for metric, name in MEASURES.items()]
+        sentences.append(f"{sentence}, {unit}: {', '.join(parts)}.")
+    return sentences
+
+
+def _signed(change: Estimate, form: str = "+.2f", scale: float = 1.0) -> str:
+    return signed(change, form, scale, "" if _separated(change) else ", not separated from 0")
+
+
+def _separated(change: Estimate) -> bool:
+    """Whether the interval leaves out 0."""
+    return bool(change.low > 0 or change.high < 0)
+
+
+def _pairs(separated: Callable[[str, str], bool]) -> str:
+    """The pairs of trained models that are told apart, as words; empty where there is none."""
+    return "; ".join(f"{a} and {b}" for a, b in combinations(TRAINED, 2) if separated(a, b))
+
+
+def _accuracies(counts: Mapping[str, tuple[int, int]]) -> str:
+    spans = {label: proportion_interval(correct, count) for label, (correct, count) in counts.items()}
+    apart = _pairs(lambda a, b: spans[a].high < spans[b].low or spans[b].high < spans[a].low)
+    values = ", ".join(f"{label} {100 * span.value:.1f}" for label, span in spans.items())
+    verdict = (
+        f"separated by their 95 % intervals: {apart}"
+        if apart
+        else "the trained starts are not separated from each other by their 95 % intervals"
+    )
+    return f"Fine-tuned test accuracy in per cent: {values}; {verdict} (one seed)."
+
+
+def _accuracies_over_seeds(values: Mapping[str, Sequence[float]]) -> str:
+    def gain(label: str, other: str) -> Estimate:
+        return t_interval(np.subtract(values[label], values[other]))
+
+    shown = ", ".join(f"{label} {' / '.join(f'{100 * v:.1f}' for v in each)}" for label, each in values.items())
+    gains = [
+        f"{cell.label} {_signed(gain(cell.label, cell.control.label), '+.1f', 100)}"
+        for cell in CELLS
+        if not cell.untrained
+    ]
+    apart = _pairs(lambda a, b: _separated(gain(a, b)))
+    count = len(TRAINED) * (len(TRAINED) - 1) // 2
+    order = (
+        f"separated over the seeds, uncorrected for {count} pairs: {apart}"
+        if apart
+        else "no two of the trained starts are separated over the seeds"
+    )
+    return (
+        f"Fine-tuned test accuracy in per cent, seed by seed: {shown}. Points above the random start of the same "
+        f"design: {', '.join(gains)}; {order}."
+    )
+
+
+def _losses(losses: Mapping[str, float]) -> str:
+    best = min(losses.values())
+    behind = [f"{label} ({loss:.2f})" for label, loss in losses.items() if loss > best + LOSS_GAP]
+    if not behind:
+        return f"All fine-tunings end within {LOSS_GAP} of the lowest training loss ({best:.2f})."
+    return f"Not fitted as far as the best (training loss {best:.2f}): {', '.join(behind)}; {ALSO}"
+
+
+def _losses_over_seeds(seeds: Sequence[Mapping[str, float]]) -> str:
+    counts = {label: sum(seed[label] > min(seed.values()) + LOSS_GAP for seed in seeds) for label in seeds[0]}
+    behind = [f"{label} (in {count} of {len(seeds)} seeds)" for label, count in counts.items() if count]
+    if not behind:
+        return f"All fine-tunings end within {LOSS_GAP} of the lowest training loss of their seed."
+    return f"Training loss more than {LOSS_GAP} above the best of its seed: {', '.join(behind)}; {ALSO}"
+
+
+def rate_note(rates: Sequence[Mapping[str, float]]) -> str:
+    """Whose best rate was the highest tried (one mapping a seed): a wider search might serve these better."""
+    top = [label for label in rates[0] if all(seed[label] == max(SIZE.rates) for seed in rates)]
+    if not top:
+        return "No model's chosen learning rate is the highest tried in every seed."
+    each = " in every seed" if len(rates) > 1 else ""
+    return f"The highest learning rate tried was the best{each} for {', '.join(top)}: a wider search might raise these."
+
+
+def _weak_rulers(accuracies: Iterable[tuple[str, float]], form: str = " {:.0%}") -> list[str]:
+    weak = [name + form.format(accuracy) for name, accuracy in accuracies if accuracy < 0.9]
+    return [f"The ruler's models have not learned their task everywhere: {', '.join(weak)}."] if weak else []

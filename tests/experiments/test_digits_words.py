@@ -1,0 +1,86 @@
+"""The demo's sentences: which blocks they speak of, who is minus whom, and what counts as told apart."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fdlab.experiments.digits import CELLS, MASKED, SAME_DESIGN, SIZE, STUDENT, TEACHER, study_of
+from fdlab.experiments.digits_words import MEASURES, notes, notes_over_seeds, rate_note
+from fdlab.experiments.stages import pretraining, probing
+from fdlab.records.store import Record
+from fdlab.records.table import frame
+
+RULER = {"locality 0": 1.0, "locality 1": 0.5}
+
+
+def record(early: float, late: float, images: int = 3) -> Record:
+    """Attention of two early and two late blocks of two heads; the images scatter equally in all models."""
+    blocks = np.array([early, early, late, late])[None, :, None] * np.ones((images, 1, 2))
+    scatter = 0.001 * np.arange(images)[:, None, None]
+    return Record(frame([]), dict.fromkeys(MEASURES, blocks + scatter))
+
+
+def models(shift: float = 0.0) -> dict[str, Record]:
+    """The late blocks of a masked model are 0.5 above the teacher's; the early ones of all others are far away."""
+    places = {TEACHER: (0.0, 0.1), MASKED: (9.0, 0.6), SAME_DESIGN: (-9.0, 0.1), STUDENT: (5.0, 0.0)}
+    return {cell.label: record(early, late + shift * (cell == MASKED)) for cell, (early, late) in places.items()}
+
+
+def chosen(**correct: int) -> dict[str, dict[str, float]]:
+    counts = {cell.label: correct.get(cell.name.replace("-", "_"), 90) for cell in CELLS}
+    return {label: {"correct": c, "count": 100, "final_loss": 0.5, "lr": SIZE.rates[0]} for label, c in counts.items()}
+
+
+def test_the_differences_of_one_demo_are_over_the_last_half_of_the_blocks_of_the_first_minus_the_second() -> None:
+    masked, same, student, *_ = notes(models(), chosen(), RULER)
+    assert "share explained by relative position +0.50 (+0.50 to +0.50)" in masked
+    assert "entropy +0.00 (+0.00 to +0.00, not separated from 0)" in same
+    assert "NMI -0.10 (-0.10 to -0.10)" in student
+
+
+def test_the_differences_over_seeds_are_over_the_same_blocks() -> None:
+    seeds = [models(shift) for shift in (-0.01, 0.0, 0.01)]
+    facts = [
+        {"seed": n, "ruler_accuracy": RULER, "training_loss": {"a": 0.5}, "learning_rates": {"a": SIZE.rates[0]}}
+        for n in range(3)
+    ]
+    accuracies = {cell.label: [0.9, 0.91, 0.92] for cell in CELLS}
+    accuracies["random, student design"] = [0.8, 0.81, 0.82]
+    masked, _, _, gains, *rest = notes_over_seeds(seeds, accuracies, facts)
+    assert (
+        "mean of 3 seeds with the interval over seeds: share explained by relative position +0.50 (+0.48 to" in masked
+    )
+    # each against the random start of its own design
+    assert "distilled, paper's student +10.0" in gains
+    assert "distilled, same design +0.0" in gains
+    assert "no two of the trained starts are separated" in gains
+    assert "locality 1 at seed 2 (50%)" in rest[-1]
+
+
+def test_only_intervals_that_do_not_touch_are_told_apart_and_random_starts_are_not_among_them() -> None:
+    _, _, _, sentence, *_ = notes(models(), chosen(masked=50, random_plain=10), RULER)
+    apart = sentence.partition("separated by their 95 % intervals: ")[2]
+    assert apart.startswith("contrastive teacher and masked modelling; masked modelling and distilled, same design")
+    assert "random" not in apart
+
+
+def test_a_rate_is_said_to_be_at_the_edge_where_it_is_the_highest_in_every_seed() -> None:
+    low, high = SIZE.rates
+    assert rate_note([{"a": high, "b": low}]).startswith("The highest learning rate tried was the best for a:")
+    assert "in every seed for b:" in rate_note([{"a": high, "b": high}, {"a": low, "b": high}])
+    assert rate_note([{"a": low}]).startswith("No model's")
+
+
+def test_the_demo_is_the_study_of_its_own_cells(tmp_path) -> None:
+    study = study_of(tmp_path, 3, 5.0)
+    jobs = pretraining(study)
+    assert {job.keywords["run"] for job in jobs.values()} == {
+        str(tmp_path / "runs" / name) for name in ("contrastive", "masked", "distilled-student", "distilled-same")
+    }
+    assert jobs["distilled-student 3"].needs == ("contrastive 3",)
+    assert jobs["distilled-student 3"].keywords["overrides"]["distill.teacher"] == str(tmp_path / "runs/contrastive")
+    assert study.source(CELLS[-1], 3) == f"random:{tmp_path / 'runs/distilled-student'}"
+    probes = probing(study)
+    assert probes["model random-plain 3"].needs == ("contrastive 3",)
+    assert probes["model masked 3"].needs == ("masked 3", "contrastive 3")  # read against the teacher
+    assert sum(name.startswith("curvature") for name in probes) == 3
