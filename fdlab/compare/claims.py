@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fdlab.compare.cohort import Cohort, Member
-from fdlab.compare.evidence import INTERVALS, SEEDS, Combination, Evidence, Found, Missing
+from fdlab.compare.evidence import INTERVALS, SEEDS, Combination, Evidence, Missing, Result
 from fdlab.compare.hypotheses import Claim, Measure
 from fdlab.compare.roles import SAYS, Roles, group_of
-from fdlab.compare.significance import LEVEL, Change, for_and_against, holm
+from fdlab.compare.significance import ALPHA, for_and_against, holm
+from fdlab.records.estimate import Estimate
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTED = "supported", "contradicted", "undecided", "not tested"
 FEW_SEEDS = 3
@@ -31,21 +32,22 @@ class Contrast:
     what: str
     direction: str
     smallest: float
-    found: Found
+    result: Result
 
     @property
-    def change(self) -> Change:
-        return self.found.change
+    def change(self) -> Estimate:
+        """The difference with its interval; ``n`` counts the units."""
+        return self.result.change
 
     @property
     def p(self) -> tuple[float, float]:
-        """(that the statement holds, that it does not)."""
-        return for_and_against(self.change, self.direction, self.smallest)
+        """(p that the statement holds, p that it does not)."""
+        return for_and_against(self.change, self.direction, self.smallest, self.result.freedom)
 
 
 @dataclass
 class Verdict:
-    """What is said of a claim."""
+    """The answer to a claim: the verdict, why it is this one, and the comparisons behind it."""
 
     claim: Claim
     verdict: str = NOT_TESTED
@@ -58,28 +60,30 @@ class Verdict:
 
     @property
     def p(self) -> float:
+        """The smaller of the two p values, which goes into Holm's correction."""
         return min(self.p_for, self.p_against)
 
     @property
     def scope(self) -> str:
         """Of what the verdict holds; empty where several trainings are behind it."""
-        return "these checkpoints" if self.contrasts and not any(c.found.unit == SEEDS for c in self.contrasts) else ""
+        over_seeds = any(contrast.result.unit == SEEDS for contrast in self.contrasts)
+        return "these checkpoints" if self.contrasts and not over_seeds else ""
 
     @property
     def effect(self) -> Contrast | None:
         """The contrast that a line shows: the first of the effects."""
-        return next((one for one in self.contrasts if one.role == "effect"), None)
+        return next((contrast for contrast in self.contrasts if contrast.role == "effect"), None)
 
 
 def judge(claims: Sequence[Claim], cohort: Cohort, evidence: Evidence) -> list[Verdict]:
     """A verdict for each claim, in order."""
     roles = Roles(cohort)
-    found = [_examine(claim, roles, evidence) for claim in claims]
-    tested = [one for one in found if one.contrasts]
-    for one, adjusted in zip(tested, holm([one.p for one in tested]), strict=True):
-        one.p_holm = adjusted
-        _decide(one, len(tested))
-    return found
+    verdicts = [_examine(claim, roles, evidence) for claim in claims]
+    tested = [verdict for verdict in verdicts if verdict.contrasts]
+    for verdict, adjusted in zip(tested, holm([verdict.p for verdict in tested]), strict=True):
+        verdict.p_holm = adjusted
+        _decide(verdict, len(tested))
+    return verdicts
 
 
 def _examine(claim: Claim, roles: Roles, evidence: Evidence) -> Verdict:
@@ -93,18 +97,18 @@ def _examine(claim: Claim, roles: Roles, evidence: Evidence) -> Verdict:
     if not pairs:
         wanted = SAYS.get(str(claim.minus), f"a model like it with {claim.minus}")
         return Verdict(claim, why=f"for {firsts[0].label} the cohort lacks {wanted}")
-    one = Verdict(claim, not_controlled=[*claim.not_controlled, *_open(pairs)])
+    verdict = Verdict(claim)
     try:
         for measure in claim.measures:
-            one.contrasts += _effects(claim, measure, pairs, roles, evidence)
+            verdict.contrasts += _effects(claim, measure, pairs, roles, evidence)
     except Missing as reason:
         return Verdict(claim, why=str(reason))
-    missing = _controls(claim, pairs, roles, evidence, one)
-    one.not_controlled += [f"no {name} control" for name in missing]
-    _weigh(one, without=bool(missing) and not any(c.role == "control" for c in one.contrasts))
-    one.not_controlled += _units(one.contrasts)
-    one.not_controlled = list(dict.fromkeys(one.not_controlled))
-    return one
+    controls, missing = _controls(claim, pairs, roles, evidence)
+    verdict.contrasts += controls
+    _weigh(verdict, without=bool(missing) and not controls)
+    notes = [*claim.not_controlled, *_differing(pairs), *(f"no {name} control" for name in missing)]
+    verdict.not_controlled = list(dict.fromkeys(notes + _unit_notes(verdict.contrasts)))
+    return verdict
 
 
 def _effects(
@@ -114,12 +118,12 @@ def _effects(
     plain = [_combination(first, ((1.0, first), (-1.0, second))) for first, second in pairs]
     role = ("condition" if claim.reached_by else "effect") if measure.decides else "beside"
     try:
-        found = evidence.change(plain, measure.metric, claim.blocks)
+        result = evidence.change(plain, measure.metric, claim.blocks)
     except Missing:
         if measure.decides:
             raise
         return []
-    result = [Contrast(role, _named(pairs), measure.direction, measure.smallest, found)]
+    contrasts = [Contrast(role, _named(pairs), measure.direction, measure.smallest, result)]
     if claim.reached_by:
         triples = [(a, b, c) for a, b in pairs if (c := roles.related(a, claim.reached_by)) is not None]
         if not triples:
@@ -129,14 +133,15 @@ def _effects(
         models = _names([c for *_, c in triples]), _names([a for a, *_ in triples])
         what = f"change of {models[0]} beyond {share:g} of that of {models[1]}"
         beyond = evidence.change(parts, measure.metric, claim.blocks)
-        result.append(Contrast("effect" if measure.decides else "beside", what, measure.direction, 0.0, beyond))
-    return result
+        contrasts.append(Contrast("effect" if measure.decides else "beside", what, measure.direction, 0.0, beyond))
+    return contrasts
 
 
 def _controls(
-    claim: Claim, pairs: Sequence[tuple[Member, Member]], roles: Roles, evidence: Evidence, one: Verdict
-) -> list[str]:
-    """Adds the contrasts with controls; the names of controls that the cohort has not, or not measured."""
+    claim: Claim, pairs: Sequence[tuple[Member, Member]], roles: Roles, evidence: Evidence
+) -> tuple[list[Contrast], list[str]]:
+    """The contrasts with controls, and the names of the controls that are not in the cohort or were not measured."""
+    contrasts: list[Contrast] = []
     missing = []
     deciding = [m for m in claim.measures if m.decides and m.direction in ("up", "down")]
     for name in claim.controls if deciding else ():
@@ -151,82 +156,82 @@ def _controls(
             if not combinations:
                 raise Missing(name)
             for measure in deciding:
-                found = evidence.change(combinations, measure.metric, claim.blocks)
-                one.contrasts.append(Contrast("control", f"{name}: {_named(shown)}", measure.direction, 0.0, found))
+                result = evidence.change(combinations, measure.metric, claim.blocks)
+                contrasts.append(Contrast("control", f"{name}: {_named(shown)}", measure.direction, 0.0, result))
         except Missing:
             missing.append(name)
-    return missing
+    return contrasts, missing
 
 
 def _combination(first: Member, terms: tuple[tuple[float, Member], ...]) -> Combination:
     return Combination(group_of(first), first.seed, terms)
 
 
-def _weigh(one: Verdict, without: bool) -> None:
+def _weigh(verdict: Verdict, without: bool) -> None:
     """The claim's two p values; ``without``: controls are asked for and there are none."""
-    needed = [c for c in one.contrasts if c.role != "beside"]
+    needed = [c for c in verdict.contrasts if c.role != "beside"]
     turning = [c for c in needed if c.role != "condition"]
-    one.p_for = 1.0 if without else max(c.p[0] for c in needed)
-    one.p_against = min(1.0, len(turning) * min(c.p[1] for c in turning))
+    verdict.p_for = 1.0 if without else max(c.p[0] for c in needed)
+    verdict.p_against = min(1.0, len(turning) * min(c.p[1] for c in turning))
 
 
-def _decide(one: Verdict, claims: int) -> None:
+def _decide(verdict: Verdict, claims: int) -> None:
     """The verdict by the corrected p, and why."""
-    adjusted = 1.0 if one.p_holm is None else one.p_holm
-    if adjusted <= LEVEL:
-        one.verdict = SUPPORTED if one.p_for <= one.p_against else CONTRADICTED
-        against = [c for c in one.contrasts if c.role in ("effect", "control") and c.p[1] <= LEVEL]
-        if one.verdict == CONTRADICTED and against:
-            one.why = f"{min(against, key=lambda c: c.p[1]).what} points the other way"
+    adjusted = 1.0 if verdict.p_holm is None else verdict.p_holm
+    if adjusted <= ALPHA:
+        verdict.verdict = SUPPORTED if verdict.p_for <= verdict.p_against else CONTRADICTED
+        against = [c for c in verdict.contrasts if c.role in ("effect", "control") and c.p[1] <= ALPHA]
+        if verdict.verdict == CONTRADICTED and against:
+            verdict.why = f"{min(against, key=lambda c: c.p[1]).what} points the other way"
         return
-    one.verdict = UNDECIDED
-    one.why = _why_not(one, claims)
+    verdict.verdict = UNDECIDED
+    verdict.why = _why_not(verdict, claims)
 
 
-def _why_not(one: Verdict, claims: int) -> str:
-    needed = [c for c in one.contrasts if c.role != "beside"]
-    flat = [c for c in needed if not c.change.known]
-    open_ = [c for c in needed if c.p[0] > LEVEL]
+def _why_not(verdict: Verdict, claims: int) -> str:
+    needed = [c for c in verdict.contrasts if c.role != "beside"]
+    flat = [c for c in needed if not c.change.low < c.change.high]
+    unclear = [c for c in needed if c.p[0] > ALPHA]
+    failed = next((c for c in unclear if c.role != "control"), None)
     if flat:
-        return f"{flat[0].what}: {flat[0].change.n} {flat[0].found.unit} without scatter test nothing"
-    if [c for c in open_ if c.role != "control"]:
-        failed = next(c for c in open_ if c.role != "control")
+        return f"{flat[0].what}: {flat[0].change.n} {flat[0].result.unit} without scatter test nothing"
+    if failed:
         edge = f"{failed.smallest:g}" if failed.smallest else "0"
-        return f"the interval of {failed.found.metric} does not lie beyond {edge} on the claim's side"
-    if open_:
-        name = open_[0].what.partition(":")[0]
-        if name == "own-design":
+        return f"the interval of {failed.result.metric} does not lie beyond {edge} on the claim's side"
+    if unclear:
+        if unclear[0].what.startswith("own-design:"):
             return "in the teacher's own design the effect is not separated from 0: the new design may be its cause"
-        return f"the control moves as far ({open_[0].what}, {open_[0].found.metric})"
-    if one.p_for >= 1.0:
+        return f"the control moves as far ({unclear[0].what}, {unclear[0].result.metric})"
+    if verdict.p_for >= 1.0:
         return "none of its controls is in the cohort, so the effect may be the architecture's"
-    return f"clear by itself (p {one.p:.2g}), not after correction for {claims} claims"
+    return f"clear by itself (p {verdict.p:.2g}), not after correction for {claims} claims"
 
 
-def _open(pairs: Sequence[tuple[Member, Member]]) -> list[str]:
+def _differing(pairs: Sequence[tuple[Member, Member]]) -> list[str]:
     """What the pairs differ in beside what is claimed, as far as the cohort states it."""
-    said = []
+    notes = []
     if any(not (a.design and b.design) for a, b in pairs):
-        said.append("designs are not stated")
+        notes.append("designs are not stated")
     elif any(a.design != b.design for a, b in pairs):
-        said.append("the architecture differs too")
+        notes.append("the architecture differs too")
     if len({a.label for a, _ in pairs}) > len({group_of(a) for a, _ in pairs}):
         for group in dict.fromkeys(group_of(a) for a, _ in pairs):
             seconds = {b.label for a, b in pairs if group_of(a) == group}
             if len(seconds) == 1 and len([a for a, _ in pairs if group_of(a) == group]) > 1:
-                said.append(f"one checkpoint of {seconds.pop()} for all seeds")
-    return said
+                notes.append(f"one checkpoint of {seconds.pop()} for all seeds")
+    return notes
 
 
-def _units(contrasts: Sequence[Contrast]) -> list[str]:
-    said = [sentence for one in contrasts for sentence in one.found.said]
-    effects = [one for one in contrasts if one.role != "beside"]
-    if any(one.found.unit != SEEDS for one in effects):
-        said.append("one seed: about these checkpoints only, not about their training")
-    if any(one.found.unit == INTERVALS for one in effects):
-        said.append("intervals taken as independent")
-    fewest = min((one.change.n for one in effects if one.found.unit == SEEDS), default=FEW_SEEDS)
-    return said + ([f"{fewest} seeds only"] if fewest < FEW_SEEDS else [])
+def _unit_notes(contrasts: Sequence[Contrast]) -> list[str]:
+    """Sentences on the seeds and images that the comparisons rest on."""
+    notes = [sentence for contrast in contrasts for sentence in contrast.result.notes]
+    effects = [contrast for contrast in contrasts if contrast.role != "beside"]
+    if any(contrast.result.unit != SEEDS for contrast in effects):
+        notes.append("one seed: about these checkpoints only, not about their training")
+    if any(contrast.result.unit == INTERVALS for contrast in effects):
+        notes.append("intervals taken as independent")
+    fewest = min((contrast.change.n for contrast in effects if contrast.result.unit == SEEDS), default=FEW_SEEDS)
+    return notes + ([f"{fewest} seeds only"] if fewest < FEW_SEEDS else [])
 
 
 def _named(pairs: Sequence[tuple[Member, Member]]) -> str:

@@ -17,11 +17,13 @@ import numpy as np
 import pandas as pd
 
 from fdlab.compare.cohort import Cohort, Member
-from fdlab.compare.hypotheses import BLOCKS, SCORE
+from fdlab.compare.hypotheses import SCORE
 from fdlab.compare.of_averages import OVER_HEADS
 from fdlab.compare.paired import same_images
-from fdlab.compare.significance import Change, change_of, change_with
+from fdlab.compare.significance import mean_of_units, weighted_sum
 from fdlab.errors import FdlabError
+from fdlab.records.estimate import Estimate
+from fdlab.records.means import blocks_of, known_mean, rows_of
 from fdlab.records.metrics.names import OF_FINETUNING
 from fdlab.records.store import Record
 from fdlab.records.table import join, values
@@ -39,14 +41,19 @@ class Combination(NamedTuple):
     terms: tuple[tuple[float, Member], ...]
 
 
-class Found(NamedTuple):
-    """The change of a combination, what its unit is, and sentences about it."""
+class Result(NamedTuple):
+    """The change of a combination, what its unit is (``SEEDS``, ``IMAGES``, ``INTERVALS``), and sentences about it."""
 
     metric: str
-    change: Change
+    change: Estimate
     unit: str
-    said: list[str]
+    notes: list[str]
     by_group: dict[str, float]
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the change's t; infinite where the rows' own intervals were joined."""
+        return math.inf if self.unit == INTERVALS else self.change.n - 1
 
 
 class Missing(Exception):
@@ -54,7 +61,13 @@ class Missing(Exception):
 
 
 class Evidence:
-    """Tables and the records beside them, asked by metric, blocks and models."""
+    """Tables and the records beside them, asked by metric, blocks and models.
+
+    Args:
+        tables: tables of records; rows of probes in ``NO_VALUES`` are left out.
+        records: (probe, model) -> folder of a record with per-image values.
+        scores: label -> known fine-tuning score.
+    """
 
     def __init__(
         self, tables: Iterable[pd.DataFrame], records: Mapping[tuple[str, str], Path], scores: Mapping[str, float]
@@ -62,47 +75,46 @@ class Evidence:
         known = values(join(tables))
         self.table = _without_means(known[~known["probe"].isin(NO_VALUES) & known["value"].notna()])
         groups = self.table.groupby(["model", "metric"], sort=False)
-        self._own = {(str(model), str(metric)): rows for (model, metric), rows in groups}
+        self._rows = {(str(model), str(metric)): rows for (model, metric), rows in groups}
         self.records, self.scores = dict(records), dict(scores)
-        self._seen: dict[tuple[str, str, str], dict[int | None, float]] = {}
+        self._by_seed_known: dict[tuple[str, str, str], dict[int | None, float]] = {}
         self._loaded: dict[Path, Record] = {}
 
     def metrics(self) -> set[str]:
         """All that was measured."""
         return set(self.table["metric"]) | ({SCORE} if self.scores else set())
 
-    def change(self, combinations: Sequence[Combination], metrics: Sequence[str], blocks: str) -> Found:
-        """The change of the first of ``metrics`` that was measured on the models.
+    def change(self, combinations: Sequence[Combination], metrics: Sequence[str], blocks: str) -> Result:
+        """The change of the first of ``metrics`` that was measured on the models, over a part of the blocks.
 
         Raises:
-            Missing: no combination has values, or nothing tells their scatter apart from nothing.
+            Missing: no combination has values, or one seed has no interval.
         """
         for metric in metrics:
-            usable = [one for one in combinations if all(self._has(m, metric) for _, m in one.terms)]
+            usable = [c for c in combinations if all(self._has(member, metric) for _, member in c.terms)]
             if usable:
                 return self._change(usable, combinations, metric, blocks)
-        label = next(
-            (m.label for one in combinations for _, m in one.terms if not any(self._has(m, k) for k in metrics)), ""
-        )
+        members = [member for combination in combinations for _, member in combination.terms]
+        label = next((m.label for m in members if not any(self._has(m, metric) for metric in metrics)), "")
         raise Missing(f"{' or '.join(metrics)} was not measured" + (f" on {label}" if label else ""))
 
-    def _change(self, usable: Sequence[Combination], asked: Sequence[Combination], metric: str, blocks: str) -> Found:
-        left = [one.terms[0][1].label for one in asked if one not in usable]
-        said = [f"{metric} not measured for all that {', '.join(left)} needs"] if left else []
+    def _change(self, usable: Sequence[Combination], asked: Sequence[Combination], metric: str, blocks: str) -> Result:
+        left = [combination.terms[0][1].label for combination in asked if combination not in usable]
+        notes = [f"{metric} not measured for all that {', '.join(left)} needs"] if left else []
         groups, dropped = self._groups(usable, metric, blocks)
-        said += [f"seeds {', '.join(map(str, dropped))} not in every model"] if dropped else []
+        notes += [f"seeds {', '.join(map(str, dropped))} not in every model"] if dropped else []
         common = set.intersection(*(set(seeds) for seeds in groups.values()))
         by_group = {group: float(np.mean(list(seeds.values()))) for group, seeds in groups.items()}
         if len(common) > 1:
             units = [float(np.mean([seeds[key] for seeds in groups.values()])) for key in sorted(common, key=str)]
             apart = {key for seeds in groups.values() for key in seeds} - common
-            said += [f"seeds {', '.join(map(str, sorted(apart, key=str)))} not in every group"] if apart else []
+            notes += [f"seeds {', '.join(map(str, sorted(apart, key=str)))} not in every group"] if apart else []
             by_group = {group: float(np.mean([seeds[key] for key in common])) for group, seeds in groups.items()}
-            return Found(metric, change_of(units), SEEDS, said + self._objectives(usable, metric), by_group)
+            return Result(metric, mean_of_units(units), SEEDS, notes + self._objectives(usable, metric), by_group)
         if dropped or any(len(seeds) > 1 for seeds in groups.values()):
             raise Missing(f"{', '.join(groups)} have not two seeds in common")
         change, unit = self._one_seed(usable, metric, blocks)
-        return Found(metric, change, unit, said + self._objectives(usable, metric), by_group)
+        return Result(metric, change, unit, notes + self._objectives(usable, metric), by_group)
 
     def _groups(
         self, usable: Sequence[Combination], metric: str, blocks: str
@@ -114,20 +126,21 @@ class Evidence:
         """
         groups: dict[str, dict[int | None, float]] = {}
         dropped: set[int] = set()
-        for one in usable:
-            found = [(factor, self._by_seed(member.label, metric, blocks)) for factor, member in one.terms]
-            several = [set(seeds) for _, seeds in found if len(seeds) > 1]
-            if one.seed is None and several:  # a table whose rows carry the seeds
-                shared = set.intersection(*(set(seeds) for _, seeds in found if set(seeds) != {None}))
+        for group, seed, terms in usable:
+            values = [(factor, self._by_seed(member.label, metric, blocks)) for factor, member in terms]
+            several = [set(seeds) for _, seeds in values if len(seeds) > 1]
+            if seed is None and several:  # a table whose rows carry the seeds
+                shared = set.intersection(*(set(seeds) for _, seeds in values if set(seeds) != {None}))
                 dropped |= {key for key in set.union(*several) - shared if key is not None}
                 if not shared:
-                    raise Missing(f"{' and '.join(member.label for _, member in one.terms)} have no seed in common")
+                    raise Missing(f"{' and '.join(member.label for _, member in terms)} have no seed in common")
                 added = {
-                    key: sum(factor * seeds.get(key, seeds.get(None, 0.0)) for factor, seeds in found) for key in shared
+                    key: sum(factor * seeds.get(key, seeds.get(None, 0.0)) for factor, seeds in values)
+                    for key in shared
                 }
             else:
-                added = {one.seed: sum(factor * float(np.mean(list(seeds.values()))) for factor, seeds in found)}
-            groups.setdefault(one.group, {}).update(added)
+                added = {seed: sum(factor * float(np.mean(list(seeds.values()))) for factor, seeds in values)}
+            groups.setdefault(group, {}).update(added)
         return groups, sorted(dropped)
 
     # --- the table ---------------------------------------------------------------------------------------
@@ -135,7 +148,7 @@ class Evidence:
     def _has(self, member: Member, metric: str) -> bool:
         if metric == SCORE:
             return member.label in self.scores
-        return (member.label, metric) in self._own
+        return (member.label, metric) in self._rows
 
     def rows(self, label: str, metric: str, blocks: str) -> pd.DataFrame:
         """The rows of a model that count: of one probe and objective; of the whole model, else of the blocks asked for.
@@ -143,15 +156,14 @@ class Evidence:
         Raises:
             Missing: the rows are curves over x, or the model has no such blocks.
         """
-        groups = [rows for _, rows in self._own[label, metric].groupby(["probe", "objective"], sort=False)]
-        own = next((rows for rows in groups if not _is_curve(rows)), None)
-        if own is None:
+        groups = [rows for _, rows in self._rows[label, metric].groupby(["probe", "objective"], sort=False)]
+        rows = next((rows for rows in groups if not _is_curve(rows)), None)
+        if rows is None:
             raise Missing(f"{metric} of {label} is a curve, not one number")
-        whole = own[own["block"].isna()]
+        whole = rows[rows["block"].isna()]
         if len(whole):
             return whole
-        low, high = BLOCKS[blocks]
-        kept = own[(own["depth"] > low + 1e-9) & (own["depth"] <= high + 1e-9)]
+        kept = rows_of(rows, blocks)
         if kept.empty:
             raise Missing(f"{label} has no blocks in its {blocks}")
         return kept
@@ -170,57 +182,55 @@ class Evidence:
         """A model's value for each seed of its rows."""
         if metric == SCORE:
             return {None: self.scores[label]}
-        if (label, metric, blocks) in self._seen:
-            return self._seen[label, metric, blocks]
-        means = self.rows(label, metric, blocks).assign(seed=lambda t: t["seed"].fillna(-1)).groupby("seed")["value"]
-        found = {None if seed == -1 else int(str(seed)): float(value) for seed, value in means.mean().items()}
-        self._seen[label, metric, blocks] = found
-        return found
+        key = (label, metric, blocks)
+        if key not in self._by_seed_known:
+            rows = self.rows(*key)
+            means = rows["value"].groupby(rows["seed"].fillna(-1)).mean()
+            self._by_seed_known[key] = {None if seed == -1 else int(str(seed)): float(v) for seed, v in means.items()}
+        return self._by_seed_known[key]
 
     def _objectives(self, usable: Sequence[Combination], metric: str) -> list[str]:
         if metric == SCORE:
             return []
-        labels = {member.label for one in usable for _, member in one.terms}
-        first = {str(self._own[label, metric]["objective"].iloc[0]) for label in labels}
-        said = [f"objectives differ: {', '.join(sorted(first))}"] if len(first) > 1 else []
+        labels = {member.label for combination in usable for _, member in combination.terms}
+        first = {str(self._rows[label, metric]["objective"].iloc[0]) for label in labels}
+        notes = [f"objectives differ: {', '.join(sorted(first))}"] if len(first) > 1 else []
         alone = [f"{OF_FINETUNING}: about these checkpoints only, not about their training"]
-        return said + (alone if OF_FINETUNING in first else [])
+        return notes + (alone if OF_FINETUNING in first else [])
 
     # --- one seed ----------------------------------------------------------------------------------------
 
-    def _one_seed(self, usable: Sequence[Combination], metric: str, blocks: str) -> tuple[Change, str]:
+    def _one_seed(self, usable: Sequence[Combination], metric: str, blocks: str) -> tuple[Estimate, str]:
+        """The change and its unit: images where records of the same images are there, else the rows' intervals."""
+        if metric == SCORE:
+            raise Missing("one score a model has no interval: seeds are needed")
         factors: dict[str, float] = {}
-        for one in usable:
-            for factor, member in one.terms:
+        for combination in usable:
+            for factor, member in combination.terms:
                 factors[member.label] = factors.get(member.label, 0.0) + factor / len(usable)
         per_image = self._per_image(factors, metric, blocks)
         if per_image is not None:
             return per_image, IMAGES
-        value, variance, counts = 0.0, 0.0, []
-        for label, factor in factors.items():
-            if metric == SCORE:
-                raise Missing("one score a model has no interval: seeds are needed")
-            means = self.rows(label, metric, blocks)[["value", "low", "high", "n"]].astype(float).mean()
-            value += factor * means["value"]
-            variance += (factor * (means["high"] - means["low"]) / (2 * 1.959964)) ** 2
-            counts.append(means["n"])
-        if not math.isfinite(variance):
+        columns = ["value", "low", "high", "n"]
+        means = [self.rows(label, metric, blocks)[columns].astype(float).mean() for label in factors]
+        n = int(min((mean["n"] for mean in means if math.isfinite(mean["n"])), default=0))
+        parts = [Estimate(mean["value"], mean["low"], mean["high"]) for mean in means]
+        change = weighted_sum(zip(factors.values(), parts, strict=True), n)
+        if not change.bounded:
             raise Missing(f"one value of {metric} a model, without an interval: seeds are needed")
-        finite = [count for count in counts if math.isfinite(count)]
-        return change_with(value, math.sqrt(variance), int(min(finite, default=0))), INTERVALS
+        return change, INTERVALS
 
-    def _per_image(self, factors: Mapping[str, float], metric: str, blocks: str) -> Change | None:
+    def _per_image(self, factors: Mapping[str, float], metric: str, blocks: str) -> Estimate | None:
         """From the records' per-image values; None where a model has none or they are of other images."""
         array = "distance" if metric in OVER_HEADS else metric
-        found = [self._record(label, array) for label in factors]
-        records = [record for record in found if record is not None]
-        if len(records) < len(found) or not all(same_images(records[0], record) for record in records[1:]):
+        records = [record for label in factors if (record := self._record(label, array)) is not None]
+        if len(records) < len(factors) or not all(same_images(records[0], record) for record in records[1:]):
             return None
         value, units = 0.0, np.zeros(len(records[0].arrays[array]))
         for factor, record in zip(factors.values(), records, strict=True):
-            own, each = _image_values(record.arrays[array].astype(np.float64), metric, blocks)
-            value, units = value + factor * own, units + factor * each
-        return change_of(units, value)
+            mean, of_image = _image_values(record.arrays[array].astype(np.float64), metric, blocks)
+            value, units = value + factor * mean, units + factor * of_image
+        return mean_of_units(units, value)
 
     def _record(self, label: str, array: str) -> Record | None:
         for (_, owner), path in self.records.items():
@@ -232,8 +242,8 @@ class Evidence:
                 except FdlabError:
                     continue  # damaged: the table still has its rows
             record = self._loaded[path]
-            held = record.arrays.get(array)
-            if held is not None and held.shape[:1] == (record.manifest.get("images"),) and held.ndim <= 3:
+            values = record.arrays.get(array)
+            if values is not None and values.shape[:1] == (record.manifest.get("images"),) and values.ndim <= 3:
                 return record
         return None
 
@@ -245,17 +255,15 @@ def _is_curve(rows: pd.DataFrame) -> bool:
 def _without_means(table: pd.DataFrame) -> pd.DataFrame:
     """Without the rows that are means over the seeds whose own rows the table has."""
     seeded = table.loc[table["seed"].notna(), ["model", "probe", "metric"]].drop_duplicates()
-    found = table.merge(seeded.assign(seeded=True), how="left", on=["model", "probe", "metric"])["seeded"].notna()
-    return table[~(found.to_numpy() & table["seed"].isna().to_numpy())]
+    has_seeds = table.merge(seeded.assign(seeded=True), how="left", on=["model", "probe", "metric"])["seeded"].notna()
+    return table[~(has_seeds.to_numpy() & table["seed"].isna().to_numpy())]
 
 
 def _image_values(array: np.ndarray, metric: str, blocks: str) -> tuple[float, np.ndarray]:
     """The value and its units (n,): means of an image, or jackknife pseudo-values of a spread over heads."""
     if array.ndim == 1:
         return float(np.nanmean(array)), array
-    depth = (np.arange(array.shape[1]) + 1) / array.shape[1]
-    low, high = BLOCKS[blocks]
-    kept = array[:, (depth > low + 1e-9) & (depth <= high + 1e-9)]
+    kept = blocks_of(array, blocks)
     if not kept.shape[1]:
         raise Missing(f"no blocks in the {blocks}")
     if metric in OVER_HEADS:
@@ -263,23 +271,21 @@ def _image_values(array: np.ndarray, metric: str, blocks: str) -> tuple[float, n
         value = float(function(mean).mean())
         without = function((n * mean - kept) / max(n - 1, 1)).mean(-1)
         return value, n * value - (n - 1) * without
-    flat = kept.reshape(len(kept), -1)
-    known = np.isfinite(flat)
-    units = np.where(known.any(1), np.where(known, flat, 0).sum(1) / np.maximum(known.sum(1), 1), np.nan)
+    units = known_mean(kept.reshape(len(kept), -1))
     return float(np.nanmean(units)), units
 
 
 def records_under(folder: Path) -> dict[tuple[str, str], Path]:
     """(probe, model) -> folder of the record, for all records of a report."""
-    found = {}
+    records = {}
     for path in sorted((folder / "records").rglob("manifest.json")):
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if isinstance(manifest, dict) and "label" in manifest:
-            found[(str(manifest.get("probe", "")), str(manifest["label"]))] = path.parent
-    return found
+            records[(str(manifest.get("probe", "")), str(manifest["label"]))] = path.parent
+    return records
 
 
 def scores_of(cohort: Cohort) -> dict[str, float]:

@@ -33,18 +33,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fdlab.compare.roles import RELATIONS, Selector
 from fdlab.errors import USAGE, FdlabError, nearest
+from fdlab.records.means import LATE, PARTS
 from fdlab.records.metrics import METRICS
 
 SCORE = "score"  # the cohort's own column, usable as a metric
-BLOCKS = {  # relative depth (block + 1) / blocks: above the first, up to the second
-    "all": (0.0, 1.0),
-    "first quarter": (0.0, 1 / 4),
-    "first third": (0.0, 1 / 3),
-    "first half": (0.0, 1 / 2),
-    "last half": (1 / 2, 1.0),
-    "last third": (2 / 3, 1.0),
-    "last quarter": (3 / 4, 1.0),
-}
 Direction = Literal["up", "down", "not up", "not down", "none"]
 
 
@@ -83,7 +75,7 @@ class Claim(BaseModel):
     controls: list[str] = []
     reached_by: str = ""
     share: float = Field(0.5, gt=0, le=1)
-    blocks: str = "last half"
+    blocks: str = LATE
     measures: list[Measure] = []
     needs: str = ""
     not_controlled: list[str] = []
@@ -95,8 +87,8 @@ class Claim(BaseModel):
         for relation in [self.minus, self.reached_by, *self.controls]:
             if isinstance(relation, str) and relation and relation not in RELATIONS:
                 raise ValueError(f"{relation!r} is no relation ({', '.join(RELATIONS)}).{nearest(relation, RELATIONS)}")
-        if self.blocks not in BLOCKS:
-            raise ValueError(f"blocks are {', '.join(BLOCKS)}; not {self.blocks!r}.{nearest(self.blocks, BLOCKS)}")
+        if self.blocks not in PARTS:
+            raise ValueError(f"blocks are {', '.join(PARTS)}; not {self.blocks!r}.{nearest(self.blocks, PARTS)}")
         return self
 
 

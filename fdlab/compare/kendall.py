@@ -10,9 +10,9 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fdlab.compare.significance import ALPHA
 from fdlab.randomness import stream
 
-LEVEL = 0.05
 ALL_ORDERS = 8  # up to here every order of tied values is tried; above, DRAWS random ones
 DRAWS = 20_000
 SIMULATED = 20  # up to here intervals come from simulation; above, from Fieller's variance
@@ -25,6 +25,9 @@ def tau_b(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     """Kendall's tau-b (Kendall 1945) over the last axis: (..., n), (..., n) -> (...); NaN where one is constant.
 
     tau_b = sum_{i<j} s_ij t_ij / sqrt(sum s_ij^2 sum t_ij^2), with s, t the signs of the differences of x and of y.
+
+    >>> float(tau_b([1, 2, 3, 4], [1, 2, 4, 3]))
+    0.6666666666666666
     """
     a, b = _signs(np.asarray(x, dtype=np.float64)), _signs(np.asarray(y, dtype=np.float64))
     untied = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
@@ -40,42 +43,40 @@ def _signs(x: Array) -> Array:
 def p_value(x: ArrayLike, y: ArrayLike, seed: int = 0) -> float:
     """Two-sided p of no association: the share of all orders whose |tau-b| is at least as large.
 
-    Exact without ties (the number of orders by inversions, Kendall 1938) and, with ties, up to ``ALL_ORDERS`` models;
-    above, by random orders ((hits + 1) / (draws + 1)). NaN where tau-b is undefined.
+    Exact without ties (scipy, Kendall 1938) and, with ties, up to ``ALL_ORDERS`` models; above, by random orders
+    ((hits + 1) / (draws + 1)). NaN where tau-b is undefined.
+
+    >>> p_value([1, 2, 3, 4, 5], [1, 2, 3, 4, 5])  # two of 120 orders
+    0.016666666666666666
     """
+    from scipy.stats import kendalltau
+
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    n, found = len(x), abs(float(tau_b(x, y)))
-    if not math.isfinite(found):
+    n, tau = len(x), abs(float(tau_b(x, y)))
+    if not math.isfinite(tau):
         return math.nan
     if len(set(x)) == n == len(set(y)):
-        taus, shares = _null(n)
-        return min(1.0, float(shares[np.abs(taus) >= found - CLOSE].sum()))
+        return float(kendalltau(x, y, method="exact").pvalue)
     if n <= ALL_ORDERS:
         orders = np.array(list(permutations(range(n))))
-        return float((np.abs(tau_b(x, y[orders])) >= found - CLOSE).mean())
+        return float((np.abs(tau_b(x, y[orders])) >= tau - CLOSE).mean())
     orders = stream(seed, "orders", n).permuted(np.tile(np.arange(n), (DRAWS, 1)), axis=1)
-    return float(((np.abs(tau_b(x, y[orders])) >= found - CLOSE).sum() + 1) / (DRAWS + 1))
-
-
-@lru_cache
-def _null(n: int) -> tuple[Array, Array]:
-    """All values of tau without ties, and the share of orders that have each."""
-    shares = np.ones(1)
-    for size in range(2, n + 1):
-        shares = np.convolve(shares, np.full(size, 1 / size))
-    pairs = n * (n - 1) / 2
-    return 1 - 2 * np.arange(len(shares)) / pairs, shares
+    return float(((np.abs(tau_b(x, y[orders])) >= tau - CLOSE).sum() + 1) / (DRAWS + 1))
 
 
 def smallest_p(n: int) -> float:
-    """The p of a perfect ranking of n models, the smallest that there is: 2 / n!."""
+    """The p of a perfect ranking of n models, the smallest that there is: 2 / n!.
+
+    >>> smallest_p(5)
+    0.016666666666666666
+    """
     return min(1.0, 2 / math.factorial(n))
 
 
 def interval(tau: float, n: int) -> tuple[float, float]:
-    """95 % interval of the tau of the population that the models come from.
+    """95 % interval of the tau of the population that n models with this tau-b come from; NaN for n < 3.
 
-    Up to ``SIMULATED`` models: all tau that the found one does not contradict (each tail 2.5 %) when pairs of
+    Up to ``SIMULATED`` models: all tau that the observed one does not contradict (each tail 2.5 %) when pairs of
     values come from a Gaussian copula, by simulation; tau has few values at small n, so it covers more often than 95 %.
     Above: Fisher's z with variance 0.437 / (n - 4) (Fieller, Hartley & Pearson 1957). Ties are not modelled.
     """
@@ -87,8 +88,9 @@ def interval(tau: float, n: int) -> tuple[float, float]:
     true, sampled = _simulated(n)
     above = (sampled >= tau - CLOSE).mean(1)  # rises with the true tau
     below = (sampled <= tau + CLOSE).mean(1)  # falls
-    low = -1.0 if above[0] > LEVEL / 2 else float(np.interp(LEVEL / 2, np.maximum.accumulate(above), true))
-    high = 1.0 if below[-1] > LEVEL / 2 else float(np.interp(-LEVEL / 2, np.maximum.accumulate(-below), true))
+    tail = ALPHA / 2
+    low = -1.0 if above[0] > tail else float(np.interp(tail, np.maximum.accumulate(above), true))
+    high = 1.0 if below[-1] > tail else float(np.interp(-tail, np.maximum.accumulate(-below), true))
     return min(low, tau), max(high, tau)
 
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fdlab.compare.blocks import last_half, late
 from fdlab.measures.attribution_rows import area, falling, rising
 from fdlab.records.intervals import interval_of_means
+from fdlab.records.means import blocks_of, late
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
 
@@ -70,7 +70,7 @@ def _statistics(record: Record) -> dict[str, Statistic]:
     distance = arrays.get("distance")
     if distance is not None and distance.ndim == 3:
         for name, over in OVER_HEADS.items():
-            found[name] = Statistic(distance, lambda means, over=over: last_half(over(means)).mean(-1))  # type: ignore[misc]
+            found[name] = Statistic(distance, lambda means, over=over: blocks_of(over(means)).mean(-1))  # type: ignore[misc]
     for kind in CURVES:
         if f"{kind}_random" in arrays:
             found |= _of_curves(record, kind)

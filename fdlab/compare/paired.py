@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fdlab.compare.blocks import known_mean, late
 from fdlab.compare.of_averages import average_rows
 from fdlab.records.intervals import paired_difference_interval
+from fdlab.records.means import known_mean, late
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
 

@@ -15,9 +15,9 @@ import numpy as np
 from fdlab.compare.cohort import Cohort, Member
 from fdlab.compare.evidence import Evidence, Missing
 from fdlab.compare.hypotheses import SCORE
-from fdlab.compare.kendall import LEVEL, interval, left_out, p_value, smallest_p, tau_b
+from fdlab.compare.kendall import interval, left_out, p_value, smallest_p, tau_b
 from fdlab.compare.roles import group_of
-from fdlab.compare.significance import holm
+from fdlab.compare.significance import ALPHA, holm
 from fdlab.errors import USAGE, FdlabError, nearest
 
 SCORES = (SCORE, "best_accuracy", "accuracy")  # the first that at least three models have
@@ -42,13 +42,13 @@ class Rank(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The score by model, the models' families, a rank a measure (clearest first), and what has to be said."""
+    """The score by model, the models' families, a rank for each measure (clearest first), and notes in sentences."""
 
     score: str
     scores: dict[str, float]
     families: dict[str, str]
     ranks: list[Rank]
-    said: list[str]
+    notes: list[str]
 
 
 def predict(
@@ -65,7 +65,7 @@ def predict(
     Args:
         score: a metric, or ``score`` for the cohort's own column; by default the first of ``SCORES`` that is known.
         measures: these metrics alone; all that were measured without fine-tuning by default.
-        blocks: which blocks a measure by block is averaged over (``hypotheses.BLOCKS``).
+        blocks: which blocks a measure by block is averaged over (a key of ``records.means.PARTS``).
         untrained: keep models of family ``random``.
 
     Raises:
@@ -77,24 +77,21 @@ def predict(
         groups.setdefault(group_of(member), []).append(member)
     chosen, scores = _scores(groups, evidence, score, blocks)
     families = {name: groups[name][0].family for name in scores}
-    ranks, said = [], []
+    ranks: list[Rank] = []
+    notes: list[str] = []
     for probe, metric in _measures(evidence, chosen, measures):
-        found = _values({name: groups[name] for name in scores}, evidence, metric, blocks)
-        if len(found) < 3:
+        values = _values({name: groups[name] for name in scores}, evidence, metric, blocks)
+        if len(values) < 3:
             continue
-        x, y = [found[name] for name in found], [scores[name] for name in found]
+        x, y = list(values.values()), [scores[name] for name in values]
         tau = float(tau_b(x, y))
         if not math.isfinite(tau):
-            said.append(f"{metric} or the score is the same for all models, so nothing is ranked.")
+            notes.append(f"{metric} or the score is the same for all models, so nothing is ranked.")
             continue
-        low, high = interval(tau, len(x))
-        of = [families[name] or name for name in found]
-        ranks.append(
-            Rank(
-                *(probe, metric, len(x), tau, low, high, p_value(x, y), math.nan),
-                *(left_out(x, y, list(found)), left_out(x, y, of), ""),
-            )
-        )
+        one_out = left_out(x, y, list(values))
+        family_out = left_out(x, y, [families[name] or name for name in values])
+        ends, p = interval(tau, len(x)), p_value(x, y)
+        ranks.append(Rank(probe, metric, len(x), tau, *ends, p, math.nan, one_out, family_out, verdict=""))
     if not ranks:
         raise FdlabError(
             "No measure can be held against the score.",
@@ -102,9 +99,9 @@ def predict(
             "Measure them with `fdlab compare --cohort FILE`.",
             code=USAGE,
         )
-    ranks = [_judged(one, adjusted) for one, adjusted in zip(ranks, holm([r.p for r in ranks]), strict=True)]
-    ranks.sort(key=lambda one: (one.p, -abs(one.tau)))
-    return Prediction(chosen, scores, families, ranks, _sentences(ranks, scores, families, cohort, kept) + said)
+    ranks = [_judged(rank, adjusted) for rank, adjusted in zip(ranks, holm([r.p for r in ranks]), strict=True)]
+    ranks.sort(key=lambda rank: (rank.p, -abs(rank.tau)))
+    return Prediction(chosen, scores, families, ranks, _sentences(ranks, scores, families, cohort, kept) + notes)
 
 
 def _scores(
@@ -117,30 +114,30 @@ def _scores(
             code=USAGE,
         )
     tried = [asked] if asked else list(SCORES)
-    found = {name: _values(groups, evidence, name, blocks) for name in tried}
-    name = next((name for name in tried if len(found[name]) >= 3), None)
+    values = {name: _values(groups, evidence, name, blocks) for name in tried}
+    name = next((name for name in tried if len(values[name]) >= 3), None)
     if name is None:
-        most = max(found.values(), key=len)
+        most = max(values.values(), key=len)
         raise FdlabError(
             f"{len(most)} models of the cohort have a fine-tuning score; a ranking needs 3, an answer more.",
             f"Looked for: {', '.join(tried)}.",
             "Write score = 0.83 (a share) beside each model of the cohort, or give a table of fine-tunings --with.",
             code=USAGE,
         )
-    return name, found[name]
+    return name, values[name]
 
 
 def _values(groups: dict[str, list[Member]], evidence: Evidence, metric: str, blocks: str) -> dict[str, float]:
     """Group -> mean over its seeds, of the groups that have the metric as one number."""
-    found = {}
+    means = {}
     for name, members in groups.items():
         try:
-            own = [evidence.value(member, metric, blocks) for member in members]
+            of_seeds = [evidence.value(member, metric, blocks) for member in members]
         except Missing:
             continue
-        if np.isfinite(own).all():
-            found[name] = float(np.mean(own))
-    return found
+        if np.isfinite(of_seeds).all():
+            means[name] = float(np.mean(of_seeds))
+    return means
 
 
 def _measures(evidence: Evidence, score: str, asked: Sequence[str]) -> list[tuple[str, str]]:
@@ -154,44 +151,44 @@ def _measures(evidence: Evidence, score: str, asked: Sequence[str]) -> list[tupl
     return [(str(p), str(m)) for p, m in table[["probe", "metric"]].drop_duplicates("metric").itertuples(index=False)]
 
 
-def _judged(one: Rank, adjusted: float) -> Rank:
-    """With the corrected p, and the verdict."""
-    ends = [end for pair in (one.one_out, one.family_out) for end in pair if math.isfinite(end)]
-    if smallest_p(one.n) > LEVEL:
+def _judged(rank: Rank, adjusted: float) -> Rank:
+    """The rank with the corrected p and its verdict."""
+    ends = [end for pair in (rank.one_out, rank.family_out) for end in pair if math.isfinite(end)]
+    if smallest_p(rank.n) > ALPHA:
         verdict = TOO_FEW
-    elif adjusted > LEVEL:
+    elif adjusted > ALPHA:
         verdict = NOT_SEPARATED
     else:
-        verdict = RANKS if all(end * one.tau > 0 for end in ends) else SENSITIVE
-    return one._replace(p_holm=adjusted, verdict=verdict)
+        verdict = RANKS if all(end * rank.tau > 0 for end in ends) else SENSITIVE
+    return rank._replace(p_holm=adjusted, verdict=verdict)
 
 
 def _sentences(
     ranks: list[Rank], scores: dict[str, float], families: dict[str, str], cohort: Cohort, kept: list[Member]
 ) -> list[str]:
     """What the number of models, families and measures allows to say; untrained models that were left out."""
-    said, n, best = [], max(one.n for one in ranks), ranks[0]
-    if smallest_p(n) > LEVEL:
-        said.append(
+    notes, n, best = [], max(rank.n for rank in ranks), ranks[0]
+    if smallest_p(n) > ALPHA:
+        notes.append(
             f"{n} models are too few to say anything: even a perfect ranking has p = {smallest_p(n):.2g}, and no "
             "interval can exclude 0. Five are the fewest."
         )
-    elif smallest_p(n) * len(ranks) > LEVEL:
-        said.append(
+    elif smallest_p(n) * len(ranks) > ALPHA:
+        notes.append(
             f"{n} models are too few for {len(ranks)} measures at once: a perfect ranking has p = {smallest_p(n):.2g}, "
             f"{min(1.0, smallest_p(n) * len(ranks)):.2g} after Holm's correction. Name one measure in advance, or "
             "bring more models."
         )
     if n > 4:
-        chance = 1 - (1 - LEVEL) ** len(ranks)
-        said.append(
+        chance = 1 - (1 - ALPHA) ** len(ranks)
+        notes.append(
             f"Of {len(ranks)} unrelated measures, one or more would reach p 0.05 uncorrected with probability "
             f"{chance:.0%}; the smallest p here is {best.p:.2g} ({best.metric})."
         )
     count = len({families[name] or name for name in scores})
     if count < 3:
-        said.append(f"{count} {'family' if count == 1 else 'families'}: nothing is known of models of another one.")
+        notes.append(f"{count} {'family' if count == 1 else 'families'}: nothing is known of models of another one.")
     absent = len(cohort.model) - len(kept)
     if absent:
-        said.append(f"{absent} untrained models are left out: telling them from trained ones ranks nothing.")
-    return said
+        notes.append(f"{absent} untrained models are left out: telling them from trained ones ranks nothing.")
+    return notes

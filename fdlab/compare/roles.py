@@ -7,7 +7,6 @@ teacher's own architecture); ``random-teacher`` (a student of the same design wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -137,8 +136,3 @@ def _in(value: str, allowed: list[str]) -> bool:
 def group_of(member: Member) -> str:
     """The name that the seeds of a model share."""
     return member.group or member.label
-
-
-def cohort_from(given: Mapping[str, Any] | list[Mapping[str, Any]]) -> Cohort:
-    """A cohort as ``fdlab compare`` keeps it in its report's facts."""
-    return Cohort.model_validate({"model": given} if isinstance(given, list) else given)

@@ -1,97 +1,120 @@
-"""Student's t for a few units, Holm's correction, and the three answers of a claim: no torch, no table.
+"""Student's t for a few units, Holm's correction, and the answers of a claim: no torch, no table.
 
-Every p value is two-sided, so that it agrees with a 95 % interval: an effect beyond a threshold has p = 2 P(T > t).
+Every p value is two-sided and agrees with the 95 % interval: it is below 0.05 exactly where the interval lies beyond
+the threshold.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-LEVEL = 0.05
+from fdlab.records.estimate import UNKNOWN, Estimate
+from fdlab.records.intervals import LEVEL, t_interval
+
+ALPHA = 0.05  # the largest p value that decides
 
 
-class Change(NamedTuple):
-    """An effect over units (seeds or images): its value, 95 % interval, standard error and number of units."""
-
-    value: float
-    low: float
-    high: float
-    error: float
-    n: int
-    freedom: float  # of Student's t; infinity: normal
-
-    @property
-    def known(self) -> bool:
-        """Whether anything can be tested: units that do not scatter at all tell nothing of their scatter."""
-        return math.isfinite(self.value) and math.isfinite(self.error) and self.error > 0
+def even(units: np.ndarray) -> bool:
+    """Whether units are equal up to rounding: then nothing is known of their scatter, and nothing can be tested."""
+    return bool(np.ptp(units) <= 1e-12 * max(1.0, float(np.abs(units).max())))
 
 
-def change_of(units: Sequence[float] | np.ndarray, value: float | None = None) -> Change:
-    """The mean of units with its t-interval (Student 1908).
+def mean_of_units(units: Sequence[float] | np.ndarray, value: float | None = None) -> Estimate:
+    """The mean of units with its t-interval (Student 1908); equal units have an interval without width.
+
+    >>> mean_of_units([1.0, 2.0, 3.0])
+    Estimate(value=2.0, low=-0.4841377118..., high=4.4841377118..., n=3)
 
     Args:
         units: (n,) differences, one a seed or an image; or jackknife pseudo-values of a statistic (Tukey 1958).
+            Values that are not finite are left out.
         value: the statistic itself, where it is not the mean of the units.
     """
     x = np.asarray(units, dtype=np.float64)
     x = x[np.isfinite(x)]
-    n = len(x)
-    centre = float(np.mean(x)) if n else math.nan
-    error = float(np.std(x, ddof=1) / np.sqrt(n)) if n > 1 else math.nan
-    if error < 1e-12 * max(abs(centre), 1e-300):  # equal up to rounding
-        error = 0.0
-    return change_with(centre if value is None else value, error, n, n - 1)
+    if not len(x):
+        return UNKNOWN
+    mean = t_interval(x)
+    centre = mean.value if value is None else value
+    half = 0.0 if len(x) > 1 and even(x) else mean.high - mean.value
+    return Estimate(centre, centre - half, centre + half, len(x))
 
 
-def change_with(value: float, error: float, n: int, freedom: float = math.inf) -> Change:
-    """An effect whose standard error is known."""
-    half = _quantile(freedom) * error if math.isfinite(error) else math.nan
-    return Change(value, value - half, value + half, error, n, freedom)
+def weighted_sum(parts: Iterable[tuple[float, Estimate]], n: int = 0) -> Estimate:
+    """The sum of factor * value of independent estimates whose intervals may be of any kind, also uneven ones.
+
+    On each side the distances to the ends are added in squares (Zou & Donner 2008; for two proportions with Wilson's
+    intervals this is Newcombe 1998, method 10).
+
+    >>> weighted_sum([(1.0, Estimate(5.0, 2.0, 9.0)), (-1.0, Estimate(1.0, 0.0, 5.0))])
+    Estimate(value=4.0, low=-1.0, high=8.12310562561766, n=0)
+    """
+    value, below, above = 0.0, 0.0, 0.0
+    for factor, part in parts:
+        ends = sorted((factor * part.low, factor * part.high))
+        value += factor * part.value
+        below, above = (
+            math.hypot(below, factor * part.value - ends[0]),
+            math.hypot(above, ends[1] - factor * part.value),
+        )
+    return Estimate(value, value - below, value + above, n)
 
 
-def beyond(change: Change, threshold: float, *, above: bool) -> float:
-    """Two-sided p that the effect lies above (or below) the threshold; 1 where nothing can be tested."""
+def beyond(effect: Estimate, threshold: float, *, above: bool, freedom: float | None = None) -> float:
+    """Two-sided p that the effect lies above (or below) the threshold; 1 where nothing can be tested.
+
+    Args:
+        freedom: of Student's t, n - 1 by default; infinity is the normal distribution.
+    """
     from scipy.special import ndtr, stdtr
 
-    if not change.known:
+    side = effect.value - effect.low if above else effect.high - effect.value
+    if not (effect.bounded and side > 0):
         return 1.0
-    t = (change.value - threshold) / change.error * (1 if above else -1)
-    tail = ndtr(-t) if math.isinf(change.freedom) else stdtr(change.freedom, -t)
-    return min(1.0, 2 * float(tail))
+    freedom = effect.n - 1 if freedom is None else freedom
+    t = (effect.value - threshold) / side * _quantile(freedom) * (1 if above else -1)
+    return min(1.0, 2 * float(ndtr(-t) if math.isinf(freedom) else stdtr(freedom, -t)))
 
 
-def for_and_against(change: Change, direction: str, smallest: float = 0.0) -> tuple[float, float]:
+def for_and_against(
+    effect: Estimate, direction: str, smallest: float = 0.0, freedom: float | None = None
+) -> tuple[float, float]:
     """(p that the statement holds, p that it does not), for a statement of one direction.
 
     ``up``: the effect is above ``smallest``; ``down``: below ``-smallest``; ``not up``: below ``smallest``;
     ``not down``: above ``-smallest``; ``none``: within both (two one-sided tests, Schuirmann 1987).
+    ``freedom`` as in ``beyond``.
     """
+
+    def p(threshold: float, above: bool) -> float:
+        return beyond(effect, threshold, above=above, freedom=freedom)
+
     if direction == "none":
-        ends = (change, -smallest), (change, smallest)
-        inside = max(beyond(*ends[0], above=True), beyond(*ends[1], above=False))
-        return inside, min(beyond(*ends[0], above=False), beyond(*ends[1], above=True))
+        return max(p(-smallest, True), p(smallest, False)), min(p(-smallest, False), p(smallest, True))
     above = direction in ("up", "not down")
     threshold = smallest if direction in ("up", "not up") else -smallest
-    return beyond(change, threshold, above=above), beyond(change, threshold, above=not above)
+    return p(threshold, above), p(threshold, not above)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values (Holm 1979), in the order given."""
-    order = sorted(range(len(p)), key=lambda place: p[place])
+    """Holm's step-down adjusted p values (Holm 1979), in the order given.
+
+    >>> [round(value, 12) for value in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p)), key=lambda index: p[index])
     adjusted, highest = [0.0] * len(p), 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[place]))
-        adjusted[place] = highest
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = highest
     return adjusted
 
 
 def _quantile(freedom: float) -> float:
+    """Of the distribution whose two-sided interval has the level ``LEVEL``."""
     from scipy.special import ndtri, stdtrit
 
-    if freedom < 1:
-        return math.nan
-    return float(ndtri(1 - LEVEL / 2) if math.isinf(freedom) else stdtrit(freedom, 1 - LEVEL / 2))
+    return float(ndtri(0.5 + LEVEL / 2) if math.isinf(freedom) else stdtrit(freedom, 0.5 + LEVEL / 2))

@@ -13,12 +13,13 @@ Each is a contrast of one seed's models; the interval is Student's t over seeds,
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from fdlab.compare.significance import even
 from fdlab.records.intervals import t_interval
 from fdlab.records.table import frame
 
@@ -34,7 +35,9 @@ CORNERS = (("plain", False), ("plain", True), ("student", False), ("student", Tr
 KEYS = ["metric", "objective", "x", "unit"]
 
 
-def two_way(values: pd.DataFrame, places: Mapping[str, tuple[str, str, bool]], families: Mapping[str, str]) -> Any:
+def two_way(
+    values: pd.DataFrame, places: Mapping[str, tuple[str, str, bool]], families: Mapping[str, str]
+) -> pd.DataFrame:
     """The table of effects.
 
     Args:
@@ -49,13 +52,19 @@ def two_way(values: pd.DataFrame, places: Mapping[str, tuple[str, str, bool]], f
     """
     rows: list[dict[str, Any]] = []
     known = values[values["model"].isin(places) & values["value"].notna()]
-    for measure, group in known.groupby(KEYS, sort=False, dropna=False):
+    for measure, group in _by_measure(known):
         for kind in dict.fromkeys(place[0] for place in places.values()):
             complete = _corners(group, kind, places)
             for effect, weights in EFFECTS.items():
                 if len(complete):
-                    rows.append(_row(kind, families, measure, effect, complete @ np.array(weights)))
+                    effects = complete @ np.array(weights)
+                    rows.append(_row(kind, families.get(kind, ""), measure, effect, effects))
     return frame(rows)
+
+
+def _by_measure(values: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    for measure, group in values.groupby(KEYS, sort=False, dropna=False):
+        yield tuple(measure), group  # type: ignore[arg-type]  # several keys give a tuple
 
 
 def _corners(group: pd.DataFrame, kind: str, places: Mapping[str, tuple[str, str, bool]]) -> np.ndarray:
@@ -68,13 +77,12 @@ def _corners(group: pd.DataFrame, kind: str, places: Mapping[str, tuple[str, str
     return wide.dropna().to_numpy(float)
 
 
-def _row(kind: str, families: Mapping[str, str], measure: Hashable, effect: str, found: np.ndarray) -> dict[str, Any]:
-    value, low, high, _ = t_interval(found)
-    if np.ptp(found) <= 1e-12 * max(1.0, float(np.abs(found).max())):
-        low = high = np.nan  # no scatter between few seeds is no certainty
-    names = dict(zip(KEYS, measure, strict=True))  # type: ignore[call-overload]
-    common = {"model": kind, "family": families.get(kind, ""), "probe": PROBE, "reference": effect}
-    return {**common, **names, "value": value, "low": low, "high": high, "n": len(found)}
+def _row(kind: str, family: str, measure: tuple[Any, ...], effect: str, of_seeds: np.ndarray) -> dict[str, Any]:
+    bounds = t_interval(of_seeds).row
+    if even(of_seeds):
+        bounds["low"] = bounds["high"] = np.nan  # no scatter between few seeds is no certainty
+    common = {"model": kind, "family": family, "probe": PROBE, "reference": effect}
+    return {**common, **dict(zip(KEYS, measure, strict=True)), **bounds, "n": len(of_seeds)}
 
 
 def paired_over_seeds(values: pd.DataFrame, pairs: Mapping[str, str], probe: str) -> pd.DataFrame:
@@ -84,13 +92,12 @@ def paired_over_seeds(values: pd.DataFrame, pairs: Mapping[str, str], probe: str
         values: as in ``two_way``. pairs: label -> the other label. probe: of the rows.
     """
     rows = []
-    for measure, group in values[values["value"].notna()].groupby(KEYS, sort=False, dropna=False):
+    for measure, group in _by_measure(values[values["value"].notna()]):
         wide = group.pivot_table(index="seed", columns="model", values="value", aggfunc="first")
         for label, other in pairs.items():
             if label in wide and other in wide:
-                found = (wide[label] - wide[other]).dropna().to_numpy(float)
-                if len(found):
+                differences = (wide[label] - wide[other]).dropna().to_numpy(float)
+                if len(differences):
                     family = group.loc[group["model"] == label, "family"].iloc[0]
-                    row = _row(label, {label: family}, measure, other, found)
-                    rows.append({**row, "probe": probe})
+                    rows.append({**_row(label, family, measure, other, differences), "probe": probe})
     return frame(rows)

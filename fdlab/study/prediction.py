@@ -62,7 +62,7 @@ def predict(
     facts = {
         "title": f"Which measures rank {len(result.scores)} models by their {label}?",
         "question": "Do cheap measures order models as fine-tuning orders them, beyond chance?",
-        "notes": [*result.said, _listed(result)],
+        "notes": [*result.notes, _listed(result)],
         "limits": list(LIMITS),
         "command": command,
         "score": label,

@@ -119,7 +119,7 @@ def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "p_holm": math.nan if verdict.p_holm is None else verdict.p_holm,
             "why": verdict.why,
             "not_controlled": "; ".join(verdict.not_controlled),
-            "by_group": _by_group(verdict.effect.found.by_group) if verdict.effect else "",
+            "by_group": _by_group(verdict.effect.result.by_group) if verdict.effect else "",
             "source": verdict.claim.source,
         }
         for verdict in verdicts
@@ -137,7 +137,7 @@ def contrasts_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             **_effect(contrast),
             "p_for": contrast.p[0],
             "p_against": contrast.p[1],
-            "by_group": _by_group(contrast.found.by_group),
+            "by_group": _by_group(contrast.result.by_group),
         }
         for verdict in verdicts
         for contrast in verdict.contrasts
@@ -167,9 +167,9 @@ def effect_text(verdict: Verdict) -> str:
     effect = verdict.effect
     if effect is None or verdict.p_holm is None:
         return ""
-    metric, change = effect.found.metric, effect.change
-    number = signed(metric, Estimate(change.value, change.low, change.high))
-    unit = "test samples" if effect.found.unit == "intervals" else effect.found.unit
+    metric, change = effect.result.metric, effect.change
+    number = signed(metric, change)
+    unit = "test samples" if effect.result.unit == "intervals" else effect.result.unit
     return f"{metric} {number}, {change.n} {unit}, p {p_text(verdict.p_holm)} after Holm"
 
 

@@ -37,6 +37,12 @@ def verdict(truth: dict[str, float], one: Claim | None = None, seeds: int = 3, s
     return judge([one or claim()], cohort(models), evidence(models, {"knn": truth}, scatter))[0]
 
 
+def width(of: Verdict) -> float:
+    """Of the effect's interval."""
+    assert of.effect is not None
+    return of.effect.change.high - of.effect.change.low
+
+
 def test_a_true_claim_is_supported_against_every_control() -> None:
     found = verdict(TRUE)
     assert found.verdict == SUPPORTED
@@ -44,8 +50,8 @@ def test_a_true_claim_is_supported_against_every_control() -> None:
     assert effect is not None
     assert effect.change.value == pytest.approx(4.0, abs=0.2)
     assert effect.change.low < 4.0 < effect.change.high
-    assert (effect.change.n, effect.found.unit) == (3, "seeds")
-    assert set(effect.found.by_group) == {"contrastive into student", "supervised into student"}
+    assert (effect.change.n, effect.result.unit) == (3, "seeds")
+    assert set(effect.result.by_group) == {"contrastive into student", "supervised into student"}
     assert [c.what.partition(":")[0] for c in found.contrasts if c.role == "control"] == CONTROLS
     assert "the architecture differs too" in found.not_controlled
 
@@ -95,8 +101,8 @@ def test_a_seeds_own_shift_cancels_and_teachers_are_averaged_within_it() -> None
     found = judge([claim(controls=[])], cohort(models), evidence(models, {"knn": TRUE}, 0.1, shifted))[0]
     assert found.effect is not None
     assert found.effect.change.value == pytest.approx((4.0 - 2.0) / 2, abs=0.2)
-    assert found.effect.change.error < 0.2  # shared shifts of a seed scatter by 0.5
-    assert found.effect.found.by_group["supervised into student"] == pytest.approx(-2.0, abs=0.2)
+    assert width(found) < 2 * 0.2 * 3.19  # 3.19: quantile of t for 4 seeds; shared shifts of a seed scatter by 0.5
+    assert found.effect.result.by_group["supervised into student"] == pytest.approx(-2.0, abs=0.2)
 
 
 def test_holm_over_the_file_takes_a_marginal_verdict_away() -> None:
@@ -119,7 +125,7 @@ def test_every_deciding_measure_must_hold_and_the_others_are_beside() -> None:
     beside = [both[0], Measure(metric=["nmi"], direction="up", decides=False)]
     found = judge([claim(measures=beside)], cohort(models), shown)[0]
     assert found.verdict == SUPPORTED
-    assert [c.role for c in found.contrasts if c.found.metric == "nmi"] == ["beside"]
+    assert [c.role for c in found.contrasts if c.result.metric == "nmi"] == ["beside"]
 
 
 @pytest.mark.parametrize(("reached", "expected"), [(8.8, SUPPORTED), (5.2, CONTRADICTED), (7.0, UNDECIDED)])
@@ -182,7 +188,7 @@ def test_with_one_seed_images_are_the_unit_and_it_is_said(tmp_path: Path) -> Non
         pair_with(tmp_path, own, other, "entropy"),
     )[0]
     assert found.verdict == SUPPORTED and found.effect is not None
-    assert (found.effect.found.unit, found.effect.change.n) == ("images", 64)
+    assert (found.effect.result.unit, found.effect.change.n) == ("images", 64)
     assert found.effect.change.value == pytest.approx(0.1, abs=0.02)
     assert any("these checkpoints only" in sentence for sentence in found.not_controlled)
 
@@ -198,7 +204,7 @@ def test_the_spread_over_heads_has_a_jackknife_over_images(tmp_path: Path) -> No
     expected = np.mean([np.ptp(own[:, b].mean(0)) - np.ptp(other[:, b].mean(0)) for b in (2, 3)])
     assert effect.change.value == pytest.approx(expected)
     # the true error: difference of four head means an image set, two blocks averaged
-    assert effect.change.error == pytest.approx(np.sqrt(4 / 64 / 2), rel=0.25)
+    assert width(found) == pytest.approx(2 * 2.0 * np.sqrt(4 / 64 / 2), rel=0.25)
     assert found.verdict == SUPPORTED
 
 
@@ -217,8 +223,8 @@ def test_one_accuracy_a_model_is_compared_by_its_interval() -> None:
     ]
     one = claim(controls=[], measures=[Measure(metric=["best_accuracy", "accuracy"], direction="up")])
     found = judge([one], PAIR, Evidence([frame(rows)], {}, {}))[0]
-    assert found.effect is not None and found.effect.found.metric == "accuracy"
-    assert found.effect.change.error == pytest.approx(np.sqrt(2) * 0.02 / 1.96, rel=1e-3)
+    assert found.effect is not None and found.effect.result.metric == "accuracy"
+    assert width(found) == pytest.approx(2 * np.sqrt(2) * 0.02)
     assert found.verdict == SUPPORTED
     assert "intervals taken as independent" in found.not_controlled
 

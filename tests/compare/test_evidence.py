@@ -28,7 +28,7 @@ def evidence(a: dict[int | None, float], b: dict[int | None, float], **more: Any
 def test_only_seeds_that_both_models_have_are_compared_and_the_rest_is_said() -> None:
     found = evidence({0: 1.0, 1: 5.0, 2: 9.0}, {0: 0.5, 1: 4.0, 3: 100.0}).change(MINUS, ["nmi"], "late")
     assert (found.unit, found.change.n, found.change.value) == (SEEDS, 2, pytest.approx(0.75))
-    assert found.said == ["seeds 2, 3 not in every model"]
+    assert found.notes == ["seeds 2, 3 not in every model"]
 
 
 @pytest.mark.parametrize("b", [{0: 1.0}, {5: 1.0, 6: 2.0}])
@@ -44,7 +44,7 @@ def test_means_over_seeds_are_no_further_seed() -> None:
 
 def test_seeds_of_one_checkpoints_fine_tunings_are_said_to_be_that() -> None:
     found = evidence({0: 1.0, 1: 5.0}, {0: 0.0, 1: 3.0}, objective=OF_FINETUNING).change(MINUS, ["nmi"], "late")
-    assert found.said == [f"{OF_FINETUNING}: about these checkpoints only, not about their training"]
+    assert found.notes == [f"{OF_FINETUNING}: about these checkpoints only, not about their training"]
 
 
 @pytest.mark.parametrize("count", [4, 5])

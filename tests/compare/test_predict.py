@@ -57,14 +57,14 @@ def test_too_few_models_is_said_plainly() -> None:
     group = cohort(4)
     found = predict(group, known(group, {"knn": [1, 2, 3, 4]}))
     assert found.ranks[0].verdict == TOO_FEW and found.ranks[0].low < 0
-    assert "4 models are too few to say anything" in found.said[0]
+    assert "4 models are too few to say anything" in found.notes[0]
     group = cohort(5)
     several = {"knn": [1, 2, 3, 4, 5], "nmi": [2, 1, 3, 4, 5], "entropy": [5, 1, 3, 2, 4], "distance": [1, 3, 2, 5, 4]}
     found = predict(group, known(group, several))
-    assert by_metric(found)["knn"].verdict == NOT_SEPARATED and "too few for 4 measures at once" in found.said[0]
+    assert by_metric(found)["knn"].verdict == NOT_SEPARATED and "too few for 4 measures at once" in found.notes[0]
     alone = predict(group, known(group, several), measures=["knn"])
     assert [one.verdict for one in alone.ranks] == [RANKS]
-    assert not any("at once" in sentence for sentence in alone.said)
+    assert not any("at once" in sentence for sentence in alone.notes)
 
 
 def test_an_order_that_hangs_on_one_family_is_no_ranking() -> None:
@@ -92,7 +92,7 @@ def test_seeds_of_a_group_are_one_model_and_untrained_ones_are_left_out() -> Non
     values = [float(i // 3 + i % 3 / 10) for i in range(9)] + [-5.0]
     found = predict(group, known(group, {"knn": values}))
     assert found.ranks[0].n == 3 and found.scores["m2"] == pytest.approx(0.7)
-    assert any("1 untrained models are left out" in sentence for sentence in found.said)
+    assert any("1 untrained models are left out" in sentence for sentence in found.notes)
     assert predict(group, known(group, {"knn": values}), untrained=True).ranks[0].n == 4
 
 
@@ -134,4 +134,4 @@ def test_without_scores_or_measures_there_is_nothing_to_rank() -> None:
     with pytest.raises(FdlabError, match="No measure"):
         predict(cohort(5), known(cohort(5), {}))
     constant = predict(cohort(5), known(cohort(5), {"knn": [1, 2, 3, 4, 5], "nmi": [1] * 5}))
-    assert any("nmi" in sentence and "same for all" in sentence for sentence in constant.said)
+    assert any("nmi" in sentence and "same for all" in sentence for sentence in constant.notes)
