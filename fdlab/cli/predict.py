@@ -43,4 +43,4 @@ def predict(
     )
     prediction = result["prediction"]
     tables = {f"Rank correlation with {prediction.score}": readable(prediction)}
-    show(result, quiet=quiet, as_json=as_json, tables=tables, lines=prediction.said)
+    show(result, quiet=quiet, as_json=as_json, tables=tables, lines=prediction.notes)

@@ -5,6 +5,8 @@ A part of the blocks is told by relative depth, (block + 1) / blocks, so that mo
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -72,8 +74,9 @@ def means_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
         return frame([])
     keys = ["model", "metric", "block", "head", "x", "y", "objective", "reference"]
     kept = table[table["value"].notna() & table["seed"].notna()]
-    rows = []
+    rows: list[dict[Any, Any]] = []
     for _, group in kept.groupby(keys, sort=False, dropna=False):
         mean = t_interval(group["value"].to_numpy(float))
-        rows.append({**group.iloc[0].to_dict(), "seed": None, **mean.row, "n": len(group)})
+        first = group.iloc[0].to_dict()
+        rows.append(first | {"seed": None, "n": len(group)} | mean.row)
     return frame(rows)
