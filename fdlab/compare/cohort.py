@@ -44,6 +44,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -82,31 +83,25 @@ class Cohort(BaseModel):
     baseline: str = ""
 
     def labels(self) -> list[str]:
+        """The models' labels, in order."""
         return [member.label for member in self.model]
 
     def pairs(self) -> list[tuple[str, str]]:
         """(model, reference) in order: the baseline under all others, each pair, each control; every pair once."""
-        found = [(label, self.baseline) for label in self.labels() if self.baseline and label != self.baseline]
-        found += [(member.label, member.pair_of) for member in self.model if member.pair_of]
-        found += [(member.label, member.control) for member in self.model if member.control]
-        return list(dict.fromkeys(found))
+        pairs = [(label, self.baseline) for label in self.labels() if self.baseline and label != self.baseline]
+        pairs += [(member.label, member.pair_of) for member in self.model if member.pair_of]
+        pairs += [(member.label, member.control) for member in self.model if member.control]
+        return list(dict.fromkeys(pairs))
 
 
 def read_cohort(path: Path | str) -> Cohort:
-    """A cohort file.
+    """Reads a cohort file.
 
     Raises:
         FdlabError: code 2, the file is absent, no TOML, has unknown keys, or names a model that it does not hold.
     """
-    path = Path(path)
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FdlabError(f"The cohort {path} cannot be read.", error.strerror or str(error), code=USAGE) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FdlabError(f"The cohort {path} is no TOML.", str(error), code=USAGE) from None
-    try:
-        return checked(Cohort.model_validate(given))
+        return checked(Cohort.model_validate(read_toml(path, "The cohort", "is")))
     except ValidationError as error:
         faults = [_fault([str(part) for part in fault["loc"]], fault["msg"]) for fault in error.errors()]
         raise FdlabError(
@@ -116,14 +111,28 @@ def read_cohort(path: Path | str) -> Cohort:
         ) from None
 
 
+def read_toml(path: Path | str, what: str, verb: str) -> dict[str, Any]:
+    """A TOML file of the user's; ``what`` and ``verb`` begin the error's sentence: ("The claims", "are").
+
+    Raises:
+        FdlabError: code 2, the file is absent or is no TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FdlabError(f"{what} {path} cannot be read.", error.strerror or str(error), code=USAGE) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FdlabError(f"{what} {path} {verb} no TOML.", str(error), code=USAGE) from None
+
+
 def cohort_of(sources: Sequence[tuple[str, str]], baseline: str = "") -> Cohort:
-    """A cohort of (label, source); the baseline is the first one unless named."""
+    """A cohort of (label, source) pairs; the baseline is the first model unless another one is named."""
     members = [Member(label=label, source=source) for label, source in sources]
     return checked(Cohort(model=members, baseline=baseline or members[0].label))
 
 
 def checked(cohort: Cohort) -> Cohort:
-    """The cohort, after a look at its labels.
+    """The cohort itself, where its labels and seeds are sound.
 
     Raises:
         FdlabError: code 2, two models of one label, or a pair, control or baseline that is no model of it.
@@ -131,7 +140,7 @@ def checked(cohort: Cohort) -> Cohort:
     labels = cohort.labels()
     for label in labels:
         if labels.count(label) > 1:
-            raise FdlabError(f"Two models of the cohort are called {label!r}.", "", "Name them apart.", code=USAGE)
+            raise FdlabError(f"Two models of the cohort are called {label!r}.", fix="Name them apart.", code=USAGE)
     wanted = [("baseline", cohort.baseline)]
     wanted += [(f"pair_of of {m.label!r}", m.pair_of) for m in cohort.model]
     wanted += [(f"control of {m.label!r}", m.control) for m in cohort.model]
@@ -147,11 +156,11 @@ def checked(cohort: Cohort) -> Cohort:
 
 
 def _seeds(cohort: Cohort) -> None:
-    """No seed twice in a group, and none absent where a group has several models."""
-    found: dict[str, list[int | None]] = {}
+    """Checks that no group has a seed twice, and that each model of a group of several has one."""
+    groups: dict[str, list[int | None]] = {}
     for member in cohort.model:
-        found.setdefault(member.group or member.label, []).append(member.seed)
-    for group, seeds in found.items():
+        groups.setdefault(member.group or member.label, []).append(member.seed)
+    for group, seeds in groups.items():
         if len(seeds) > 1 and (None in seeds or len(set(seeds)) < len(seeds)):
             shown = ", ".join("none" if seed is None else str(seed) for seed in seeds)
             raise FdlabError(
@@ -162,7 +171,8 @@ def _seeds(cohort: Cohort) -> None:
             )
 
 
-def _fault(place: list[str], message: str) -> str:
-    key = place[-1] if place else ""
+def _fault(keys: list[str], message: str) -> str:
+    """``model.0.sorce: ...`` with the nearest key where the key is unknown."""
+    key = keys[-1] if keys else ""
     hint = nearest(key, [*Member.model_fields, *Cohort.model_fields]) if "Extra" in message else ""
-    return f"{'.'.join(place)}: {message.lower()}{hint}"
+    return f"{'.'.join(keys)}: {message.lower()}{hint}"

@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from fdlab.compare.cohort import read_toml
 from fdlab.compare.roles import RELATIONS, Selector
 from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.records.means import LATE, PARTS
@@ -115,22 +116,16 @@ def read_claims(path: Path | str, measured: Iterable[str] = ()) -> list[Claim]:
     Raises:
         FdlabError: code 2, the file is absent, no TOML, has unknown keys, relations or metrics, or one id twice.
     """
-    path = Path(path)
+    path, content = Path(path), read_toml(path, "The claims", "are")
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FdlabError(f"The claims {path} cannot be read.", error.strerror or str(error), code=USAGE) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FdlabError(f"The claims {path} are no TOML.", str(error), code=USAGE) from None
-    try:
-        claims = ClaimsFile.model_validate(given).claim
+        claims = ClaimsFile.model_validate(content).claim
     except ValidationError as error:
-        faults = [_fault(given, list(fault["loc"]), fault["msg"]) for fault in error.errors()]
+        faults = [_fault(content, list(fault["loc"]), fault["msg"]) for fault in error.errors()]
         raise FdlabError(
             f"The claims {path} are not right: {'; '.join(dict.fromkeys(faults))}.",
             f"Keys of each [[claim]]: {', '.join(Claim.model_fields)}.",
-            "Of first and minus: " + ", ".join(Selector.model_fields) + ".",
-            code=USAGE,
+            f"Of first and minus: {', '.join(Selector.model_fields)}.",
+            USAGE,
         ) from None
     packaged = {metric for claim in packaged_claims() for measure in claim.measures for metric in measure.metric}
     _checked(claims, path, {*METRICS, SCORE, *packaged, *measured})
@@ -141,7 +136,7 @@ def _checked(claims: list[Claim], path: Path, known: set[str]) -> None:
     names = [claim.id for claim in claims]
     for name in names:
         if names.count(name) > 1:
-            raise FdlabError(f"Two claims of {path} have the id {name!r}.", "", "Name them apart.", code=USAGE)
+            raise FdlabError(f"Two claims of {path} have the id {name!r}.", fix="Name them apart.", code=USAGE)
     for claim in claims:
         for measure in claim.measures:
             for metric in measure.metric:
@@ -149,19 +144,18 @@ def _checked(claims: list[Claim], path: Path, known: set[str]) -> None:
                     raise FdlabError(
                         f"The claim {claim.id!r} of {path} speaks of {metric!r}, which is no metric."
                         f"{nearest(metric, known)}",
-                        "",
-                        "`fdlab explain NAME` knows every metric; the table of the report may have more.",
+                        fix="`fdlab explain NAME` knows every metric; the table of the report may have more.",
                         code=USAGE,
                     )
 
 
-def _fault(given: Any, place: list[Any], message: str) -> str:
+def _fault(content: Any, keys: list[Any], message: str) -> str:
     """``H7.measures.0.direction: ...`` with the nearest key where the key is unknown."""
-    hint, where = "", [str(part) for part in place if part not in ("claim", "Selector", "str")]
-    if place[:1] == ["claim"] and len(place) > 1 and isinstance(place[1], int):
-        entry = given["claim"][place[1]]
-        where[0] = str(entry.get("id") or f"claim {place[1] + 1}") if isinstance(entry, dict) else where[0]
-    if "Extra" in message and place:
-        hint = nearest(str(place[-1]), [*Claim.model_fields, *Measure.model_fields, *Selector.model_fields])
+    hint, where = "", [str(key) for key in keys if key not in ("claim", "Selector", "str")]
+    if keys[:1] == ["claim"] and len(keys) > 1 and isinstance(keys[1], int):
+        entry = content["claim"][keys[1]]
+        where[0] = str(entry.get("id") or f"claim {keys[1] + 1}") if isinstance(entry, dict) else where[0]
+    if "Extra" in message and keys:
+        hint = nearest(str(keys[-1]), [*Claim.model_fields, *Measure.model_fields, *Selector.model_fields])
     text = message.removeprefix("Value error, ")
     return f"{'.'.join(where)}: {text[:1].lower()}{text[1:]}{hint}"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fdlab.compare.of_averages import average_rows
+from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import paired_difference_interval
 from fdlab.records.means import known_mean, late
 from fdlab.records.metrics import METRICS
@@ -37,34 +38,30 @@ def paired_rows(
     Args:
         records: label -> record of one probe.
         pairs: (model, reference).
+        seed: of the resampled images.
     """
     rows: list[Row] = []
-    said: list[str] = []
+    notes: list[str] = []
     for model, reference in pairs:
         absent = [label for label in (model, reference) if label not in records]
         if absent:
-            said.append(f"{model} minus {reference}: {' and '.join(absent)} was not measured.")
+            notes.append(f"{model} minus {reference}: {' and '.join(absent)} was not measured.")
             continue
         first, second = records[model], records[reference]
         if not same_images(first, second):
-            said.append(f"{model} minus {reference}: not on the same images, so no difference is taken.")
+            notes.append(f"{model} minus {reference}: not on the same images, so no difference is taken.")
             continue
         objectives = [record.manifest.get("objective", "") for record in (first, second)]
         if first.manifest.get("probe") == "attribution" and objectives[0] != objectives[1]:
-            said.append(f"{model} minus {reference}: other scores ({' and '.join(objectives)}), so no difference.")
+            notes.append(f"{model} minus {reference}: other scores ({' and '.join(objectives)}), so no difference.")
             continue
         depths = {_depth(record) for record in (first, second)} - {0}
         if len(depths) > 1:
-            said.append(f"{model} and {reference} have different depths: their last halves are compared.")
+            notes.append(f"{model} and {reference} have different depths: their last halves are compared.")
         same = {"model": model, "reference": reference, "seed": seed, "probe": first.manifest.get("probe", "")}
-        same["objective"] = _objective(first)
+        same["objective"] = next(iter(first.table["objective"]), "")
         rows += [{**same, **row} for row in _differences(first, second, seed)]
-    return rows, said
-
-
-def _objective(record: Record) -> str:
-    found = record.table["objective"]
-    return str(found.iloc[0]) if len(found) else ""
+    return rows, notes
 
 
 def _depth(record: Record) -> int:
@@ -87,33 +84,22 @@ def _measures(record: Record) -> Iterable[tuple[str, np.ndarray]]:
 
 def _differences(first: Record, second: Record, seed: int) -> Iterable[Row]:
     others = dict(_measures(second))
-    for metric, own in _measures(first):
+    for metric, values in _measures(first):
         other = others.get(metric)
-        if other is None or own.ndim != other.ndim:
+        if other is None or values.ndim != other.ndim:
             continue
-        same = {"metric": metric, "n": len(own), "unit": METRICS[metric].unit}
-        if own.ndim == 1:
-            yield {**same, **_row(paired_difference_interval(own, other, seed))}
+        same = {"metric": metric, "n": len(values), "unit": METRICS[metric].unit}
+        if values.ndim == 1:
+            yield same | paired_difference_interval(values, other, seed).row
             continue
-        yield {**same, **_row(paired_difference_interval(late(own), late(other), seed))}
-        if own.shape[1] == other.shape[1]:
-            change = paired_difference_interval(_blocks(own), _blocks(other), seed)
-            yield from _by_block(same, change)
+        yield same | paired_difference_interval(late(values), late(other), seed).row
+        if (count := values.shape[1]) == other.shape[1]:
+            change = paired_difference_interval(_by_block(values), _by_block(other), seed)
+            for block, bounds in enumerate(zip(*change[:3], strict=True)):
+                yield same | {"block": block, "depth": (block + 1) / count} | Estimate(*map(float, bounds)).row
     yield from average_rows(first, second, seed)
 
 
-def _blocks(values: np.ndarray) -> np.ndarray:
+def _by_block(values: np.ndarray) -> np.ndarray:
     """(n, blocks): the mean over heads."""
     return values if values.ndim == 2 else known_mean(values)
-
-
-def _by_block(same: Row, change: Any) -> Iterable[Row]:
-    count = len(change.value)
-    for block in range(count):
-        place = {"block": block, "depth": (block + 1) / count}
-        bounds = {part: float(getattr(change, part)[block]) for part in ("value", "low", "high")}
-        yield {**same, **place, **bounds}
-
-
-def _row(change: Any) -> Row:
-    return {"value": float(change.value), "low": float(change.low), "high": float(change.high)}

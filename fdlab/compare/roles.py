@@ -46,8 +46,8 @@ class Selector(BaseModel):
         return [value] if isinstance(value, str) else value
 
     def __str__(self) -> str:
-        given = self.model_dump(exclude_unset=True)
-        return ", ".join(f"{key} {_words(value)}" for key, value in given.items()) or "any model"
+        keys = self.model_dump(exclude_unset=True)
+        return ", ".join(f"{key} {_words(value)}" for key, value in keys.items()) or "any model"
 
 
 def _words(value: Any) -> str:
@@ -75,7 +75,9 @@ class Roles:
             return self.members.get(member.pair_of)
         if relation == "untrained":
             return self.members.get(member.control)
-        fits = {"own-design": self._own, "random-teacher": self._random, "undistilled": self._undistilled}[relation]
+        fits = {"own-design": self._in_own_design, "random-teacher": self._random, "undistilled": self._undistilled}[
+            relation
+        ]
         return next((other for other in self.members.values() if other is not member and fits(other, member)), None)
 
     def has_own_design(self, member: Member) -> bool:
@@ -96,18 +98,18 @@ class Roles:
 
     def _like(self, member: Member, selector: Selector) -> Member | None:
         """The model with the selector's keys and, in all others, the keys of ``member``."""
-        given = selector.model_fields_set
-        free = "teacher" in given or "family" in given or "group" in given
+        keys = selector.model_fields_set
+        free = bool(keys & {"teacher", "family", "group"})
         for other in self.members.values():
             if other is member or not self._fits(other, selector) or not _seed_fits(other, member):
                 continue
-            if "design" not in given and not free and other.design != member.design:
+            if "design" not in keys and not free and other.design != member.design:
                 continue
             if free or other.pair_of == member.pair_of:
                 return other
         return None
 
-    def _own(self, other: Member, member: Member) -> bool:
+    def _in_own_design(self, other: Member, member: Member) -> bool:
         usual = other.family == "distilled" and other.variant == "" and _seed_fits(other, member)
         return usual and other.pair_of == member.pair_of and self.has_own_design(other)
 

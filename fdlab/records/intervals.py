@@ -1,7 +1,16 @@
 """95 % intervals over images: t, bootstrap, jackknife, Wilson.
 
+The method by kind of value (docs/intervals.md measures how often each holds the truth):
+
+    a mean, a paired difference     Student's t; from 32 images on the outer ends of t and bootstrap-t
+    a function of averages          jackknife; from 32 images on the expanded percentile bootstrap
+    over directions and images      two jackknives; from 32 images on the percentile bootstrap over both
+    a statistic of a set of images  delete-a-group jackknife
+    a share of test images          Wilson
+    a mean over seeds               Student's t
+
 The unit is always the image (axis 0): queries, heads and blocks of one image are not independent.
-Values are (n,) or (n, ...); every trailing place gets its own interval. NaN values are left out. All
+Values are (n,) or (n, ...); every trailing index gets its own interval. NaN values are left out. All
 random numbers come from the seed, so that the same values give the same interval.
 """
 
@@ -21,43 +30,19 @@ METHOD = 2  # goes up when intervals of the same values change: stored records t
 BOOTSTRAP_FROM = 32  # below, percentile intervals are too short (coverage 0.88 at 8, 0.93 at 16)
 FARTHEST = 2.0  # times Student's half-width: farther ends come from one odd image and cover no more
 RESAMPLES = 1000
-LEVEL = 0.95
+LEVEL = 0.95  # the confidence of every interval
 Array = NDArray[Any]
 
 
 def t_interval(values: ArrayLike, *, level: float = LEVEL) -> Estimate:
-    """Mean -+ t * s / sqrt(n) over axis 0 (Student 1908); the ends are NaN for n < 2."""
+    """Mean -+ t * s / sqrt(n) over axis 0 (Student 1908); the ends are NaN for n < 2.
+
+    >>> t_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    Estimate(value=3.0, low=1.036756838..., high=4.963243161..., n=0)
+    """
     x = _array(values)
     mean, half = _mean(x), _quantile(_count(x), level) * _error(x)
     return _interval(mean, mean - half, mean + half)
-
-
-def bootstrap_interval(
-    values: ArrayLike,
-    statistic: Callable[[Array], Any] | None = None,
-    seed: int = 0,
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-) -> Estimate:
-    """Expanded percentile bootstrap over images (Efron 1979; Hesterberg 2015).
-
-    The percentiles lie as far out as Student's quantile asks for: plain ones are sqrt((n - 1) / n) z / t too near.
-
-    Args:
-        values: (n, ...), n >= 32.
-        statistic: (n, ...) -> a number or an array; the mean over axis 0 by default (much faster).
-
-    Raises:
-        ValueError: fewer than 32 images.
-    """
-    x = _array(values)
-    _enough(len(x))
-    if statistic is None:
-        return _percentiles(_mean(x), resampled_means(x, seed, resamples=resamples), level, len(x))
-    draws = stream(seed, "bootstrap", len(x), resamples).integers(0, len(x), (resamples, len(x)))
-    resampled = np.stack([np.asarray(statistic(x[d])) for d in draws])
-    return _percentiles(np.asarray(statistic(x)), resampled, level, len(x))
 
 
 def mean_interval(values: ArrayLike, seed: int = 0, *, level: float = LEVEL) -> Estimate:
@@ -101,9 +86,7 @@ def interval_of_means(
         return _percentiles(value, function(resampled_means(x, seed)), level, n)
     if n < 2:
         return _interval(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
-    without = function(_weighted_means((np.ones((n, n)) - np.eye(n)), x))
-    pseudo = t_interval(n * value - (n - 1) * without, level=level)
-    half = (np.asarray(pseudo.high) - np.asarray(pseudo.low)) / 2
+    half = _jackknife_half(value, function(_weighted_means((np.ones((n, n)) - np.eye(n)), x)), level)
     return _interval(value, value - half, value + half)
 
 
@@ -114,16 +97,15 @@ def jackknife_interval(n: int, statistic: Callable[[Array], Any], *, folds: int 
 
     Args:
         n: images, at least 2.
-        statistic: the kept image numbers (m,) -> an array.
+        statistic: the indices of the kept images (m,) -> an array.
         folds: how many groups; image i is in group i modulo this.
     """
-    places, count = np.arange(n), min(folds, n)
-    value = np.asarray(statistic(places), dtype=np.float64)
+    images, count = np.arange(n), min(folds, n)
+    value = np.asarray(statistic(images), dtype=np.float64)
     if count < 2:
         return _interval(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
-    without = np.stack([np.asarray(statistic(places[places % count != fold])) for fold in range(count)])
-    pseudo = t_interval(count * value - (count - 1) * without, level=level)
-    half = (np.asarray(pseudo.high) - np.asarray(pseudo.low)) / 2
+    without = np.stack([np.asarray(statistic(images[images % count != fold])) for fold in range(count)])
+    half = _jackknife_half(value, without, level)
     return _interval(value, value - half, value + half)
 
 
@@ -154,8 +136,7 @@ def two_level_interval(
         if size < 2:
             return Estimate(value, float("nan"), float("nan"))
         without = function(np.asarray((means.sum(0) - means) / (size - 1)))
-        pseudo = t_interval(size * value - (size - 1) * np.asarray(without, dtype=np.float64), level=level)
-        halves.append((float(pseudo.high) - float(pseudo.low)) / 2)
+        halves.append(float(_jackknife_half(value, np.asarray(without, dtype=np.float64), level)))
     half = float(np.hypot(halves[0], halves[1]))
     return Estimate(value, value - half, value + half)
 
@@ -180,6 +161,9 @@ def paired_difference_interval(first: ArrayLike, second: ArrayLike, seed: int = 
 
 def proportion_interval(correct: int, n: int, *, level: float = LEVEL) -> Estimate:
     """Share correct / n with Wilson's score interval (Wilson 1927), good for small n and near 0 and 1.
+
+    >>> proportion_interval(10, 10)
+    Estimate(value=1.0, low=0.7224672..., high=1.0, n=0)
 
     Raises:
         ValueError: not 0 <= correct <= n, or n = 0.
@@ -238,6 +222,13 @@ def _quantile(n: Array | int, level: float) -> Array:
     return np.asarray(stdtrit(np.maximum(np.asarray(n) - 1, 1), 0.5 + level / 2))
 
 
+def _jackknife_half(value: Array | float, without: Array, level: float) -> Array:
+    """Half the t-interval of the pseudo-values of a statistic; ``without`` (n, ...) leaves each unit out in turn."""
+    n = len(without)
+    pseudo = t_interval(n * value - (n - 1) * without, level=level)
+    return np.asarray((np.asarray(pseudo.high) - np.asarray(pseudo.low)) / 2)
+
+
 def _studentised(x: Array, mean: Array, seed: int) -> Array:
     """(R, ...): (resampled mean - mean) / its own standard error; infinite without spread, 0 for equal values."""
     centred = x.reshape(len(x), -1) - mean.reshape(1, -1)
@@ -250,8 +241,8 @@ def _studentised(x: Array, mean: Array, seed: int) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         means = weights @ centred / counts
         variance = np.maximum(weights @ centred**2 / counts - means**2, 0.0)
-        found = means / np.sqrt(variance / (counts - 1))
-    return np.where(np.isnan(found), 0.0, found).reshape(len(weights), *x.shape[1:])
+        studentised = means / np.sqrt(variance / (counts - 1))
+    return np.where(np.isnan(studentised), 0.0, studentised).reshape(len(weights), *x.shape[1:])
 
 
 @lru_cache(maxsize=4)
@@ -298,8 +289,3 @@ def _interval(value: Any, low: Any, high: Any) -> Estimate:
     if np.ndim(value) == 0:
         return Estimate(float(value), float(low), float(high))
     return Estimate(np.asarray(value), np.asarray(low), np.asarray(high))
-
-
-def _enough(n: int) -> None:
-    if n < BOOTSTRAP_FROM:
-        raise ValueError(f"{n} images are too few for a bootstrap (at least {BOOTSTRAP_FROM}): use t_interval")

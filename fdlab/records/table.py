@@ -18,6 +18,7 @@ from fdlab.records.atomic import replacing
 
 TEXT = ("model", "family", "probe", "metric", "unit", "objective", "reference")
 COUNTS = ("seed", "block", "head", "n")
+BOUNDS = ("value", "low", "high")
 COLUMNS = (
     "model",
     "family",
@@ -45,7 +46,14 @@ OF_TWO = ("cka",)
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows (dicts; missing columns are left empty) as a table with exactly ``COLUMNS``."""
+    """Rows (dicts; missing columns are left empty) as a table with exactly ``COLUMNS``.
+
+    >>> frame([{"model": "DINO", "metric": "nmi", "value": 0.25, "n": 64}])[["metric", "value", "n", "unit"]].to_csv()
+    ',metric,value,n,unit\\n0,nmi,0.25,64,\\n'
+
+    Raises:
+        ValueError: a row has a key that is no column; the nearest name is given.
+    """
     rows = list(rows)
     for row in rows:
         for key in row:
@@ -97,18 +105,25 @@ def with_bounds(table: pd.DataFrame, rows: Iterable[Mapping[str, Any]]) -> pd.Da
 
     A row is known by metric, block, head, x and y, as a written table has them (10 significant digits).
     """
-    anew = {_place(row): row for row in rows}
-    found = [{**row, **_bounds(anew.get(_place(row), {}))} for row in table.to_dict("records")]
-    return _typed(pd.DataFrame(found, columns=list(COLUMNS)))
+    anew = {_key(row): {name: row[name] for name in BOUNDS if name in row} for row in rows}
+    updated = [{**row, **anew.get(_key(row), {})} for row in table.to_dict("records")]
+    return _typed(pd.DataFrame(updated, columns=list(COLUMNS)))
 
 
-def _place(row: Mapping[Any, Any]) -> tuple[str, ...]:
-    numbers = (row.get(name) for name in ("block", "head", "x", "y"))
-    return row["metric"], *("" if pd.isna(number) else f"{float(number):.10g}" for number in numbers)
+def _key(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    numbers = [row.get(name) for name in ("block", "head", "x", "y")]
+    return row["metric"], *("" if number is None or pd.isna(number) else f"{float(number):.10g}" for number in numbers)
 
 
-def _bounds(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in ("value", "low", "high") if name in row}
+def as_markdown(table: pd.DataFrame) -> list[str]:
+    """Any table as the lines of a Markdown table, cells as ``str`` shows them.
+
+    >>> as_markdown(pd.DataFrame({"model": ["DINO"], "accuracy": ["0.83 (0.81 to 0.85)"]}))
+    ['| model | accuracy |', '|---|---|', '| DINO | 0.83 (0.81 to 0.85) |']
+    """
+    rows = [table.columns, *table.itertuples(index=False)]
+    header, *body = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
+    return [header, "|" + "---|" * len(table.columns), *body]
 
 
 def write_table(path: Path | str, table: pd.DataFrame) -> None:
@@ -130,13 +145,13 @@ def read_table(path: Path | str) -> pd.DataFrame:
             f"The table {path} cannot be read.",
             str(error),
             "Give the command that made it again.",
-            code=NOT_UNDERSTOOD,
+            NOT_UNDERSTOOD,
         ) from None
     if tuple(table.columns) != COLUMNS:
         raise FdlabError(
             f"{path} is not a table of fdlab.",
             f"Its columns are {', '.join(map(str, table.columns[:6]))}, ...",
             f"Expected: {', '.join(COLUMNS)}.",
-            code=NOT_UNDERSTOOD,
+            NOT_UNDERSTOOD,
         )
     return _typed(table)

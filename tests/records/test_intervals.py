@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # importlib m
 from interval_coverage import covered
 
 from fdlab.records.intervals import (
-    bootstrap_interval,
     interval_of_means,
     mean_interval,
     paired_difference_interval,
@@ -108,9 +107,7 @@ def test_equal_values_have_a_point_interval() -> None:
         assert (low, high) == (0.1, 0.1)
 
 
-def test_bootstrap_is_refused_below_32_and_used_from_there() -> None:
-    with pytest.raises(ValueError, match="too few"):
-        bootstrap_interval(normal(31))
+def test_bootstrap_is_used_from_32_images_on() -> None:
     skewed = np.exp(normal(32))
     assert mean_interval(skewed[1:]) == t_interval(skewed[1:])
     assert mean_interval(skewed).high > t_interval(skewed).high
@@ -134,7 +131,7 @@ def test_expanded_percentiles_known_answer() -> None:
     tail = math.erfc(2.0395134464 * math.sqrt(32 / 31) / math.sqrt(2)) / 2
     assert tail == pytest.approx(0.0191, abs=1e-4)
     x = normal(32)
-    found = bootstrap_interval(x, None, 0)
+    found = interval_of_means(x, lambda means: means, 0)
     assert [found.low, found.high] == pytest.approx(list(np.quantile(resampled_means(x, 0), [tail, 1 - tail])))
     assert interval_of_means(x, lambda means: 2 * means, 0).low == pytest.approx(2 * found.low)
 
@@ -176,28 +173,16 @@ def test_few_distinct_values_and_missing_ones(x: np.ndarray) -> None:
 
 def test_bootstrap_is_a_function_of_the_seed() -> None:
     x = normal(40)
-    assert bootstrap_interval(x, None, 1) == bootstrap_interval(x, None, 1)
-    assert bootstrap_interval(x, None, 1) != bootstrap_interval(x, None, 2)
-    assert bootstrap_interval(x, np.median, 1) == bootstrap_interval(x, np.median, 1)
+    assert interval_of_means(x, np.exp, 1) == interval_of_means(x, np.exp, 1)
+    assert interval_of_means(x, np.exp, 1) != interval_of_means(x, np.exp, 2)
 
 
-def test_bootstrap_of_the_mean_agrees_with_theory_and_with_the_general_form() -> None:
+def test_bootstrap_of_the_mean_agrees_with_theory() -> None:
     x = normal(200)
-    fast = bootstrap_interval(x, None, 0)
-    general = bootstrap_interval(x, lambda v: v.mean(axis=0), 0)
+    found = interval_of_means(x, lambda means: means, 0)
     width = t_interval(x).high - t_interval(x).low
-    for found in (fast, general):
-        assert found.high - found.low == pytest.approx(width, rel=0.12)
+    assert found.high - found.low == pytest.approx(width, rel=0.12)
     assert resampled_means(x).std() == pytest.approx(x.std() / math.sqrt(200), rel=0.1)
-
-
-def test_bootstrap_of_a_statistic_with_several_values() -> None:
-    x = normal(64, 3)
-    found = bootstrap_interval(x, lambda v: np.median(v, axis=0), 0)
-    assert np.shape(found.low) == (3,)
-    np.testing.assert_allclose(found.value, np.median(x, axis=0))
-    assert (found.low < found.value).all()
-    assert (found.value < found.high).all()
 
 
 @pytest.mark.parametrize(
