@@ -7,7 +7,6 @@ within a seed first. With one seed the images are the unit, from the records' pe
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from fdlab.compare.of_averages import OVER_HEADS
 from fdlab.compare.paired import same_images
 from fdlab.compare.significance import mean_of_units, weighted_sum
 from fdlab.errors import FdlabError
+from fdlab.records.atomic import read_json
 from fdlab.records.estimate import Estimate
 from fdlab.records.means import blocks_of, known_mean, rows_of
 from fdlab.records.metrics.names import OF_FINETUNING
@@ -279,11 +279,8 @@ def records_under(folder: Path) -> dict[tuple[str, str], Path]:
     """(probe, model) -> folder of the record, for all records of a report."""
     records = {}
     for path in sorted((folder / "records").rglob("manifest.json")):
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(manifest, dict) and "label" in manifest:
+        manifest = read_json(path)
+        if "label" in manifest:
             records[(str(manifest.get("probe", "")), str(manifest["label"]))] = path.parent
     return records
 

@@ -50,8 +50,8 @@ def _teacher_rows(first: Record, second: Record, seed: int) -> Iterable[dict[str
         pair = [values[:, block] for values in squares]
         if not all(np.isfinite(values).all() for values in pair):
             continue  # a block without a grid
-        explained = [Statistic(values, lambda means: 1 - means[:, 0] / means[:, 1]) for values in pair]
-        change = _difference(*explained, seed)
+        explained, other = (Statistic(values, lambda means: 1 - means[:, 0] / means[:, 1]) for values in pair)
+        change = _difference(explained, other, seed)
         where = {} if block < 0 else {"block": block, "depth": (block + 1) / depths[0]}
         words = objectives[0] if block < 0 else objectives[0].replace("final tokens", "block output")
         yield {"metric": "teacher_r2", "n": len(squares[0]), "unit": "", "objective": words, **where, **change.row}

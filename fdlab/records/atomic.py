@@ -15,7 +15,11 @@ from fdlab.errors import OUT_OF_SPACE, FdlabError
 
 
 def writable_folder(path: Path | str) -> Path:
-    """Makes the folder and proves that it can be written to."""
+    """Makes the folder and proves that it can be written to.
+
+    Raises:
+        FdlabError: it cannot.
+    """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +56,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
                 f"No space left while writing {target}.",
                 "The file that was there before is untouched.",
                 "Free some space and give the same command again: it continues.",
-                code=OUT_OF_SPACE,
+                OUT_OF_SPACE,
             ) from None
         raise
     finally:
@@ -73,6 +77,15 @@ def write_text(path: Path | str, text: str) -> None:
     """Writes a text file atomically."""
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """A JSON file as a dict; empty where the file is absent, damaged, or holds something else."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_json(path: Path | str, value: Any) -> None:

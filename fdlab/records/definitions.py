@@ -17,6 +17,7 @@ def definitions(table: pd.DataFrame) -> pd.DataFrame:
     """One row for each metric that the table has and that is defined, in the order of its first row.
 
     Columns ``COLUMNS``; ``low`` and ``high`` bound the possible values and are empty where there is no bound.
+    They are no interval: how the 95 % intervals of a table are made stands in ``intervals.py``.
     """
     entries = [asdict(METRICS[name]) for name in dict.fromkeys(table["metric"]) if name in METRICS]
     return pd.DataFrame([{**entry, "metric": entry["name"]} for entry in entries], columns=list(COLUMNS))

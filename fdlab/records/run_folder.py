@@ -18,13 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from fdlab.errors import USAGE, FdlabError
-from fdlab.records.atomic import replacing, writable_folder, write_json, write_text
+from fdlab.records.atomic import read_json, replacing, writable_folder, write_json, write_text
 
 RESULTS = ("student.safetensors", "encoder.safetensors")
 
 
 def slug(label: str) -> str:
-    """A label as a folder's name: letters, digits, ``.``, ``_`` and ``=`` stay, each run of others is one ``-``."""
+    """A label as a folder's name: letters, digits, ``.``, ``_`` and ``=`` stay, each run of others is one ``-``.
+
+    >>> slug("DINO, distilled (seed=1)")
+    'DINO-distilled-seed=1'
+    """
     return re.sub(r"[^\w.=]+", "-", label).strip("-")
 
 
@@ -65,10 +69,7 @@ class RunFolder:
 
     def facts(self) -> dict[str, Any]:
         """run.json, or an empty dict."""
-        try:
-            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        return read_json(self.path / "run.json")
 
     def prepare(self, recipe_toml: str, differences: list[str] | None = None) -> None:
         """Makes the folder, or accepts the one of an earlier start with the same settings.
@@ -118,7 +119,7 @@ class RunFolder:
             return new
         if new.path.exists() and any(new.path.iterdir()):
             raise FdlabError(
-                f"{new.path} is not empty.", "", "Name another folder; nothing there was touched.", code=USAGE
+                f"{new.path} is not empty.", fix="Name another folder; nothing there was touched.", code=USAGE
             )
         draft = writable_folder(new.path.parent / f".{new.path.name}.fork")
         shutil.copytree(self.last.parent, draft / self.last.parent.name, dirs_exist_ok=True)
@@ -134,17 +135,14 @@ class RunFolder:
     @property
     def forked(self) -> dict[str, Any]:
         """``from`` and ``changed`` of a run that ``fork`` made, else empty."""
-        try:
-            return json.loads((self.path / "fork.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        return read_json(self.path / "fork.json")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else trains in this folder meanwhile.
+        """Keeps other processes from training in this folder.
 
         Raises:
-            FdlabError: another process does.
+            FdlabError: another process is training in it.
         """
         try:
             import fcntl
@@ -164,7 +162,7 @@ class RunFolder:
             yield
 
     def same_inputs(self, inputs: dict[str, str]) -> None:
-        """Notes what the run starts from; on going on, refuses anything else.
+        """Notes the digests of what the run starts from; when it is continued, refuses changed ones.
 
         Raises:
             FdlabError: code 2, an input changed since the first start.
@@ -184,11 +182,11 @@ class RunFolder:
             )
 
     def finish(self, facts: dict[str, Any]) -> None:
-        """Says that the run is over."""
+        """Marks the run as finished; the facts go into run.json."""
         write_json(self.path / "run.json", {"state": "finished", **facts})
 
     def append_log(self, line: dict[str, Any]) -> None:
-        """One line of metrics.jsonl; not-a-number becomes null."""
+        """Adds a line to metrics.jsonl; values that are not finite become null."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(clean) + "\n")
@@ -196,12 +194,9 @@ class RunFolder:
     def read_log(self) -> list[dict[str, Any]]:
         """The log's lines; a last line that a kill cut short is left out."""
         lines = []
-        if self.log.is_file():
-            for text in self.log.read_text(encoding="utf-8").splitlines():
-                try:
-                    lines.append(json.loads(text))
-                except ValueError:
-                    continue
+        for text in self.log.read_text(encoding="utf-8").splitlines() if self.log.is_file() else ():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(text))
         return lines
 
     def cut_log(self, step: int) -> None:

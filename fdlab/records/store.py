@@ -86,7 +86,7 @@ class Store:
         return self.root / "unfinished" / question_key(question)
 
     def get(self, question: dict[str, Any]) -> Record | None:
-        """The answer, or None where there is none, or where it is damaged (which is said: it is then made again)."""
+        """The answer, or None where there is none. A damaged one is None too, with a warning that it is made again."""
         folder = self.folder(question)
         for _ in range(RETRIES):  # another process may put a new answer in its place while this one is read
             before, problem, record = _stamp(folder), "", None
@@ -132,13 +132,13 @@ class Store:
 
 
 def _stamp(folder: Path) -> tuple[int, int] | None:
-    """Which answer lies here; None where there is none."""
+    """Inode and time of the answer in this folder, which tell one answer from another; None where there is none."""
     try:
         (folder / "manifest.json").stat()
-        found = folder.stat()
+        status = folder.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns
 
 
 def default_store() -> Store:

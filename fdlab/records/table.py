@@ -121,7 +121,7 @@ def as_markdown(table: pd.DataFrame) -> list[str]:
     >>> as_markdown(pd.DataFrame({"model": ["DINO"], "accuracy": ["0.83 (0.81 to 0.85)"]}))
     ['| model | accuracy |', '|---|---|', '| DINO | 0.83 (0.81 to 0.85) |']
     """
-    rows = [table.columns, *table.itertuples(index=False)]
+    rows: list[Iterable[Any]] = [table.columns, *table.itertuples(index=False)]
     header, *body = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     return [header, "|" + "---|" * len(table.columns), *body]
 

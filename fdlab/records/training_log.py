@@ -22,35 +22,30 @@ def runs_in(folder: Path | str) -> list[dict[str, Any]]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FdlabError(f"There is no folder {folder}.", "", "Name the folder that holds the runs.", code=USAGE)
-    found = []
+        raise FdlabError(f"There is no folder {folder}.", fix="Name the folder that holds the runs.", code=USAGE)
+    runs = []
     for path in sorted(p.parent for p in folder.glob("*/recipe.toml")):
         run = RunFolder(path)
         last: dict[str, Any] = next((line for line in reversed(run.read_log()) if line.get("loss") is not None), {})
-        found.append({"run": str(path), "state": _state(run), "step": last.get("step", 0), "loss": last.get("loss")})
-    return found
+        runs.append({"run": str(path), "state": _state(run), "step": last.get("step", 0), "loss": last.get("loss")})
+    return runs
 
 
 def read_run(path: Path | str) -> dict[str, Any]:
     """One run: ``state``, ``step``, ``steps`` (None while only epochs are known), ``epochs``, ``series``.
 
-    ``series``: name -> (steps, values), as logged.
-    Values that are not finite or no numbers are left out.
+    ``series``: name -> (steps, values), as logged. Values that are not finite or no numbers are left out.
 
     Raises:
         FdlabError: code 2, this is no run's folder, or nothing was logged yet.
     """
     run = RunFolder(path)
     if not run.recipe.is_file():
-        raise FdlabError(
-            f"{path} is no run.",
-            "It has no recipe.toml.",
-            "Name the folder of one training: fdlab runs lists them.",
-            code=USAGE,
-        )
+        fix = "Name the folder of one training: fdlab runs lists them."
+        raise FdlabError(f"{path} is no run.", "It has no recipe.toml.", fix, USAGE)
     log = run.read_log()
     if not log:
-        raise FdlabError(f"{path} has logged nothing yet.", "", "Wait for its first log line, or start it.", code=USAGE)
+        raise FdlabError(f"{path} has logged nothing yet.", fix="Wait for its first log line, or start it.", code=USAGE)
     series: dict[str, tuple[list[int], list[float]]] = {}
     for line in log:
         for name, value in line.items():
@@ -76,14 +71,16 @@ def _state(run: RunFolder) -> str:
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """The values as a line of bars, averaged to at most ``width``; a constant is a flat line in the middle."""
+    """The values as a line of bars, averaged to at most ``width``; a constant is a flat line in the middle.
+
+    >>> sparkline([0, 1, 2, 3, 2, 1])
+    '▁▃▆█▆▃'
+    """
     if not values:
         return ""
     groups = min(width, len(values))
-    means = []
-    for place in range(groups):
-        part = values[place * len(values) // groups : (place + 1) * len(values) // groups]
-        means.append(sum(part) / len(part))
+    edges = [group * len(values) // groups for group in range(groups + 1)]
+    means = [sum(values[first:last]) / (last - first) for first, last in zip(edges, edges[1:], strict=False)]
     low, high = min(means), max(means)
     if not high > low:
         return BARS[3] * groups
