@@ -43,6 +43,7 @@ def test_what_both_share_cancels() -> None:
 def test_the_late_mean_is_over_the_last_half_and_all_heads() -> None:
     first, second = np.zeros((IMAGES, 4, 2)), np.zeros((IMAGES, 4, 2))
     first[:, 2], first[:, 3, 0] = 1.0, 3.0
+    second[:, 0] = 8.0  # an early block, which does not count
     table = rows_of(record({"nmi": first}), record({"nmi": second}))
     assert table[table["block"].isna()]["value"].iloc[0] == pytest.approx((1 + 1 + 3 + 0) / 4)
     assert table[table["block"] == 3]["value"].iloc[0] == pytest.approx(1.5)

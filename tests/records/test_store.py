@@ -64,6 +64,7 @@ def test_an_answer_of_an_older_version_is_known(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.put({**QUESTION, "version": 2}, record(1.0))
     assert store.older_version({**QUESTION, "version": 4}) == 2
+    assert store.older_version({**QUESTION, "version": 3}) == 2
     assert store.older_version({**QUESTION, "version": 2}) is None
     assert store.older_version({**QUESTION, "version": 4, "weights": "other"}) is None
     assert store.older_version(QUESTION) is None

@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fdlab.errors import FdlabError
-from fdlab.records.table import COLUMNS, frame, join, read_table, with_bounds, write_table
+from fdlab.records.table import (
+    COLUMNS,
+    as_markdown,
+    differences,
+    frame,
+    join,
+    read_table,
+    values,
+    with_bounds,
+    write_table,
+)
 
 
 def test_missing_columns_are_empty_and_order_is_fixed() -> None:
@@ -55,6 +65,23 @@ def test_a_row_survives_the_disk(
     assert back["model"][0] == f"m {name}"
     assert back["value"][0] == pytest.approx(value, rel=1e-9)
     assert (back["block"].isna()[0] and block is None) or back["block"][0] == block
+
+
+def test_values_and_differences_share_the_rows_of_models() -> None:
+    table = frame(
+        [
+            {"metric": "nmi", "value": 0.0},
+            {"metric": "nmi", "value": 1.0, "reference": "b"},
+            {"metric": "cka", "value": 2.0, "reference": "b"},  # of two models, but no difference
+            {"metric": "nmi", "value": 3.0, "reference": "design", "probe": "two_way"},  # of a group of models
+        ]
+    )
+    assert values(table)["value"].tolist() == [0.0, 2.0]
+    assert differences(table)["value"].tolist() == [1.0]
+
+
+def test_a_markdown_table_has_a_line_for_each_row() -> None:
+    assert as_markdown(frame([{"model": "a"}])[["model", "n"]]) == ["| model | n |", "|---|---|", "| a | <NA> |"]
 
 
 def test_join_keeps_types() -> None:
