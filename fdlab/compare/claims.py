@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fdlab.compare.cohort import Cohort, Member
+from fdlab.compare.cohort import Cohort, Member, group_of
 from fdlab.compare.evidence import INTERVALS, SEEDS, Combination, Evidence, Missing, Result
 from fdlab.compare.hypotheses import Claim, Measure
-from fdlab.compare.roles import SAYS, Roles, group_of
+from fdlab.compare.roles import SAYS, Roles
 from fdlab.compare.significance import ALPHA, for_and_against, holm
 from fdlab.records.estimate import Estimate
 

@@ -73,6 +73,11 @@ class Member(BaseModel):
         return "mim" if family == "masked" else family
 
 
+def group_of(member: Member) -> str:
+    """The name that the seeds of a model share."""
+    return member.group or member.label
+
+
 class Cohort(BaseModel):
     """The models of a comparison, in the order in which they are shown."""
 
@@ -159,7 +164,7 @@ def _seeds(cohort: Cohort) -> None:
     """Checks that no group has a seed twice, and that each model of a group of several has one."""
     groups: dict[str, list[int | None]] = {}
     for member in cohort.model:
-        groups.setdefault(member.group or member.label, []).append(member.seed)
+        groups.setdefault(group_of(member), []).append(member.seed)
     for group, seeds in groups.items():
         if len(seeds) > 1 and (None in seeds or len(set(seeds)) < len(seeds)):
             shown = ", ".join("none" if seed is None else str(seed) for seed in seeds)

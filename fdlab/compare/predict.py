@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fdlab.compare.cohort import Cohort, Member
+from fdlab.compare.cohort import Cohort, Member, group_of
 from fdlab.compare.evidence import Evidence, Missing
 from fdlab.compare.hypotheses import SCORE
 from fdlab.compare.kendall import interval, left_out, p_value, smallest_p, tau_b
-from fdlab.compare.roles import group_of
 from fdlab.compare.significance import ALPHA, holm
 from fdlab.errors import USAGE, FdlabError, nearest
 

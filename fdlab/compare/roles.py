@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from fdlab.compare.cohort import Cohort, Member
+from fdlab.compare.cohort import Cohort, Member, group_of
 
 RELATIONS = ("teacher", "own-design", "random-teacher", "undistilled", "untrained")
 SAYS = {
@@ -46,12 +46,11 @@ class Selector(BaseModel):
         return [value] if isinstance(value, str) else value
 
     def __str__(self) -> str:
-        keys = self.model_dump(exclude_unset=True)
-        return ", ".join(f"{key} {_words(value)}" for key, value in keys.items()) or "any model"
-
-
-def _words(value: Any) -> str:
-    return " or ".join(map(str, value)) if isinstance(value, list) else str(value).lower()
+        words = {
+            key: " or ".join(map(str, value)) if isinstance(value, list) else str(value).lower()
+            for key, value in self.model_dump(exclude_unset=True).items()
+        }
+        return ", ".join(f"{key} {value}" for key, value in words.items()) or "any model"
 
 
 class Roles:
@@ -88,9 +87,9 @@ class Roles:
     def _fits(self, member: Member, selector: Selector) -> bool:
         teacher = self.members.get(member.pair_of)
         return (
-            _in(member.family, selector.family)
-            and _in(member.design, selector.design)
-            and _in(member.group or member.label, selector.group)
+            member.family in (selector.family or [member.family])
+            and member.design in (selector.design or [member.design])
+            and group_of(member) in (selector.group or [group_of(member)])
             and member.variant in selector.variant
             and (not selector.teacher or (teacher is not None and teacher.family in selector.teacher))
             and selector.own_design in (None, self.has_own_design(member))
@@ -129,12 +128,3 @@ class Roles:
 def _seed_fits(other: Member, member: Member) -> bool:
     """The same seed, or the one model that stands for all seeds."""
     return other.seed is None or other.seed == member.seed
-
-
-def _in(value: str, allowed: list[str]) -> bool:
-    return not allowed or value in allowed
-
-
-def group_of(member: Member) -> str:
-    """The name that the seeds of a model share."""
-    return member.group or member.label

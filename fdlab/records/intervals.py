@@ -86,7 +86,7 @@ def interval_of_means(
         return _percentiles(value, function(resampled_means(x, seed)), level, n)
     if n < 2:
         return _interval(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
-    half = _jackknife_half(value, function(_weighted_means((np.ones((n, n)) - np.eye(n)), x)), level)
+    half = _jackknife_half(value, function(_weighted_means(np.ones((n, n)) - np.eye(n), x)), level)
     return _interval(value, value - half, value + half)
 
 

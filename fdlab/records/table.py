@@ -20,23 +20,8 @@ TEXT = ("model", "family", "probe", "metric", "unit", "objective", "reference")
 COUNTS = ("seed", "block", "head", "n")
 BOUNDS = ("value", "low", "high")
 COLUMNS = (
-    "model",
-    "family",
-    "seed",
-    "probe",
-    "metric",
-    "block",
-    "depth",
-    "head",
-    "x",
-    "y",
-    "value",
-    "low",
-    "high",
-    "n",
-    "unit",
-    "objective",
-    "reference",
+    *("model", "family", "seed", "probe", "metric", "block", "depth", "head", "x", "y"),
+    *("value", "low", "high", "n", "unit", "objective", "reference"),
 )
 
 CONTROL = "random start"  # the label of the untrained control that is added to measured models

@@ -17,16 +17,10 @@ from typing import Any
 
 from fdlab.errors import USAGE, FdlabError, nearest
 
+# in the order in which metrics are listed
 FILES = (
-    "attention",
-    "evaluation",
-    "features",
-    "hessian",
-    "sharpness",
-    "landscape",
-    "attribution",
-    "trainability",
-    "predict",
+    *("attention", "evaluation", "features", "hessian", "sharpness"),
+    *("landscape", "attribution", "trainability", "predict"),
 )
 
 
