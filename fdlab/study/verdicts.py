@@ -13,7 +13,6 @@ from fdlab.compare.evidence import Evidence, records_under, scores_of
 from fdlab.compare.hypotheses import packaged_claims, read_claims
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import replacing
-from fdlab.records.estimate import Estimate
 from fdlab.report.folder import read_report
 from fdlab.report.report import Report
 from fdlab.study.publish import rewrite_page
@@ -150,10 +149,10 @@ def _effect(contrast: Contrast | None) -> dict[str, Any]:
     if contrast is None:
         unknown = dict.fromkeys(("effect", "low", "high"), math.nan)
         return {"metric": "", "direction": "", "smallest": math.nan, "compared": "", **unknown, "n": 0, "unit": ""}
-    found, change = contrast.found, contrast.change
+    result, change = contrast.result, contrast.change
     stated = {"direction": contrast.direction, "smallest": contrast.smallest, "compared": contrast.what}
     interval = {"effect": change.value, "low": change.low, "high": change.high, "n": change.n}
-    return {"metric": found.metric, **stated, **interval, "unit": found.unit}
+    return {"metric": result.metric, **stated, **interval, "unit": result.unit}
 
 
 def _by_group(values: dict[str, float]) -> str:
