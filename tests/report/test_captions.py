@@ -10,10 +10,11 @@ import pytest
 from mock_study import ALONE, MIM, RANDOM_A, RANDOM_B, SAME, STUDENT, TEACHER
 
 from fdlab.records.estimate import Estimate
-from fdlab.records.table import join
-from fdlab.report.captions import listed, pair, separated
+from fdlab.records.table import frame, join
+from fdlab.report.captions import compared, listed, pair, separated
 from fdlab.report.figures import FIGURES, available, figure_of
 from fdlab.report.numbers import readable
+from fdlab.report.pairs import pairwise
 from fdlab.report.report import Report
 
 Facts = dict[str, Any]
@@ -179,3 +180,28 @@ def test_separated() -> None:
 
 def test_listed() -> None:
     assert [listed(w) for w in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+
+
+def test_each_number_stands_with_its_model_between_its_own_bounds() -> None:
+    values = (Estimate(1.0, 0.9, 1.2), Estimate(2.0, 1.9, 2.3))
+    sentence = compared("entropy", "entropy", values, ("A", "B"), "block 3")
+    assert sentence == (
+        "In block 3, the entropy is 1.00 (0.90 to 1.20) in A and 2.00 (1.90 to 2.30) in B: the intervals are separate."
+    )
+
+
+def test_a_difference_has_its_sign() -> None:
+    row = {"probe": "attention", "metric": "entropy", "reference": "B", "value": 0.5, "low": 0.4, "high": 0.6}
+    up, down = {**row, "model": "A"}, {**row, "model": "C", "value": -0.5, "low": -0.6, "high": -0.4}
+    unclear = {**row, "model": "D", "low": -0.1}
+    table = pairwise(Report(frame([up, down, unclear]))).set_index("model")
+    assert list(table["verdict"]) == ["higher", "lower", "not separated"]
+    assert list(table["difference"])[:2] == ["+0.50 (+0.40 to +0.60)", "-0.50 (-0.60 to -0.40)"]
+
+
+def test_facts_are_written_as_they_were_read() -> None:
+    written = {"data": "digits", "unknown_key": [1], "seed": [0, 1], "images": None, "command": ""}
+    facts = Report(frame([]), written).facts
+    assert list(facts.written.items()) == list(written.items())
+    assert (facts.data, facts.seeds, facts.images, facts.command) == ("digits", (0, 1), None, "")
+    assert Report(frame([]), written).with_facts(title="T").facts.written == {**written, "title": "T"}

@@ -132,24 +132,21 @@ class Cka(Figure):
 
 
 def _panel(axes: Axes, values: np.ndarray) -> Any:
+    """A heatmap of (blocks, blocks); the value stands in its cell where there are few."""
+    import seaborn as sns
+
+    few = max(values.shape) <= NUMBERS_UP_TO
+    texts = np.vectorize(lambda value: f"{value:.2f}".replace("-0.00", "0.00"))(values) if few else False
+    norm, drawn = BoundaryNorm(EDGES, SHADES.N), np.clip(values, 0, 1 - 1e-9)
+    style = {"cmap": SHADES, "norm": norm, "cbar": False, "square": True}
+    sns.heatmap(drawn, annot=texts, fmt="", annot_kws={"fontsize": 6}, ax=axes, **style)
+    for text, value in zip(axes.texts, values[np.isfinite(values)], strict=False):  # none where there are many
+        text.set_color(ON_DARK if value > 0.8 else ON_LIGHT)
     down, across = values.shape
-    places = (np.arange(across + 1) + 0.5, np.arange(down + 1) + 0.5)
-    norm = BoundaryNorm(EDGES, SHADES.N)
-    drawn = axes.pcolormesh(*places, np.ma.masked_invalid(values).clip(0, 1 - 1e-9), cmap=SHADES, norm=norm)
-    axes.set_aspect("equal")
-    axes.invert_yaxis()
-    axes.set_xticks(_ticks(across))
-    axes.set_yticks(_ticks(down))
+    axes.set_xticks([block - 0.5 for block in _ticks(across)], _ticks(across), rotation=0)
+    axes.set_yticks([block - 0.5 for block in _ticks(down)], _ticks(down), rotation=0)
     axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    if max(values.shape) <= NUMBERS_UP_TO:
-        for (i, j), value in np.ndenumerate(values):
-            if np.isfinite(value):
-                text = f"{value:.2f}".replace("-0.00", "0.00")
-                color = ON_DARK if value > 0.8 else ON_LIGHT
-                axes.text(j + 1, i + 1, text, ha="center", va="center", fontsize=6, color=color)
-    return drawn
+    return axes.collections[0]
 
 
 def _ticks(blocks: int) -> list[int]:

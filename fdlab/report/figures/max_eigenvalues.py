@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
@@ -18,13 +17,13 @@ class MaxEigenvalues(Figure):
     probe, metric, headline = "hessian", "max_eigenvalue", "max_eigenvalue_mean"
 
     def draw(self) -> Drawing:
+        import seaborn as sns
+
         figure = new_figure(COLUMN, 2.0 + 0.14 * len(self.names))
         axes = figure.subplots()
         for name in self.names:
-            values = np.sort(self.of(name)["value"])
-            share = np.arange(1, len(values) + 1) / len(values)
             look = self.looks[name]
-            axes.step(values, share, where="post", color=look.color, ls=look.line, label=wrap(name, 30, 1))
+            sns.ecdfplot(self.of(name)["value"], color=look.color, ls=look.line, label=wrap(name, 30, 1), ax=axes)
         if self.rows["value"].min() > 0:
             axes.set_xscale("log")
         axes.set_ylim(0, 1.02)
