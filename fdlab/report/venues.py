@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.collections import Collection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -72,7 +73,7 @@ def enlarge(figure: Figure) -> Figure:
         return figure
     figure.set_size_inches(*(zoom * figure.get_size_inches()))
     for text in figure.findobj(Text):
-        text.set_fontsize(zoom * text.get_fontsize())
+        text.set_fontsize(zoom * float(text.get_fontsize()))
         if isinstance(text, Annotation) and text.anncoords == "offset points":
             text.xyann = (zoom * text.xyann[0], zoom * text.xyann[1])
     for box in figure.findobj(PackerBase):  # the gaps inside legends
@@ -82,7 +83,7 @@ def enlarge(figure: Figure) -> Figure:
         line.set_markersize(zoom * line.get_markersize())
         line.set_markeredgewidth(zoom * line.get_markeredgewidth())
     for kept in figure.findobj(Collection):
-        kept.set_linewidth([zoom * width for width in kept.get_linewidth()])
+        kept.set_linewidth([zoom * width for width in np.atleast_1d(kept.get_linewidth())])
         if isinstance(kept, PathCollection):
             kept.set_sizes(zoom**2 * kept.get_sizes())
     for patch in figure.findobj(Patch):

@@ -143,8 +143,8 @@ def _panel(axes: Axes, values: np.ndarray) -> Any:
     for text, value in zip(axes.texts, values[np.isfinite(values)], strict=False):  # none where there are many
         text.set_color(ON_DARK if value > 0.8 else ON_LIGHT)
     down, across = values.shape
-    axes.set_xticks([block - 0.5 for block in _ticks(across)], _ticks(across), rotation=0)
-    axes.set_yticks([block - 0.5 for block in _ticks(down)], _ticks(down), rotation=0)
+    axes.set_xticks([block - 0.5 for block in _ticks(across)], list(map(str, _ticks(across))), rotation=0)
+    axes.set_yticks([block - 0.5 for block in _ticks(down)], list(map(str, _ticks(down))), rotation=0)
     axes.tick_params(length=0)
     return axes.collections[0]
 
