@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from fdlab.data.sources import open_data
 from fdlab.errors import FdlabError
 from fdlab.experiments.others import as_section, write_others
+from fdlab.report.report import Report
 from fdlab.study.evaluate import classifier
 
 
@@ -51,7 +52,7 @@ def test_models_that_others_trained_are_a_section_with_their_own_accuracy(tmp_pa
     labels = open_data("digits#test[:70]").labels()
     said = made["facts"]["notes"][0]
     assert f"on 70 images: a {100 * (labels == 3).mean():.1f} % (" in said
-    section = as_section(made["table"], made["facts"], "others")
+    section = as_section(Report(made["table"], made["facts"]), "others")
     assert said in section
     assert "others/figures/attention_distance.png" in section
     assert not (tmp_path / "others" / "records").exists()
