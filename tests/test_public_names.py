@@ -45,6 +45,10 @@ def test_the_three_trainings_name_and_explain_their_arguments(verb: Any, own: se
     assert "Example:" in verb.__doc__
 
 
+def test_type_checkers_may_read_the_package() -> None:
+    assert Path(fdlab.__file__).with_name("py.typed").is_file()
+
+
 class Planned(Exception):
     """Stops a verb before it trains."""
 

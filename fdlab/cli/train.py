@@ -92,39 +92,39 @@ def finetune(
     _start("classify", {"classify.model": model}, locals())
 
 
-def _start(task: str | None, own: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Trains with the options of a verb, by their names; ``own`` are the settings that the verb alone has."""
+def _start(task: str | None, settings: dict[str, Any], options: Mapping[str, Any]) -> None:
+    """Trains with a verb's options, by their names; ``settings`` are those that no other verb has."""
     from fdlab.engine.distributed import is_leader
     from fdlab.engine.recipe import parse_overrides
     from fdlab.records.run_folder import RunFolder
     from fdlab.study import training
 
     planned = training.plan(
-        given["recipe"],
+        options["recipe"],
         task=task,
-        overrides=parse_overrides(given["overrides"] or []),
-        config=given["config"],
+        overrides=parse_overrides(options["overrides"] or []),
+        config=options["config"],
         options={
-            **own,
-            "data.source": given["data"],
-            "data.test": given["test"],
-            "run.seed": given["seed"],
-            "run.device": given["device"],
-            "watch.probe_every": given["probe_every"] or None,
+            **settings,
+            "data.source": options["data"],
+            "data.test": options["test"],
+            "run.seed": options["seed"],
+            "run.device": options["device"],
+            "watch.probe_every": options["probe_every"] or None,
         },
     )
-    if given["dry_run"]:
+    if options["dry_run"]:
         for key, value, origin in planned.describe():
             typer.echo(f"{key} = {value!r}  ({origin})")
         return
-    folder = RunFolder(given["out"] or Path("runs") / Path(given["recipe"]).stem)
-    target = folder.beside(given["fork"]) if given["fork"] else folder
-    quiet = given["quiet"] or not is_leader()
+    folder = RunFolder(options["out"] or Path("runs") / Path(options["recipe"]).stem)
+    target = folder.beside(options["fork"]) if options["fork"] else folder
+    quiet = options["quiet"] or not is_leader()
     if target.finished and not quiet:
         typer.echo(f"{target.path} is finished already.", err=True)
-    training.run(planned, folder.path, quiet=quiet, fork=given["fork"])
+    training.run(planned, folder.path, quiet=quiet, fork=options["fork"])
     if is_leader():
-        _print(str(target.path), target.facts(), quiet, given["as_json"])
+        _print(str(target.path), target.facts(), quiet, options["as_json"])
 
 
 def _print(run: str, facts: Mapping[str, Any], quiet: bool, as_json: bool) -> None:

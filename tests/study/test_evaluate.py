@@ -8,11 +8,12 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from fdlab.checkpoints.open import open_model
 from fdlab.data.sources import open_data
 from fdlab.errors import FdlabError
 from fdlab.experiments.others import as_section, write_others
 from fdlab.report.report import Report
-from fdlab.study.evaluate import classifier
+from fdlab.study.evaluate import classifier, features
 
 
 def file_that_always_says(path: Path, answer: int, classes: int = 10) -> str:
@@ -41,6 +42,18 @@ def test_models_without_classifier_and_labels_beyond_it_are_explained(tmp_path: 
     assert caught.value.code == 3
     with pytest.raises(FdlabError, match="holds no classifier"):
         classifier([file_that_always_says(tmp_path / "none.pth", 0, classes=0)], "digits#test[:40]")
+
+
+def test_patches_are_pooled_without_the_prefix_tokens() -> None:
+    encoder, images = open_model("random:test_vit"), open_data("digits#test[:5]")
+    assert encoder.info.prefix_tokens == 1
+    pixels, answers = images.stack(range(5), 160)
+    with torch.no_grad():
+        tokens = encoder.tokens(encoder.normalise(pixels))
+    for pool, expected in (("patches", tokens[:, 1:].mean(1)), ("class", tokens[:, 0])):
+        got, labels = features(encoder, images, pool=pool, batch=2)
+        assert torch.allclose(got, expected, atol=1e-5)
+        assert labels.tolist() == answers.tolist()
 
 
 @pytest.mark.slow
