@@ -124,7 +124,7 @@ def passes(copy: Path, test: str, root: Path) -> tuple[str, float]:
         "OMP_NUM_THREADS": "1",
         "FDLAB_SHARED": os.environ.get("FDLAB_SHARED", str(root.parent / "shared")),
     }
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", test]
     before = time.perf_counter()
     try:
         done = subprocess.run(
