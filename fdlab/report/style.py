@@ -11,6 +11,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -122,63 +124,21 @@ def looks_of(report: Report) -> dict[str, Look]:
     return looks(list(dict.fromkeys(names)), report.families)
 
 
-SETTINGS: dict[str, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same metrics everywhere
-    "font.size": 7.5,
-    "axes.titlesize": 7.5,
-    "axes.labelsize": 7.5,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "legend.handlelength": 2.2,
-    "legend.columnspacing": 1.4,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": False,
-    "axes.axisbelow": True,
-    "axes.titlepad": 3.5,
-    "axes.labelpad": 2.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.minor.width": 0.4,
-    "ytick.minor.width": 0.4,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "xtick.major.pad": 2,
-    "ytick.major.pad": 2,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.1,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "figure.constrained_layout.h_pad": 0.03,
-    "figure.constrained_layout.w_pad": 0.03,
-    "pdf.fonttype": 42,
-    "ps.fonttype": 42,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fdlab",
-    "text.usetex": False,
-}
+@cache
+def _settings() -> dict[Any, Any]:
+    """matplotlib's defaults with the house's style on top; what chooses a backend is left out."""
+    style = resources.files("fdlab.report").joinpath("figures.mplstyle")
+    with resources.as_file(style) as path:
+        chosen = mpl.rc_params_from_file(path, use_default_template=False)
+    return {k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")} | dict(chosen)
 
 
 def settings() -> Any:
-    """A context in which figures are drawn and saved: matplotlib's own defaults plus ``SETTINGS``.
+    """A context in which figures are drawn and saved: matplotlib's own defaults plus figures.mplstyle.
 
     Starting from the defaults keeps a user's matplotlibrc from changing the bytes.
     """
-    chosen: dict[Any, Any] = {k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")}
-    chosen.update(SETTINGS)
-    return mpl.rc_context(chosen)
+    return mpl.rc_context(_settings())
 
 
 def new_figure(width: float, height: float) -> Figure:
