@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fdlab.compare.blocks import late
 from fdlab.experiments.digits import CELLS, MASKED, SAME_DESIGN, SIZE, STUDENT, TEACHER
 from fdlab.experiments.words import signed
 from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import paired_difference_interval, proportion_interval, t_interval
+from fdlab.records.means import late
 from fdlab.records.store import Record
 
 # What is compared, last half of the blocks: (sentence, first, second), always first minus second.

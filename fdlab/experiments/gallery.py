@@ -13,10 +13,10 @@ import pandas as pd
 from fdlab.compare.cohort import Cohort
 from fdlab.experiments.digits import CELLS, FULL_MINUTES, study_of
 from fdlab.experiments.digits_words import notes_over_seeds
-from fdlab.experiments.words import claim_lines, figure_lines, limits_of, table_lines
+from fdlab.experiments.words import claim_lines, figure_lines, limits_of
 from fdlab.records.atomic import writable_folder, write_text
 from fdlab.records.store import Record
-from fdlab.records.table import join, read_table, write_table
+from fdlab.records.table import join, markdown_lines, read_table, write_table
 from fdlab.report.figures import available
 from fdlab.report.numbers import readable
 from fdlab.report.report import Report
@@ -80,4 +80,4 @@ def as_markdown(report: Report) -> str:
     for figure in available(report):
         lines += [f"## {figure.replace('_', ' ')}", "", *figure_lines(figure, report)]
     lines += ["## Numbers", "", "Attention columns are means over the last half of the blocks.", ""]
-    return "\n".join([*lines, *table_lines(numbers), "", *limits_of(facts)]) + "\n"
+    return "\n".join([*lines, *markdown_lines(numbers), "", *limits_of(facts)]) + "\n"

@@ -12,12 +12,13 @@ import pandas as pd
 from fdlab.compare.cohort import Cohort, Member
 from fdlab.errors import FdlabError
 from fdlab.experiments.two_factors import Cell, Study
+from fdlab.records.means import means_over_seeds, rows_of
 from fdlab.records.metrics import METRICS
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join
 from fdlab.study import stage
-from fdlab.study.rate_search import accuracies, means_over_seeds
+from fdlab.study.rate_search import accuracies
 from fdlab.version import versions
 
 PROBE = "cells"
@@ -91,7 +92,7 @@ def values(table: pd.DataFrame) -> pd.DataFrame:
 def _single(seeds: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     kept = seeds[(seeds["probe"] == measure.probe) & (seeds["metric"] == measure.metric)]
     if measure.late:
-        kept = kept[kept["depth"] > 0.5]
+        kept = rows_of(kept)
     rows = []
     for key, group in kept.groupby(KEYS, sort=False, dropna=False):
         value = float(group["value"].mean())

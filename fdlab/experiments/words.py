@@ -9,6 +9,7 @@ import pandas as pd
 
 from fdlab.experiments.two_factors import KINDS, Cell
 from fdlab.records.estimate import Estimate
+from fdlab.records.table import markdown_lines
 from fdlab.report.figures import figure_of
 from fdlab.report.report import Report
 
@@ -99,7 +100,7 @@ def as_markdown(report: Report) -> str:
     for figure in ("two_way", "trainability"):
         subject = figure_of(figure, report)
         if subject.present:
-            lines += ["", f"## {subject.title}", "", *figure_lines(figure, report), *table_lines(subject.numbers())]
+            lines += ["", f"## {subject.title}", "", *figure_lines(figure, report), *markdown_lines(subject.numbers())]
     return "\n".join([*lines, "", "An interval is a 95 % t-interval over seeds; * leaves out 0.", ""])
 
 
@@ -115,12 +116,6 @@ def claim_lines(claims: Sequence[Mapping[str, Any]]) -> list[str]:
 def figure_lines(figure: str, report: Report, folder: str = "") -> list[str]:
     """A figure of the report in ``folder``, with its caption."""
     return [f"![{figure}]({folder}figures/{figure}.png)", "", " ".join(figure_of(figure, report).caption()), ""]
-
-
-def table_lines(numbers: pd.DataFrame) -> list[str]:
-    """A table in markdown."""
-    lines = ["| " + " | ".join(map(str, numbers.columns)) + " |", "|" + "---|" * len(numbers.columns)]
-    return lines + ["| " + " | ".join(map(str, row)) + " |" for row in numbers.itertuples(index=False)]
 
 
 def ranking(report: Report) -> str:

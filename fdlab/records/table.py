@@ -100,10 +100,10 @@ def _key(row: Mapping[Any, Any]) -> tuple[str, ...]:
     return row["metric"], *("" if number is None or pd.isna(number) else f"{float(number):.10g}" for number in numbers)
 
 
-def as_markdown(table: pd.DataFrame) -> list[str]:
+def markdown_lines(table: pd.DataFrame) -> list[str]:
     """Any table as the lines of a Markdown table, cells as ``str`` shows them.
 
-    >>> as_markdown(pd.DataFrame({"model": ["DINO"], "accuracy": ["0.83 (0.81 to 0.85)"]}))
+    >>> markdown_lines(pd.DataFrame({"model": ["DINO"], "accuracy": ["0.83 (0.81 to 0.85)"]}))
     ['| model | accuracy |', '|---|---|', '| DINO | 0.83 (0.81 to 0.85) |']
     """
     rows: list[Iterable[Any]] = [table.columns, *table.itertuples(index=False)]

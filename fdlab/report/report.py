@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from fdlab.records.estimate import UNKNOWN, Estimate
+from fdlab.records.means import rows_of
 from fdlab.records.table import is_value, values
 from fdlab.report.facts import Facts
 
@@ -195,7 +196,7 @@ class Report:
 
 def late(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the last half of the blocks (relative depth above one half)."""
-    return rows[rows["depth"] > 0.5]
+    return rows_of(rows)
 
 
 def estimate(rows: pd.DataFrame) -> Estimate:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from fdlab.measures.trainability import Width, lr_width, smoothed, steps_to
-from fdlab.records.intervals import t_interval
+from fdlab.records.means import means_over_seeds
 from fdlab.records.run_folder import RunFolder, slug
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join
@@ -202,17 +202,3 @@ def loss_curve(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     """(steps, losses) as logged: each loss is the mean over the steps since the line before."""
     lines = [line for line in run.read_log() if line.get("loss") is not None]
     return np.array([line["step"] for line in lines]), np.array([line["loss"] for line in lines])
-
-
-def means_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows without a seed: means over seeds with t-intervals, ``n`` = seeds; one seed has no interval."""
-    if table["seed"].nunique() < 2:
-        return frame([])  # a seed's own rows say it all
-    keys = ["model", "metric", "block", "head", "x", "y", "objective", "reference"]
-    kept = table[table["value"].notna() & table["seed"].notna()]
-    rows = []
-    for _, group in kept.groupby(keys, sort=False, dropna=False):
-        value, low, high, _ = t_interval(group["value"].to_numpy(float))
-        first = group.iloc[0].to_dict()
-        rows.append({**first, "seed": None, "value": value, "low": low, "high": high, "n": len(group)})
-    return frame(rows)

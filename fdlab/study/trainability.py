@@ -18,6 +18,7 @@ from fdlab.checkpoints.open import open_model
 from fdlab.checkpoints.sources import parse_label
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import writable_folder
+from fdlab.records.means import means_over_seeds
 from fdlab.records.metrics.names import OF_FINETUNING
 from fdlab.records.store import Record, Store
 from fdlab.records.table import join
@@ -25,7 +26,7 @@ from fdlab.study import stage
 from fdlab.study.diagnosis import shown_family
 from fdlab.study.inputs import planned_steps
 from fdlab.study.parallel import Job, report, run_jobs
-from fdlab.study.rate_search import PROBE, Search, Start, means_over_seeds
+from fdlab.study.rate_search import PROBE, Search, Start
 from fdlab.version import versions
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)

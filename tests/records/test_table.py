@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from fdlab.errors import FdlabError
 from fdlab.records.table import (
     COLUMNS,
-    as_markdown,
     differences,
     frame,
     join,
+    markdown_lines,
     read_table,
     values,
     with_bounds,
@@ -81,7 +81,7 @@ def test_values_and_differences_share_the_rows_of_models() -> None:
 
 
 def test_a_markdown_table_has_a_line_for_each_row() -> None:
-    assert as_markdown(frame([{"model": "a"}])[["model", "n"]]) == ["| model | n |", "|---|---|", "| a | <NA> |"]
+    assert markdown_lines(frame([{"model": "a"}])[["model", "n"]]) == ["| model | n |", "|---|---|", "| a | <NA> |"]
 
 
 def test_join_keeps_types() -> None:
