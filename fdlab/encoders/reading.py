@@ -62,29 +62,20 @@ def heads_of(encoder: Encoder) -> list[int]:
     return [heads for depth, heads in zip(info.stage_depths, info.stage_heads, strict=True) for _ in range(depth)]
 
 
-def manifest_of(encoder: Encoder, label: str, seed: int, images: int, places: list[Layout]) -> dict[str, Any]:
-    """What a record of attention says of its model and images; ``probe`` and ``version`` are the probe's."""
+def layout_facts(encoder: Encoder, grids: list[Layout]) -> dict[str, Any]:
+    """What the record of a probe of attention says of its model's tokens; ``grids`` has one entry a block."""
     info = encoder.info
     size = info.image_size
-    lines = [uniform_distance(place.grid, place.patch) for place in places]
+    lines = [uniform_distance(layout.grid, layout.patch) for layout in grids]
     return {
-        "label": label,
-        "weights": info.sha256,
-        "source": str(info.source),
-        "family": info.family,
-        "depth": info.depth,
         "heads": info.heads,
-        "grid": list(places[0].grid),
+        "grid": list(grids[0].grid),
         "patch_size": info.patch_size,
         "image_size": size if isinstance(size, int) else list(size),
         "prefix_tokens": info.prefix_tokens,
-        "options": list(info.options),
-        "assumed": list(info.assumed),
         "uniform_distance_px": lines[0] if len(set(lines)) == 1 else None,  # stages have a line each
         "uniform_by_block_px": lines,
-        "windows": [place.windows for place in places],
-        "images": images,
-        "seed": seed,
+        "windows": [layout.windows for layout in grids],
     }
 
 

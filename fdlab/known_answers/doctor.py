@@ -1,6 +1,6 @@
 """Known answers through the same code as any model: what ``fdlab doctor --probes`` prints.
 
-A probe joins by a line in ``PROBES``: the names of its cases and what runs one of them.
+A group of cases joins by a line in ``CASES``: the names of its cases and what runs one of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fdlab.known_answers import attention, attribution, curvature, features
 if TYPE_CHECKING:
     from fdlab.known_answers.check import Check
 
-PROBES: dict[str, tuple[Callable[[], Iterable[str]], Callable[[str, torch.dtype], list[Check]]]] = {
+CASES: dict[str, tuple[Callable[[], Iterable[str]], Callable[[str, torch.dtype], list[Check]]]] = {
     "attention": (attention.names, attention.run_case),
     "attribution": (lambda: attribution.CASES, attribution.run_case),
     "features": (lambda: features.CASES, features.run_case),
@@ -29,7 +29,7 @@ def known_answers() -> pd.DataFrame:
     """One row per probe, case and precision: ``probe``, ``case``, ``dtype``, ``checks``, ``wrong``,
     ``worst`` (the number farthest from its known answer, in parts of its tolerance) and ``error`` (its error)."""
     rows = []
-    for probe, (names, run) in PROBES.items():
+    for probe, (names, run) in CASES.items():
         for name in names():
             for dtype in DTYPES:
                 checks = run(name, dtype)

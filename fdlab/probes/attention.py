@@ -17,12 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fdlab.encoders.layout import Layout, layouts
-from fdlab.encoders.reading import Advances, SlicedImages, heads_of, manifest_of, prefix_of
+from fdlab.encoders.reading import Advances, SlicedImages, heads_of, layout_facts, prefix_of
 from fdlab.encoders.tap import AttentionCall, tap
-from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.measures.attention import ALL, metrics_from_sums, sums_for
 from fdlab.measures.attention_sums import BY_KIND, QuerySums
-from fdlab.probes.probe import Probe
+from fdlab.probes.probe import Probe, batches_of, check_images, check_name, manifest_of, untouched
 from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import interval_of_means, mean_interval
 from fdlab.records.metrics import METRICS
@@ -37,6 +36,7 @@ VERSION = 5
 _SLICE = {"cpu": 500_000, "cuda": 64_000_000}
 
 
+@untouched
 def measure_attention(
     encoder: Encoder,
     images: Tensor | SlicedImages,
@@ -68,7 +68,7 @@ def measure_attention(
         metrics: names to compute; all by default. Several kinds of prefix tokens add ``prefix_mass_KIND``.
         renormalise: False leaves ``distance``, its ratio and spreads unnormalised over the patches, as some
             published plots have them: attention on prefix tokens then makes them smaller.
-        earlier: the record of the first of these images, same model and settings: only the rest is looked at.
+        earlier: the record of the first of these images, same model and settings: only the rest is measured.
 
     Returns:
         A record: ``table`` with one row per metric, block and head (or block); ``arrays[metric]`` per image,
@@ -79,34 +79,22 @@ def measure_attention(
             could be read.
     """
     wanted = _wanted(metrics)
-    if len(images.shape) != 4 or len(images) == 0:
-        raise FdlabError(f"Images of shape {tuple(images.shape)} cannot be measured.", "", "Pass (n, 3, H, W).", USAGE)
-    places = layouts(encoder.module, encoder.info, images.shape[-2:])
+    check_images(images)
+    grids = layouts(encoder.module, encoder.info, images.shape[-2:])
     skipped: dict[str, None] = {}
     computed = [name for name in ALL if name in wanted or (name == "distance" and wanted & set(SPREADS))]
-    parts = [earlier.arrays] if earlier is not None else []
-    for start in range(earlier.manifest["offered"] if earlier is not None else 0, len(images), batch):
-        raw = images[start : start + batch]
-        if not len(raw):  # none of these could be read
-            continue
-        parts.append(_one_batch(encoder, raw, places, computed, skipped, renormalise))
-        if progress is not None:
-            progress.advance(len(raw))
+    parts, offered = ([], 0) if earlier is None else ([earlier.arrays], int(earlier.manifest["offered"]))
+    for _, raw in batches_of(images, batch, progress, offered):
+        parts.append(_one_batch(encoder, raw, grids, computed, skipped, renormalise))
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     rows = _rows(arrays, wanted, seed, heads_of(encoder))
-    same = {
-        "model": label,
-        "family": encoder.info.family,
-        "seed": seed,
-        "probe": "attention",
-        "objective": "",
-    }
-    manifest = manifest_of(encoder, label, seed, len(arrays[computed[0]]), places)
-    manifest |= {"probe": "attention", "version": VERSION}
+    columns = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "attention", "objective": ""}
+    measured = len(arrays[computed[0]])
+    manifest = manifest_of("attention", VERSION, encoder, label, seed, measured) | layout_facts(encoder, grids)
     manifest["renormalise"] = renormalise
     manifest["offered"] = len(images)  # with those that could not be read
     manifest["not_measured"] = list(skipped) or (earlier.manifest["not_measured"] if earlier is not None else [])
-    return Record(frame([{**same, **row} for row in rows]), arrays, manifest)
+    return Record(frame([{**columns, **row} for row in rows]), arrays, manifest)
 
 
 def intervals_anew(record: Record, seed: int) -> Record:
@@ -123,7 +111,7 @@ def intervals_anew(record: Record, seed: int) -> Record:
 def _one_batch(
     encoder: Encoder,
     raw: Tensor,
-    places: list[Layout],
+    grids: list[Layout],
     names: list[str],
     skipped: dict[str, None],
     renormalise: bool,
@@ -133,15 +121,15 @@ def _one_batch(
     blocks: list[dict[str, Tensor]] = []
 
     def on_call(call: AttentionCall) -> None:
-        place = places[call.block]
-        prefix = prefix_of(encoder, call, len(raw), place)
+        layout = grids[call.block]
+        prefix = prefix_of(encoder, call, len(raw), layout)
         slices = [
-            _measured(call, images, prefix, place, at_once, encoder, set(names), renormalise)
+            _measured(call, images, prefix, layout, at_once, encoder, set(names), renormalise)
             for images in _image_slices(call, at_once)
         ]
         joined = {name: torch.cat([part[name].float() for part in slices]) for name in slices[0]}
         # windows of one image lie together, as timm cuts them
-        blocks.append({name: v.unflatten(0, (len(raw), place.windows)).nanmean(1) for name, v in joined.items()})
+        blocks.append({name: v.unflatten(0, (len(raw), layout.windows)).nanmean(1) for name, v in joined.items()})
 
     with torch.no_grad(), tap(encoder.module, on_call, on_skip=lambda text: skipped.setdefault(text)):
         encoder.tokens(encoder.normalise(raw.to(encoder.device)))
@@ -155,16 +143,16 @@ def _image_slices(call: AttentionCall, at_once: int) -> list[slice]:
 
 
 def _measured(
-    call: AttentionCall, images: slice, prefix: int, place: Layout, at_once: int, encoder: Encoder, names: set[str],
+    call: AttentionCall, images: slice, prefix: int, layout: Layout, at_once: int, encoder: Encoder, names: set[str],
     renormalise: bool,
 ) -> dict[str, Tensor]:  # fmt: skip
     """The numbers of some images; of a single one that is too large, some rows of patches at a time."""
     kinds = encoder.info.prefix_kinds if prefix else ()
-    sums = QuerySums(place.grid, place.patch, prefix, sums_for(names), renormalise, kinds)
-    across = place.grid[1]
+    sums = QuerySums(layout.grid, layout.patch, prefix, sums_for(names), renormalise, kinds)
+    across = layout.grid[1]
     rows = max(1, 2 * at_once // (call.shape[1] * call.shape[-1] * across))
-    for first in range(0, place.patches, rows * across):
-        last = min(first + rows * across, place.patches)
+    for first in range(0, layout.patches, rows * across):
+        last = min(first + rows * across, layout.patches)
         sums.add(call.logits(images, slice(prefix + first, prefix + last)), first)
     return metrics_from_sums(sums, names)
 
@@ -188,20 +176,20 @@ def _rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int, heads: lis
     for name, over_heads in SPREADS.items():
         if name in wanted:
             distances = arrays["distance"]
-            found = interval_of_means(distances, over_heads, seed)
+            spread = interval_of_means(distances, over_heads, seed)
             # A spread is never negative; the jackknife's symmetric interval does not know that.
-            found = found._replace(low=np.maximum(found.low, 0.0))
-            rows += _interval_rows(name, np.fmin.reduce(distances, axis=-1), found, heads)
+            spread = spread._replace(low=np.maximum(spread.low, 0.0))
+            rows += _interval_rows(name, np.fmin.reduce(distances, axis=-1), spread, heads)
     return rows
 
 
 def _range(means: np.ndarray) -> np.ndarray:
-    """Over heads, the last axis."""
+    """The largest less the smallest over heads, the last axis."""
     return np.asarray(np.fmax.reduce(means, axis=-1) - np.fmin.reduce(means, axis=-1))
 
 
 def _deviation(means: np.ndarray) -> np.ndarray:
-    """Over heads, n - 1; NaN for a single head. NaN heads do not exist."""
+    """The standard deviation over heads (n - 1), the last axis; NaN for a single one; NaN heads are absent."""
     count = (~np.isnan(means)).sum(axis=-1)
     centred = means - np.nansum(means, axis=-1, keepdims=True) / np.maximum(count, 1)[..., None]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -212,42 +200,38 @@ def _deviation(means: np.ndarray) -> np.ndarray:
 SPREADS = {"distance_spread": _range, "distance_sd": _deviation}
 
 
-def _interval_rows(name: str, values: np.ndarray, found: Estimate, heads: list[int]) -> list[dict[str, Any]]:
+def _interval_rows(name: str, values: np.ndarray, mean: Estimate, heads: list[int]) -> list[dict[str, Any]]:
     """One row per block (and head): ``values`` (n, blocks[, heads]) gives the count of defined images."""
     counts = (~np.isnan(values)).sum(axis=0)
     return [
         {
             "metric": name,
-            "block": place[0],
-            "depth": (place[0] + 1) / counts.shape[0],
-            "head": place[1] if len(place) > 1 else None,
-            "value": float(found.value[place]),
-            "low": float(found.low[place]),
-            "high": float(found.high[place]),
-            "n": int(counts[place]),
+            "block": index[0],
+            "depth": (index[0] + 1) / counts.shape[0],
+            "head": index[1] if len(index) > 1 else None,
+            "value": float(mean.value[index]),
+            "low": float(mean.low[index]),
+            "high": float(mean.high[index]),
+            "n": int(counts[index]),
             "unit": METRICS[name].unit,
         }
-        for place in np.ndindex(counts.shape)
-        if len(place) == 1 or place[1] < heads[place[0]]
+        for index in np.ndindex(counts.shape)
+        if len(index) == 1 or index[1] < heads[index[0]]
     ]
 
 
 def _wanted(metrics: Iterable[str] | None) -> set[str]:
     known = (*ALL, *SPREADS)
     wanted = set(known if metrics is None else metrics)
-    for name in sorted(wanted - set(known)):
-        raise FdlabError(
-            f"No attention metric is called '{name}'.{nearest(name, known)}",
-            "",
-            f"Known: {', '.join(known)}.",
-            USAGE,
-        )
+    for name in sorted(wanted):
+        check_name("No attention metric is called", name, known)
     return wanted
 
 
 PROBE = Probe(
     measure=measure_attention,
     version=VERSION,
+    known_answers="attention",
     settings=("metrics", "renormalise"),
     takes=("earlier",),
     intervals_anew=intervals_anew,

@@ -2,13 +2,14 @@
 
 Two parts, each a question of its own in the store: ``curves`` (the score while parts of the image are removed or
 added, in the order of integrated gradients, of attention rollout and at random) and ``heads`` (the score without each
-head, and the conductance of each head). Images are looked at in groups of eight, each kept as it is done.
+head, and the conductance of each head). Images are measured in groups of eight, each kept as it is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,14 @@ import torch
 from scipy.special import bdtrc
 from torch import Tensor
 
-from fdlab.encoders.head_outputs import head_outputs, projections, without_head
+from fdlab.encoders.head_outputs import Projection, head_outputs, projections, without_head
 from fdlab.encoders.reading import SlicedImages, heads_of
 from fdlab.encoders.tap import AttentionCall, tap
-from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures import attribution as form
 from fdlab.measures.attribution_rows import UNDEFINED, curve_rows, head_rows, score_rows
 from fdlab.probes.objectives.scores import ClassOrFeature
-from fdlab.probes.probe import Probe
-from fdlab.progress import Progress
+from fdlab.probes.probe import Probe, check_images, check_name, expect, manifest_of, untouched
 from fdlab.records.atomic import replacing
 from fdlab.records.metrics import METRICS
 from fdlab.records.metrics.names import ORDERS
@@ -41,6 +41,7 @@ GROUP = 8  # images that are done, and kept, together
 Arrays = dict[str, np.ndarray]
 
 
+@untouched
 def measure_attribution(
     encoder: Encoder,
     images: Tensor | SlicedImages,
@@ -86,34 +87,34 @@ def measure_attribution(
         FdlabError: code 2: an unknown part, target or order, no image, labels that the classifier lacks; code 3:
             rollout of a model in windows, or a classifier or heads that the model does not have, asked for by name.
     """
-    _known(part, PARTS, "part")
+    check_name("Attribution has no part", part, PARTS)
     if steps < 1 or gradient_steps < 1:
-        raise FdlabError("Curves and integrals need at least one step.", "", "Set steps to 1 or more.", USAGE)
-    if len(images.shape) != 4 or len(images) == 0:
-        raise FdlabError(f"Images of shape {tuple(images.shape)} cannot be measured.", "", "Pass (n, 3, H, W).", USAGE)
+        raise FdlabError("Curves and integrals need at least one step.", fix="Set steps to 1 or more.", code=USAGE)
+    check_images(images)
     score = ClassOrFeature(encoder, target, labels is not None)
-    chosen, skipped = _orders(encoder, orders)
-    look = _Look(encoder, score, batch, seed, chosen, steps, gradient_steps, progress)
-    group = look.curves if part == "curves" else look.heads
-    look.plan(len(images), part)
+    chosen, left_out = _orders(encoder, orders)
+    groups = _Groups(encoder, score, batch, seed, chosen, steps, gradient_steps, progress)
+    measure = groups.curves if part == "curves" else groups.heads
+    groups.plan(len(images), part)
     parts = [
-        _kept(unfinished, start, lambda start=start: _read(images, labels, start, score, group))  # type: ignore[misc]
-        for start in range(0, len(images), GROUP)
+        _kept(unfinished, first, partial(_group, images, labels, first, score, measure))
+        for first in range(0, len(images), GROUP)
     ]
-    found = [arrays for arrays in parts if arrays]
-    if not found:
-        raise FdlabError("None of the images could be read.", "", "Check --data.", NOT_UNDERSTOOD)
-    arrays = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    readable = [arrays for arrays in parts if arrays]
+    if not readable:
+        raise FdlabError("None of the images could be read.", fix="Check --data.", code=NOT_UNDERSTOOD)
+    arrays = {name: np.concatenate([group[name] for group in readable]) for name in readable[0]}
     if part == "curves":
-        rows, said = curve_rows(arrays, look.shares(), chosen, seed)
+        rows, undefined = curve_rows(arrays, groups.shares(), chosen, seed)
         rows += score_rows(arrays, seed)
     else:
-        rows, said = head_rows(arrays, heads_of(encoder), seed)
+        left_out = []
+        rows, undefined = head_rows(arrays, heads_of(encoder), seed)
     n = len(arrays["score_whole"])
-    same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "attribution", "n": n}
-    table = frame([{**same, "objective": score.words, "unit": METRICS[row["metric"]].unit, **row} for row in rows])
-    manifest = _manifest(encoder, label, seed, n, part) | {"objective": score.words, "grid": list(look.grid)}
-    manifest["not_measured"] = [*(skipped if part == "curves" else []), *said]
+    columns = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "attribution", "n": n}
+    table = frame([{**columns, "objective": score.words, "unit": METRICS[row["metric"]].unit, **row} for row in rows])
+    manifest = manifest_of("attribution", VERSION, encoder, label, seed, n)
+    manifest |= {"part": part, "objective": score.words, "not_measured": [*left_out, *undefined]}
     if "answered" in arrays:
         manifest["label_is_first_answer"] = float(arrays["answered"].mean())
         manifest["remarks"] = _strangers(encoder, arrays["answered"])
@@ -125,19 +126,19 @@ def intervals_anew(record: Record, seed: int) -> Record:
     arrays, table = record.arrays, record.table
     if "head_effect" in arrays:
         blocks, most = arrays["head_effect"].shape[1:]
-        rows, said = head_rows(arrays, [most] * blocks, seed)  # absent heads have no row to fill
+        rows, undefined = head_rows(arrays, [most] * blocks, seed)  # absent heads have no row to fill
     else:
         shares = table[table["metric"] == "deletion_curve_random"]["x"].to_numpy(np.float64)
         orders = [name.removeprefix("deletion_") for name in arrays if name.startswith("deletion_")]
-        rows, said = curve_rows(arrays, shares, orders, seed)
+        rows, undefined = curve_rows(arrays, shares, orders, seed)
         rows += score_rows(arrays, seed)
     kept = [text for text in record.manifest["not_measured"] if not text.startswith(UNDEFINED)]
-    manifest = {**record.manifest, "not_measured": kept + said}
+    manifest = {**record.manifest, "not_measured": kept + undefined}
     return replace(record, table=with_bounds(table, rows), manifest=manifest)
 
 
-def announcement(encoder: Encoder, _size: tuple[int, int], settings: dict[str, Any]) -> str:
-    """How much work an image is, said before it starts."""
+def announcement(encoder: Encoder, _size: Sequence[int], settings: Mapping[str, Any]) -> str:
+    """How much work an image is, said before the probe starts."""
     gradient = settings.get("gradient_steps", 50)
     if settings.get("part", "curves") == "heads":
         return f"{sum(heads_of(encoder))} forward passes an image for its heads, {gradient + 1} with gradients"
@@ -148,17 +149,22 @@ def announcement(encoder: Encoder, _size: tuple[int, int], settings: dict[str, A
 # --- one group of images -------------------------------------------------------------------------------
 
 
-class _Look:
-    """How one looks at a group of images; counts forward passes for the progress."""
+@dataclass
+class _Groups:
+    """How a group of images is measured; counts forward passes for the progress."""
 
-    def __init__(
-        self, encoder: Encoder, score: ClassOrFeature, batch: int, seed: int, orders: list[str], steps: int,
-        gradient_steps: int, progress: Any,
-    ) -> None:  # fmt: skip
-        self.encoder, self.score, self.batch, self.seed = encoder, score, batch, seed
-        self.orders, self.gradient_steps, self.progress = orders, gradient_steps, progress
-        self.grid = encoder.info.grid
-        self.counts = form.counts_of(self.grid[0] * self.grid[1], steps)
+    encoder: Encoder
+    score: ClassOrFeature
+    batch: int
+    seed: int
+    orders: list[str]
+    steps: int
+    gradient_steps: int
+    progress: Any
+
+    def __post_init__(self) -> None:
+        self.grid = self.encoder.info.grid
+        self.counts = form.counts_of(self.grid[0] * self.grid[1], self.steps)
 
     def shares(self) -> np.ndarray:
         """(points,): the share of the cells that is changed at each point of a curve."""
@@ -166,11 +172,12 @@ class _Look:
 
     def plan(self, images: int, part: str) -> None:
         """Progress is counted in passes over a group; one with gradients counts as three."""
-        if isinstance(self.progress, Progress):
-            curves = 2 * (len(self.counts) - 2) * len(self.orders)
-            heads = sum(heads_of(self.encoder)) + 3 * self.gradient_steps
-            each = curves + 3 * self.gradient_steps * ("gradients" in self.orders) if part == "curves" else heads
-            self.progress.total = each * -(-images // GROUP)
+        if part == "heads":
+            passes = sum(heads_of(self.encoder)) + 3 * self.gradient_steps
+        else:
+            passes = 2 * (len(self.counts) - 2) * len(self.orders)
+            passes += 3 * self.gradient_steps * ("gradients" in self.orders)
+        expect(self.progress, passes * -(-images // GROUP))
 
     def done(self, passes: int = 1) -> None:
         if self.progress is not None:
@@ -179,39 +186,48 @@ class _Look:
     def scores(self, images: Tensor, aims: Tensor) -> Tensor:
         """(B,): without gradients, ``batch`` images at a time."""
         with torch.no_grad():
-            pairs = zip(images.split(self.batch), aims.split(self.batch), strict=True)
-            return torch.cat([self.score(*pair) for pair in pairs])
+            return torch.cat([self.score(*pair) for pair in self.pairs(images, aims)])
+
+    def pairs(self, images: Tensor, aims: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """``batch`` images and their aims at a time."""
+        return zip(images.split(self.batch), aims.split(self.batch), strict=True)
 
     def ends(self, images: Tensor, aims: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,) scores of the whole images and of images without any of their parts."""
         return self.scores(images, aims), self.scores(torch.zeros_like(images), aims)
 
     def curves(self, images: Tensor, aims: Tensor, first: int) -> dict[str, Tensor]:
         """Scores along the curves of every order; ``first`` is the number of the group's first image."""
         whole, empty = self.ends(images, aims)
-        found = {"score_whole": whole, "score_empty": empty}
+        results = {"score_whole": whole, "score_empty": empty}
         for name in self.orders:
             if name == "random":
                 order = form.random_order(self.seed, range(first, first + len(images)), self.counts[-1])
             else:
-                cells = self._gradients(images, aims, found) if name == "gradients" else self._rollout(images)
-                found[f"cells_{name}"] = cells
+                if name == "gradients":
+                    cells, results["completeness_gap"] = self._gradients(images, aims)
+                else:
+                    cells = self._rollout(images)
+                results[f"cells_{name}"] = cells
                 order = form.descending(cells.cpu())
             removed, added = form.curves(
                 self.scores, images, aims, order, self.grid, self.counts, ends=(whole, empty), done=self.done
             )
-            found |= {f"deletion_{name}": removed, f"insertion_{name}": added}
-        return found
+            results |= {f"deletion_{name}": removed, f"insertion_{name}": added}
+        return results
 
-    def _gradients(self, images: Tensor, aims: Tensor, found: dict[str, Tensor]) -> Tensor:
-        pairs = zip(images.split(self.batch), aims.split(self.batch), strict=True)
+    def _gradients(self, images: Tensor, aims: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, cells) integrated gradients and their (B,) gaps to the difference of the scores."""
         parts = [
-            form.integrated_gradients(self.score, *pair, steps=self.gradient_steps, rows=self.batch) for pair in pairs
+            form.integrated_gradients(self.score, *pair, steps=self.gradient_steps, rows=self.batch)
+            for pair in self.pairs(images, aims)
         ]
-        found["completeness_gap"] = torch.cat([gap for _, gap in parts])
         self.done(3 * self.gradient_steps)
-        return torch.cat([form.cell_sums(attributions, self.grid) for attributions, _ in parts])
+        cells = [form.cell_sums(attributions, self.grid) for attributions, _ in parts]
+        return torch.cat(cells), torch.cat([gap for _, gap in parts])
 
     def _rollout(self, images: Tensor) -> Tensor:
+        """(B, cells): how much of each cell reaches what the score reads."""
         rollout = form.Rollout()
         tokens = self.grid[0] * self.grid[1] + self.encoder.info.prefix_tokens
 
@@ -230,68 +246,64 @@ class _Look:
         blocks = projections(self.encoder)
         shape = (len(images), len(blocks), max(block.heads for block in blocks))
         effect = torch.full(shape, float("nan"), dtype=whole.dtype, device=whole.device)
-        for place, block in enumerate(blocks):
+        conductance = effect.clone()
+        for number, block in enumerate(blocks):
+            conductance[:, number, : block.heads] = 0
             for head in range(block.heads):
                 with without_head(block, head):
-                    effect[:, place, head] = whole - self.scores(images, aims)
+                    effect[:, number, head] = whole - self.scores(images, aims)
                 self.done()
-        conductance = torch.full_like(effect, float("nan"))
-        pairs = zip(images.split(self.batch), aims.split(self.batch), conductance.split(self.batch), strict=True)
-        for some, their_aims, into in pairs:
-            self._conductance(some, their_aims, into)
+        for pair, total in zip(self.pairs(images, aims), conductance.split(self.batch), strict=True):
+            self._conductance(blocks, *pair, total)
         self.done(3 * self.gradient_steps)
         return {
             "score_whole": whole, "score_empty": empty, "head_effect": effect, "head_conductance": conductance,
         }  # fmt: skip
 
-    def _conductance(self, images: Tensor, aims: Tensor, into: Tensor) -> None:
-        """captum's ``LayerConductance`` at every projection's input, summed over tokens and each head's channels.
+    def _conductance(self, blocks: list[Projection], images: Tensor, aims: Tensor, total: Tensor) -> None:
+        """Adds captum's ``LayerConductance`` at every projection's input, summed over tokens and each head's channels.
 
         One walk along the line serves all blocks; captum would walk once a block, and fails where a projection sees
-        windows.
+        windows. ``total``: (B, blocks, heads).
         """
-        blocks = projections(self.encoder)
-        before: tuple[list[Tensor], tuple[Tensor, ...]] | None = None
-        total = torch.zeros_like(into).nan_to_num()
+        before: list[tuple[Tensor, Tensor]] = []
         for alpha in form.line_points(self.gradient_steps + 1):
             with torch.enable_grad(), head_outputs(blocks) as outputs:
                 point = (alpha * images).requires_grad_()
                 slopes = torch.autograd.grad(self.score(point, aims).sum(), outputs)
-            values = [output.detach() for output in outputs]
-            for place, block in enumerate(blocks) if before is not None else ():
-                moved = block.by_head(before[1][place] * (values[place] - before[0][place]))  # type: ignore[index]
-                total[:, place, : block.heads] += moved.unflatten(0, (len(images), -1)).sum((1, 2, 4))
-            before = values, slopes
-        for place, block in enumerate(blocks):
-            into[:, place, : block.heads] = total[:, place, : block.heads]
+            here = [(output.detach(), slope) for output, slope in zip(outputs, slopes, strict=True)]
+            for number, (block, (value, _), (last, slope)) in enumerate(zip(blocks, here, before, strict=False)):
+                moved = block.by_head(slope * (value - last)).unflatten(0, (len(images), -1))
+                total[:, number, : block.heads] += moved.sum((1, 2, 4))
+            before = here
 
 
-def _read(
-    images: Any, labels: Any, start: int, score: ClassOrFeature, look: Callable[..., dict[str, Tensor]]
+def _group(
+    images: Any, labels: Any, first: int, score: ClassOrFeature, measure: Callable[..., dict[str, Tensor]]
 ) -> Arrays:
-    """One group's arrays; none where none of it can be read."""
-    part = slice(start, min(start + GROUP, len(images)))
+    """The arrays of one group of images from number ``first`` on; none where none of it can be read."""
+    part = slice(first, min(first + GROUP, len(images)))
     raw = images[part]
     if not len(raw):
         return {}
-    seen = score.encoder.normalise(raw.to(score.encoder.device))
-    aims, answered = score.aims(seen, None if labels is None else labels[part])
-    found = look(seen, aims, start)
+    inputs = score.encoder.normalise(raw.to(score.encoder.device))
+    aims, answered = score.aims(inputs, None if labels is None else labels[part])
+    results = measure(inputs, aims, first)
     if answered is not None:
-        found["answered"] = answered
-    return {name: values.detach().float().cpu().numpy() for name, values in found.items()}
+        results["answered"] = answered
+    return {name: values.detach().float().cpu().numpy() for name, values in results.items()}
 
 
-def _kept(folder: Path | None, start: int, make: Callable[[], Arrays]) -> Arrays:
-    """The group's arrays from the folder, or made and kept there."""
-    path = None if folder is None else folder / f"images-{start}.npz"
+def _kept(folder: Path | None, first: int, measure: Callable[[], Arrays]) -> Arrays:
+    """The group's arrays from the folder, or measured and kept there."""
+    path = None if folder is None else folder / f"images-{first}.npz"
     if path is not None and path.is_file():
         try:
             with np.load(path, allow_pickle=False) as kept:
                 return dict(kept)
         except DAMAGED:
-            pass  # damaged: made again
-    arrays = make()
+            pass  # measured again
+    arrays = measure()
     if path is not None:
         with replacing(path) as draft, draft.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -313,10 +325,10 @@ def _strangers(encoder: Encoder, answered: np.ndarray) -> list[str]:
 
 
 def _orders(encoder: Encoder, asked: Iterable[str] | None) -> tuple[list[str], list[str]]:
-    """The orders in the house's sequence, and sentences on what was left out though nobody named it."""
+    """The orders in the sequence of ``ORDERS``, and sentences on what was left out though nobody named it."""
     names = list(ORDERS) if asked is None else [asked] if isinstance(asked, str) else list(asked)
     for name in names:
-        _known(name, tuple(ORDERS), "order")
+        check_name("Attribution has no order", name, ORDERS)
     wanted = {*names, "random"}
     if "rollout" not in wanted or not encoder.info.windows:
         return [name for name in ORDERS if name in wanted], []
@@ -335,25 +347,10 @@ def _no_rollout(encoder: Encoder, why: str) -> FdlabError:
     )
 
 
-def _known(name: str, names: tuple[str, ...], kind: str) -> None:
-    if name not in names:
-        raise FdlabError(
-            f"Attribution has no {kind} '{name}'.{nearest(name, names)}", "", f"Known: {', '.join(names)}.", USAGE
-        )
-
-
-def _manifest(encoder: Encoder, label: str, seed: int, images: int, part: str) -> dict[str, Any]:
-    info = encoder.info
-    return {
-        "probe": "attribution", "version": VERSION, "label": label, "weights": info.sha256, "source": str(info.source),
-        "family": info.family, "depth": info.depth, "options": list(info.options), "assumed": list(info.assumed),
-        "images": images, "seed": seed, "part": part,
-    }  # fmt: skip
-
-
 PROBE = Probe(
     measure=measure_attribution,
     version=VERSION,
+    known_answers="attribution",
     settings=("part", "target", "orders", "steps", "gradient_steps"),
     takes=("labels", "unfinished"),
     announcement=announcement,

@@ -8,9 +8,9 @@ tokens of one group at a time. CKA between models follows from the kept Gram mat
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from fdlab.data.transforms import View, apply, draw
 from fdlab.encoders.encoder import blocks_of
-from fdlab.encoders.reading import patch_tokens
-from fdlab.errors import NOT_UNDERSTOOD, OUT_OF_SPACE, USAGE, FdlabError, nearest
+from fdlab.encoders.reading import SlicedImages, patch_tokens
+from fdlab.errors import NOT_UNDERSTOOD, OUT_OF_SPACE, USAGE, FdlabError
 from fdlab.measures import features as form
 from fdlab.measures.feature_rows import (
     FOLDS,
@@ -35,7 +35,7 @@ from fdlab.measures.feature_rows import (
     per_image_rows,
 )
 from fdlab.measures.teacher_folds import Block, TeacherFolds, explained_rows
-from fdlab.probes.probe import Probe
+from fdlab.probes.probe import Probe, batches_of, check_images, check_name, manifest_of, untouched
 from fdlab.randomness import stream
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
@@ -52,20 +52,11 @@ ALL = ("cka", *PER_IMAGE, *OF_SET, SPECTRUM, "alignment", *LABELLED)
 TAUGHT = "teacher_r2"
 
 
-class Slices(Protocol):
-    """Images or labels of which one slice at a time is read."""
-
-    shape: tuple[int, ...]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, part: slice) -> Tensor: ...
-
-
+@untouched
 def measure_features(
     encoder: Encoder,
-    images: Tensor | Slices,
-    labels: Tensor | Slices | None = None,
+    images: Tensor | SlicedImages,
+    labels: Tensor | SlicedImages | None = None,
     *,
     label: str,
     seed: int = 0,
@@ -103,26 +94,25 @@ def measure_features(
             of images that are not square, too few images, an unknown pooling, more tokens to keep than ``TOKENS``.
     """
     wanted, pooling = _wanted(metrics, teacher is not None), _pooling(pooling)
-    if len(images.shape) != 4 or len(images) == 0:
-        raise FdlabError(f"Images of shape {tuple(images.shape)} cannot be measured.", "", "Pass (n, 3, H, W).", USAGE)
+    check_images(images)
     wanted = _possible(wanted, images, labels, asked=metrics is not None)
-    taught = None if teacher is None else _Taught(teacher, encoder, TeacherFolds(len(images), seed))
-    seen = _Seen(encoder, wanted, seed, pooling, taught)
-    for start in range(0, len(images), GROUP):
-        seen.group(images, None if labels is None else labels, start, batch, progress)
-    arrays = seen.arrays()
+    pair = None if teacher is None else _Pair(teacher, encoder, TeacherFolds(len(images), seed))
+    outputs = _BlockOutputs(encoder, wanted, seed, pooling, pair)
+    for first in range(0, len(images), GROUP):
+        outputs.add_group(images, labels, first, batch, progress)
+    arrays = outputs.arrays()
     if "labels" in arrays and len(np.unique(arrays["labels"])) < 2:  # known only once they were read
         if metrics is not None:
             raise FdlabError("The images are all of one class.", "Nothing can be classified.", "Use other data.", USAGE)
         wanted -= set(LABELLED)
-    rows = feature_rows(arrays, wanted, seed, seen.tokens)
-    if taught is not None:
-        found, arrays["teacher_squares"] = taught.rows(images, batch, progress)
-        rows += found
-    same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "features"}
-    kept = {name: values for name, values in arrays.items() if name != "pooled"}
-    table = frame([{**same, "unit": METRICS[row["metric"]].unit, **row} for row in rows])
-    return Record(table, kept, _manifest(encoder, label, seed, len(arrays["pooled"])))
+    rows = feature_rows(arrays, wanted, seed, outputs.tokens)
+    if pair is not None:
+        explained, arrays["teacher_squares"] = pair.rows(images, batch, progress)
+        rows += explained
+    columns = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "features"}
+    table = frame([{**columns, "unit": METRICS[row["metric"]].unit, **row} for row in rows])
+    count = len(arrays.pop("pooled"))
+    return Record(table, arrays, manifest_of("features", VERSION, encoder, label, seed, count))
 
 
 def intervals_anew(record: Record, seed: int) -> Record:
@@ -136,40 +126,37 @@ def intervals_anew(record: Record, seed: int) -> Record:
 def between(records: Mapping[str, Record], *, seed: int) -> pd.DataFrame:
     """``cka`` between the blocks of every two models on the same images: ``x`` is the block of ``reference``."""
     rows: list[dict[str, Any]] = []
-    for first, second in combinations(records, 2):
-        one, other = records[first], records[second]
-        if "gram" not in one.arrays or "gram" not in other.arrays:
+    for (name, record), (other_name, other) in combinations(records.items(), 2):
+        if "gram" not in record.arrays or "gram" not in other.arrays:
             continue
-        if not np.array_equal(one.arrays["gram_sizes"], other.arrays["gram_sizes"]):
+        if not np.array_equal(record.arrays["gram_sizes"], other.arrays["gram_sizes"]):
             continue  # other images were unreadable for one of them
-        same = {"model": first, "reference": second, "family": one.manifest["family"], "seed": seed}
-        rows += [{**same, "probe": "features", **row} for row in cka_rows(one.arrays, other.arrays)]
+        columns = {"model": name, "reference": other_name, "family": record.manifest["family"], "seed": seed}
+        rows += [{**columns, "probe": "features", **row} for row in cka_rows(record.arrays, other.arrays)]
     return frame(rows)
 
 
 # --- reading ---------------------------------------------------------------------------------------------
 
 
-class _Seen:
-    """What is kept of the images seen so far."""
+@dataclass
+class _BlockOutputs:
+    """What is kept of the blocks' outputs for the images so far."""
 
-    def __init__(
-        self, encoder: Encoder, wanted: set[str], seed: int, pooling: set[str], taught: _Taught | None
-    ) -> None:
-        self.encoder, self.wanted, self.seed, self.pooling, self.taught = encoder, wanted, seed, pooling, taught
-        self.tokens: list[Tensor] = []
-        self.parts: dict[str, list[np.ndarray]] = {}
-        self.sizes: list[int] = []
+    encoder: Encoder
+    wanted: set[str]
+    seed: int
+    pooling: set[str]
+    pair: _Pair | None
+    tokens: list[Tensor] = field(default_factory=list)
+    parts: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    sizes: list[int] = field(default_factory=list)
 
-    def group(self, images: Any, labels: Any, start: int, batch: int, progress: Any) -> None:
+    def add_group(self, images: Any, labels: Any, first: int, batch: int, progress: Any) -> None:
         """Reads one group of images in forward passes of ``batch``."""
         flat: list[list[Tensor]] = []
-        stop = min(start + GROUP, len(images))
-        for first in range(start, stop, batch):
-            part = slice(first, min(first + batch, stop))
-            raw = images[part]
-            if not len(raw):  # none of these could be read
-                continue
+        stop = min(first + GROUP, len(images))
+        for start, raw in batches_of(images, batch, progress, first, stop):
             blocks, final = _outputs(self.encoder, raw)
             flat.append([tokens.flatten(1) for tokens, _ in blocks] if "cka" in self.wanted else [])
             self._keep("pooled", torch.stack([_fit(tokens.mean(1), blocks) for tokens, _ in blocks], 1))
@@ -177,17 +164,16 @@ class _Seen:
                 if name in self.wanted:
                     self._keep(name, torch.stack([_per_image(name, *block) for block in blocks], 1))
             if "alignment" in self.wanted:
-                self._keep("alignment", self._alignment(raw, first))
+                self._keep("alignment", self._alignment(raw, start))
             if labels is not None and self.wanted & set(LABELLED):
-                self._keep("labels", labels[part])
+                self._keep("labels", labels[start : min(start + batch, stop)])
                 self._pool(final, len(images))
-            if self.taught is not None:
-                self.taught.add(raw, blocks, final)
-            if progress is not None:
-                progress.advance(len(raw))
+            if self.pair is not None:
+                self.pair.add(raw, blocks, final)
         self._grams(flat)
 
     def _pool(self, final: Tensor, images: int) -> None:
+        """Keeps the pooled final tokens, one entry a pooling."""
         patches = final[:, self.encoder.info.prefix_tokens :]
         if "patches" in self.pooling:
             self._keep("patch mean", patches.mean(1))
@@ -205,6 +191,7 @@ class _Seen:
             self.tokens.append(patches.cpu().contiguous())
 
     def _grams(self, flat: list[list[Tensor]]) -> None:
+        """Keeps the group's Gram matrices, filled up with zeros to ``GROUP`` images."""
         size = sum(len(part[0]) for part in flat if part)
         if size < FEWEST:
             return
@@ -215,24 +202,26 @@ class _Seen:
         self.sizes.append(size)
 
     def _alignment(self, raw: Tensor, first: int) -> Tensor:
+        """(b, blocks): the distance between the mean tokens of two views of each image."""
         size = int(raw.shape[-1])
         pooled = []
         for view in (0, 1):
-            drawn = [stream(self.seed, "alignment", first + place, view) for place in range(len(raw))]
-            seen = apply(raw.cpu(), VIEW, draw(VIEW, drawn, size), size, direct=True)
-            pooled.append([tokens.mean(1) for tokens, _ in _outputs(self.encoder, seen)[0]])
+            streams = [stream(self.seed, "alignment", first + number, view) for number in range(len(raw))]
+            views = apply(raw.cpu(), VIEW, draw(VIEW, streams, size), size, direct=True)
+            pooled.append([tokens.mean(1) for tokens, _ in _outputs(self.encoder, views)[0]])
         return torch.stack([form.alignment(a, b) for a, b in zip(*pooled, strict=True)], 1)
 
     def _keep(self, name: str, values: Tensor) -> None:
         self.parts.setdefault(name, []).append(values.cpu().numpy())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        made = {name: np.concatenate(parts) for name, parts in self.parts.items()}
-        return made | ({"gram_sizes": np.array(self.sizes)} if self.sizes else {})
+        """name -> (n, ...) of all images; ``gram`` and ``gram_sizes`` by group."""
+        arrays = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        return arrays | ({"gram_sizes": np.array(self.sizes)} if self.sizes else {})
 
 
 @dataclass
-class _Taught:
+class _Pair:
     """Hands the tokens of a teacher and of the model to what compares them."""
 
     teacher: Encoder
@@ -241,27 +230,23 @@ class _Taught:
 
     def add(self, raw: Tensor, blocks: list[Block], final: Tensor) -> None:
         tokens, grid = final[:, self.encoder.info.prefix_tokens :], blocks[-1][1]
-        own = grid if grid is not None and grid[0] * grid[1] == tokens.shape[1] else None
-        self.folds.add((patch_tokens(self.teacher, raw), self.teacher.info.grid), [*blocks, (tokens, own)])
+        final_grid = grid if grid is not None and grid[0] * grid[1] == tokens.shape[1] else None
+        self.folds.add((patch_tokens(self.teacher, raw), self.teacher.info.grid), [*blocks, (tokens, final_grid)])
 
     def rows(self, images: Any, batch: int, progress: Any) -> tuple[list[dict[str, Any]], np.ndarray]:
         """The second pass: what the ridges of the other images explain of every image."""
         if progress is not None:
             progress.total += len(images)
         self.folds.fit()
-        for first in range(0, len(images), batch):
-            raw = images[first : first + batch]
-            if len(raw):
-                self.add(raw, *_outputs(self.encoder, raw))
-            if progress is not None:
-                progress.advance(len(raw))
+        for _, raw in batches_of(images, batch, progress):
+            self.add(raw, *_outputs(self.encoder, raw))
         info = self.teacher.info
         return self.folds.rows(f"teacher {info.timm_name or info.family} {info.sha256[:8]}")
 
 
 def _outputs(encoder: Encoder, raw: Tensor) -> tuple[list[Block], Tensor]:
     """Each block's patch tokens (b, N, C) float32 with their grid, and the final tokens."""
-    found: list[Block] = []
+    outputs: list[Block] = []
     patch = encoder.info.patch_size
     grid = (int(raw.shape[-2]) // patch, int(raw.shape[-1]) // patch)
     nhwc = str(getattr(encoder.module, "output_fmt", "")).endswith("NHWC")
@@ -270,10 +255,10 @@ def _outputs(encoder: Encoder, raw: Tensor) -> tuple[list[Block], Tensor]:
         x = (output[0] if isinstance(output, tuple) else output).detach().float()
         if x.ndim == 4:
             x = x if nhwc else x.permute(0, 2, 3, 1)
-            found.append((x.flatten(1, 2), (x.shape[1], x.shape[2])))
+            outputs.append((x.flatten(1, 2), (x.shape[1], x.shape[2])))
         else:
             x = x[:, encoder.info.prefix_tokens :]
-            found.append((x, grid if x.shape[1] == grid[0] * grid[1] else None))
+            outputs.append((x, grid if x.shape[1] == grid[0] * grid[1] else None))
 
     handles = [block.register_forward_hook(keep) for block in blocks_of(encoder.module)]
     try:
@@ -282,9 +267,10 @@ def _outputs(encoder: Encoder, raw: Tensor) -> tuple[list[Block], Tensor]:
     finally:
         for handle in handles:
             handle.remove()
-    if len(found) != len(handles):
-        raise FdlabError(f"{len(found)} of {len(handles)} blocks were seen.", "Some did not run.", "", NOT_UNDERSTOOD)
-    return found, final
+    if len(outputs) != len(handles):
+        what = f"{len(outputs)} of {len(handles)} blocks were seen."
+        raise FdlabError(what, "Some did not run.", code=NOT_UNDERSTOOD)
+    return outputs, final
 
 
 def _fit(pooled: Tensor, blocks: list[tuple[Tensor, Any]]) -> Tensor:
@@ -294,6 +280,7 @@ def _fit(pooled: Tensor, blocks: list[tuple[Tensor, Any]]) -> Tensor:
 
 
 def _per_image(name: str, tokens: Tensor, grid: tuple[int, int] | None) -> Tensor:
+    """(b,) of (b, N, C) tokens; NaN where the measure needs a grid and the tokens have none."""
     if name == "token_similarity":
         return form.token_similarity(tokens)
     if name == "token_variance":
@@ -310,24 +297,17 @@ def _per_image(name: str, tokens: Tensor, grid: tuple[int, int] | None) -> Tenso
 def _wanted(metrics: Iterable[str] | None, teacher: bool) -> set[str]:
     wanted = set(ALL if metrics is None else metrics)
     if TAUGHT in wanted and not teacher:
-        raise FdlabError(f"'{TAUGHT}' needs a teacher.", "", "Give --teacher SOURCE (teacher= in Python).", USAGE)
+        raise FdlabError(f"'{TAUGHT}' needs a teacher.", fix="Give --teacher SOURCE (teacher= in Python).", code=USAGE)
     wanted.discard(TAUGHT)  # is measured wherever a teacher is given
-    for name in sorted(wanted - set(ALL)):
-        raise FdlabError(
-            f"No feature metric is called '{name}'.{nearest(name, (*ALL, TAUGHT))}",
-            "",
-            f"Known: {', '.join((*ALL, TAUGHT))}.",
-            USAGE,
-        )
+    for name in sorted(wanted):
+        check_name("No feature metric is called", name, (*ALL, TAUGHT))
     return wanted
 
 
 def _pooling(names: Iterable[str]) -> set[str]:
     asked = {names} if isinstance(names, str) else set(names)
-    for name in sorted(asked - set(POOLINGS)):
-        raise FdlabError(
-            f"No pooling is called '{name}'.{nearest(name, POOLINGS)}", "", f"Known: {', '.join(POOLINGS)}.", USAGE
-        )
+    for name in sorted(asked):
+        check_name("No pooling is called", name, POOLINGS)
     return asked
 
 
@@ -351,18 +331,10 @@ def _possible(wanted: set[str], images: Any, labels: Any, asked: bool) -> set[st
     return wanted - set(reasons)
 
 
-def _manifest(encoder: Encoder, label: str, seed: int, images: int) -> dict[str, Any]:
-    info = encoder.info
-    return {
-        "probe": "features", "version": VERSION, "label": label, "weights": info.sha256, "source": str(info.source),
-        "family": info.family, "depth": info.depth, "grid": list(info.grid), "options": list(info.options),
-        "assumed": list(info.assumed), "images": images, "seed": seed,
-    }  # fmt: skip
-
-
 PROBE = Probe(
     measure=measure_features,
     version=VERSION,
+    known_answers="features",
     settings=("metrics", "pooling", "teacher"),
     models=("teacher",),
     takes=("labels",),

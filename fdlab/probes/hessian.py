@@ -7,26 +7,28 @@ transformer block) and ``minibatches`` (Park & Kim's spectrum of minibatch maxim
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from fdlab.encoders.encoder import blocks_of
 from fdlab.encoders.reparametrise import balanced
-from fdlab.errors import CHECK_NOT_MET, USAGE, FdlabError, nearest
+from fdlab.errors import CHECK_NOT_MET, USAGE, FdlabError
 from fdlab.measures.products import Curvature, GaussNewton, Hessian
 from fdlab.measures.spectrum import Spectrum, check_repeatable, spectrum
-from fdlab.probes.objectives import Objective, build_objective, heads_identity
-from fdlab.probes.probe import Probe
+from fdlab.probes.loss_frame import Arrays, LossFrame, Parameters, Row, change_of_tokens, hessian_of, identity
+from fdlab.probes.objectives import Objective
+from fdlab.probes.probe import Probe, check_name, untouched
 from fdlab.progress import Progress
 from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import mean_interval
 from fdlab.records.store import Record
-from fdlab.records.table import frame, with_bounds
+from fdlab.records.table import with_bounds
 
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
@@ -35,8 +37,10 @@ VERSION = 1
 PARTS = ("whole", "balanced", "blocks", "minibatches")
 TOP_OF_BATCH = 5  # Park & Kim's number of eigenvalues a minibatch
 Matrices = Literal["hessian", "ggn"]
+Measured = tuple[list[Row], Arrays, dict[str, Any]]  # rows, arrays, facts for the manifest
 
 
+@untouched
 def measure_hessian(
     encoder: Encoder,
     images: Any,
@@ -50,7 +54,7 @@ def measure_hessian(
     objective: str = "linear-probe",
     teacher: Encoder | str = "",
     matrix: Matrices = "hessian",
-    parameters: Literal["encoder", "all"] = "encoder",
+    parameters: Parameters = "encoder",
     k: int = 5,
     probes: int = 4,
     trace_probes: int = 0,
@@ -64,13 +68,9 @@ def measure_hessian(
 
     Args:
         encoder: the model; eval mode, exact attention kernels, no mixed precision.
-        images: (n, 3, H, W) in [0, 1] at the model's size, or what gives slices of it.
-        labels: (n,) for objectives with labels, or what gives slices of it.
-        batch: images in one forward and backward pass: memory, not the result.
+        images, labels, batch, objective, teacher, parameters: as in ``LossFrame``.
         part: ``whole``, ``balanced``, ``blocks`` or ``minibatches``.
-        objective: ``linear-probe``, ``classifier``, ``distill`` (with ``teacher``) or ``mim``.
         matrix: the Hessian, or its Gauss-Newton part (``ggn``).
-        parameters: the encoder's, or the head's too.
         k: how many of the largest eigenvalues.
         probes: random probes for trace and density, 30 products each.
         trace_probes: further probes for the trace alone, one product each.
@@ -82,96 +82,72 @@ def measure_hessian(
         bound; arrays ``eigenvalue_1`` ... (n,), ``nodes``, ``weights``, ``residuals``.
 
     Raises:
-        FdlabError: what ``build_objective`` raises, an unknown part, a basis that does not fit.
+        FdlabError: what ``build_objective`` raises, an unknown part, a basis that does not fit, half precision.
     """
-    if part not in PARTS:
+    check_name("The Hessian has no part", part, PARTS, "Parts")
+    if any(parameter.dtype in (torch.bfloat16, torch.float16) for parameter in encoder.module.parameters()):
         raise FdlabError(
-            f"The Hessian has no part '{part}'.{nearest(part, PARTS)}", "", f"Parts: {', '.join(PARTS)}.", USAGE
+            "This model is in half precision.",
+            "The second derivatives of its loss are lost in its rounding.",
+            "Make it float32 first: encoder.module.float().",
+            USAGE,
         )
-    pixels = images[0 : len(images)]
-    answers = None if labels is None else labels[0 : len(labels)]
-    note = ""
+    loss = LossFrame(
+        "hessian", VERSION, images, labels, label, seed, batch, progress, objective, teacher, parameters
+    )  # fmt: skip
+    remarks = []
     if part == "balanced":
-        encoder, note = _balanced(encoder, pixels[:batch])
-    made = build_objective(
-        objective,
-        encoder,
-        pixels,
-        answers,
-        teacher=teacher or None,
-        micro_batch=batch,
-        seed=seed,
-        parameters=parameters,
-    )
-    look = _Look(made, matrix, k, probes, trace_probes, seed, progress)
-    rows, arrays, facts = _measured(look, encoder, part, minibatch)
-    same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "hessian", "n": made.images}
-    said = made.description + (" (Gauss-Newton)" if matrix == "ggn" else "")
-    table = frame([{**same, "objective": said, **row} for row in rows])
-    manifest = _manifest(encoder, made, label, seed, part) | facts
-    manifest |= {"objective": said, "note": " ".join(text for text in (note, facts.get("note", "")) if text)}
-    return Record(table, arrays, manifest)
+        encoder, remark = _balanced(encoder, loss.images[:batch])
+        remarks.append(remark)
+    built = loss.objective_of(encoder)
+    spectra = _Spectra(loss, built, matrix, k, probes, trace_probes)
+    if part == "blocks":
+        rows, arrays, facts = _blocks(spectra, encoder)
+    elif part == "minibatches":
+        rows, arrays, facts = _minibatches(spectra, minibatch)
+    else:
+        rows, arrays, facts = _whole(spectra)
+    if part == "balanced":
+        rows = [{**row, "metric": f"{row['metric']}_balanced"} for row in rows if row["metric"] != "spectral_mass"]
+        arrays = {f"{name}_balanced": values for name, values in arrays.items()}
+    remarks += [facts["note"]] if facts.get("note") else []
+    description = built.description + (" (Gauss-Newton)" if matrix == "ggn" else "")
+    return loss.record(encoder, built, part, rows, arrays, {**facts, "note": " ".join(remarks)}, description)
 
 
 def intervals_anew(record: Record, seed: int) -> Record:
     """The record with the intervals over images (or minibatches) made again from its arrays."""
-    rows: list[dict[str, Any]] = []
-    for name, each in record.arrays.items():
+    rows: list[Row] = []
+    for name, per_image in record.arrays.items():
         if name.startswith("eigenvalue_"):
-            own = float(record.table.loc[record.table["metric"] == name, "value"].iloc[0])
+            value = float(record.table.loc[record.table["metric"] == name, "value"].iloc[0])
             bound = record.manifest["residuals"][name.removesuffix("_balanced")]
-            rows.append({"metric": name, **_around(own, bound, each, seed).row})
+            rows.append({"metric": name, **_around(value, bound, per_image, seed).row})
     if "max_eigenvalues" in record.arrays:
         mean = mean_interval(record.arrays["max_eigenvalues"][:, 0], seed)
         rows.append({"metric": "max_eigenvalue_mean", "x": record.manifest["minibatch"], **mean.row})
     return replace(record, table=with_bounds(record.table, rows))
 
 
-def identity(encoder: Encoder, _settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the numbers depend on beside the encoder's weights: the heads that its run folder keeps."""
-    return heads_identity(encoder)
+@dataclass
+class _Spectra:
+    """The curvature of one objective, over any of its parameters and images, and how closely it is measured."""
 
+    loss: LossFrame
+    objective: Objective
+    kind: Matrices
+    k: int
+    probes: int
+    trace_probes: int
 
-def _manifest(encoder: Encoder, made: Objective, label: str, seed: int, part: str) -> dict[str, Any]:
-    info = encoder.info
-    return {
-        "probe": "hessian",
-        "version": VERSION,
-        "label": label,
-        "weights": info.sha256,
-        "source": str(info.source),
-        "family": info.family,
-        "options": list(info.options),
-        "assumed": list(info.assumed),
-        "images": made.images,
-        "seed": seed,
-        "part": part,
-        **made.facts,
-    }
-
-
-class _Look:
-    """One objective and how closely it is looked at; makes the matrix over any parameters and images."""
-
-    def __init__(
-        self, objective: Objective, kind: Matrices, k: int, probes: int, trace_probes: int, seed: int, progress: Any
-    ) -> None:
-        self.objective, self.kind, self.k = objective, kind, k
-        self.probes, self.trace_probes, self.seed, self.progress = probes, trace_probes, seed, progress
-
-    def plan(self, products: int) -> None:
-        """Progress is counted in products, of which this many are expected."""
-        if isinstance(self.progress, Progress):
-            self.progress.total = products
-
-    def advance(self, _step: int) -> None:
-        if self.progress is None:
-            return
-        if isinstance(self.progress, Progress) and self.progress.done >= self.progress.total:
-            self.progress.total = self.progress.done + 10  # Lanczos goes on until its bounds are met
-        self.progress.advance()
+    def advance(self, _step: int = 0) -> None:
+        progress = self.loss.progress
+        if isinstance(progress, Progress) and progress.done >= progress.total:
+            progress.total = progress.done + 10  # Lanczos goes on until its bounds are met
+        self.loss.advance()
 
     def matrix(self, parameters: Iterable[Tensor], batches: list[Any] | None = None) -> Curvature:
+        """The Hessian or Gauss-Newton matrix over these parameters; on all images or on ``batches`` of them."""
         chosen = self.objective.batches if batches is None else batches
         sizes = [len(inputs) for inputs, _ in chosen]
         if self.kind == "hessian":
@@ -185,96 +161,75 @@ class _Look:
 
         return GaussNewton(output, criterion, list(parameters), chosen, sizes)
 
-    def spectrum(self, matrix: Curvature, probes: int, trace_probes: int = 0, k: int | None = None) -> Spectrum:
-        wanted = self.k if k is None else k
-        settings = {"probes": probes, "trace_probes": trace_probes, "seed": self.seed, "on_step": self.advance}
-        return spectrum(matrix, k=wanted, **settings)  # type: ignore[arg-type]
-
-
-Measured = tuple[list[dict[str, Any]], dict[str, np.ndarray], dict[str, Any]]
-
-
-def _measured(look: _Look, encoder: Encoder, part: str, minibatch: int) -> Measured:
-    if part == "blocks":
-        return _blocks(look, encoder)
-    if part == "minibatches":
-        return _minibatches(look, minibatch)
-    rows, arrays, facts = _whole(look)
-    if part == "balanced":
-        kept = [row for row in rows if row["metric"] != "spectral_mass"]
-        rows = [{**row, "metric": f"{row['metric']}_balanced"} for row in kept]
-        arrays = {f"{name}_balanced": values for name, values in arrays.items()}
-    return rows, arrays, facts
+    def spectrum(self, matrix: Curvature, k: int, probes: int, trace_probes: int = 0) -> Spectrum:
+        return spectrum(
+            matrix, k=k, probes=probes, trace_probes=trace_probes, seed=self.loss.seed, on_step=self.advance
+        )
 
 
 # --- all parameters together -----------------------------------------------------------------------------------
 
 
-def _whole(look: _Look) -> Measured:
-    made = look.objective
-    matrix = look.matrix(made.parameters.values())
-    first_order = Hessian(made.loss, matrix.parameters, matrix.batches, matrix.sizes)
-    value = first_order.mean_loss()
-    check_repeatable(value, first_order.mean_loss())
-    look.plan(40 + 30 * look.probes + look.trace_probes + 2 * (look.k + 1))
-    found = look.spectrum(matrix, look.probes, look.trace_probes)
-    arrays = {"nodes": found.nodes, "weights": found.weights, "residuals": found.residuals}
-    rows = []
-    names = [f"eigenvalue_{rank + 1}" for rank in range(look.k)] + ["eigenvalue_lowest"]
-    values, bounds = [*found.eigenvalues, found.lowest], [*found.residuals, found.lowest_residual]
-    for rank, (name, own, bound) in enumerate(zip(names, values, bounds, strict=True)):
-        if not np.isfinite(own):  # fewer parameters than eigenvalues asked for
+def _whole(spectra: _Spectra) -> Measured:
+    objective, k = spectra.objective, spectra.k
+    matrix = spectra.matrix(objective.parameters.values())
+    exact = hessian_of(objective)  # for the loss and its gradient, also where the matrix is Gauss-Newton's
+    mean_loss = exact.mean_loss()
+    check_repeatable(mean_loss, exact.mean_loss())
+    spectra.loss.plan(40 + 30 * spectra.probes + spectra.trace_probes + 2 * (k + 1))
+    result = spectra.spectrum(matrix, k, spectra.probes, spectra.trace_probes)
+    arrays = {"nodes": result.nodes, "weights": result.weights, "residuals": result.residuals}
+    rows: list[Row] = []
+    names = [f"eigenvalue_{rank + 1}" for rank in range(k)] + ["eigenvalue_lowest"]
+    values, bounds = [*result.eigenvalues, result.lowest], [*result.residuals, result.lowest_residual]
+    for rank, (name, value, bound) in enumerate(zip(names, values, bounds, strict=True)):
+        if not np.isfinite(value):  # fewer parameters than eigenvalues asked for
             continue
-        interval = Estimate(own, own - bound, own + bound)
+        interval = Estimate(value, value - bound, value + bound)
         if isinstance(matrix, Hessian):
-            each = matrix.along(found.eigenvector(-1 if name == "eigenvalue_lowest" else rank), made.losses)
-            arrays[name] = each.double().cpu().numpy()
-            interval = _around(own, bound, arrays[name], look.seed)
-            look.advance(0)
-        rows.append({"metric": name, "value": own, "low": interval.low, "high": interval.high})
-    rows.append({"metric": "trace", **_trace_interval(found)})
-    rows.append({"metric": "negative_mass", "value": found.negative_mass})
+            vector = result.eigenvector(-1 if name == "eigenvalue_lowest" else rank)
+            arrays[name] = matrix.along(vector, objective.losses).double().cpu().numpy()
+            interval = _around(value, bound, arrays[name], spectra.loss.seed)
+            spectra.advance()
+        rows.append({"metric": name, **interval.row})
+    rows += [{"metric": "trace", **_trace(result).row}, {"metric": "negative_mass", "value": result.negative_mass}]
     rows += [
         {"metric": "spectral_mass", "x": node, "value": mass}
-        for node, mass in zip(found.nodes, found.weights, strict=True)
+        for node, mass in zip(result.nodes, result.weights, strict=True)
     ]
+    gradient_norm = float(torch.linalg.vector_norm(exact.gradient()))
+    rows += [{"metric": "gradient_norm", "value": gradient_norm}, {"metric": "objective_loss", "value": mean_loss}]
     facts = {
-        "loss": value,
-        "gradient_norm": float(torch.linalg.vector_norm(first_order.gradient())),
-        "parameters": found.parameters,
-        "products": found.products,
-        "converged": found.converged,
+        "loss": mean_loss,
+        "gradient_norm": gradient_norm,
+        "parameters": result.parameters,
+        "products": result.products,
+        "converged": result.converged,
         "residuals": {name: float(bound) for name, bound in zip(names, bounds, strict=True)},
-        "trace_error": found.trace_error,
-        "probes": found.density.probes,
-        "note": found.note,
+        "trace_error": result.trace_error,
+        "probes": result.density.probes,
+        "note": result.note,
     }
-    rows.append({"metric": "gradient_norm", "value": facts["gradient_norm"]})
-    rows.append({"metric": "objective_loss", "value": value})
     return rows, arrays, facts
 
 
-def _around(own: float, bound: float, each: np.ndarray, seed: int) -> Estimate:
-    """An eigenvalue's interval over the images of ``each``, not shorter than its residual bound."""
-    spread = mean_interval(each, seed)
-    return Estimate(own, own - max(spread.value - spread.low, bound), own + max(spread.high - spread.value, bound))
+def _around(value: float, bound: float, per_image: np.ndarray, seed: int) -> Estimate:
+    """An eigenvalue's interval over the images of ``per_image`` (n,), not shorter than its residual bound."""
+    mean = mean_interval(per_image, seed)
+    return Estimate(value, value - max(mean.value - mean.low, bound), value + max(mean.high - mean.value, bound))
 
 
-def _trace_interval(found: Spectrum) -> dict[str, float]:
-    """Student's interval over the probes; none with a single one."""
-    from scipy.special import stdtrit
-
-    probes = found.density.probes
-    half = float(stdtrit(probes - 1, 0.975)) * found.trace_error if probes > 1 else found.trace_error
-    return {"value": found.trace, "low": found.trace - half, "high": found.trace + half}
+def _trace(result: Spectrum) -> Estimate:
+    """The trace with Student's interval over the probes; with a single probe, plus and minus its error."""
+    probes = result.density.probes
+    half = float(stdtrit(probes - 1, 0.975)) * result.trace_error if probes > 1 else result.trace_error
+    return Estimate(result.trace, result.trace - half, result.trace + half)
 
 
 def _balanced(encoder: Encoder, sample: Tensor) -> tuple[Encoder, str]:
-    """The balanced copy, after a look at whether it is the same function."""
-    other, said = balanced(encoder)
-    with torch.no_grad():
-        first, second = (model.tokens(model.normalise(sample)) for model in (encoder, other))
-    error = float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))
+    """The balanced copy and a remark on it; refused where it is another function on these images."""
+    copy, remark = balanced(encoder)
+    error = change_of_tokens(encoder, copy, sample)
     if error > 1e-3:
         raise FdlabError(
             f"The balanced form of this model ({encoder.info.family}) is another function.",
@@ -282,37 +237,37 @@ def _balanced(encoder: Encoder, sample: Tensor) -> tuple[Encoder, str]:
             "Leave the balanced form out (--part whole).",
             CHECK_NOT_MET,
         )
-    return other, f"{said}; tokens differ by {error:.0e}."
+    return copy, f"{remark}; tokens differ by {error:.0e}."
 
 
 # --- block by block, minibatch by minibatch -----------------------------------------------------------------------
 
 
-def _blocks(look: _Look, encoder: Encoder) -> Measured:
+def _blocks(spectra: _Spectra, encoder: Encoder) -> Measured:
     """The exact diagonal block of every transformer block, and of what comes before and after them."""
-    groups = parameter_groups(encoder, look.objective.parameters)
-    look.plan(len(groups) * (30 + 30 * min(look.probes, 1) + 3))
-    rows: list[dict[str, Any]] = []
+    groups = parameter_groups(encoder, spectra.objective.parameters)
+    probes = min(spectra.probes, 1)
+    spectra.loss.plan(len(groups) * (30 + 30 * probes + 3))
+    rows: list[Row] = []
     tops = {}
-    depth = encoder.info.depth
-    for name, chosen in groups.items():
-        found = look.spectrum(look.matrix(chosen), min(look.probes, 1), trace_probes=3, k=1)
-        place: dict[str, Any] = {}
+    for name, parameters in groups.items():
+        result = spectra.spectrum(spectra.matrix(parameters), 1, probes, trace_probes=3)
+        axes: Row = {}
         suffix = f"_{name}"
         if name.isdigit():
-            place, suffix = {"block": int(name), "depth": (int(name) + 1) / depth}, ""
-        own, bound = float(found.eigenvalues[0]), float(found.residuals[0])
-        rows.append({"metric": f"eigenvalue_1{suffix}", "value": own, "low": own - bound, "high": own + bound, **place})
-        rows.append({"metric": f"trace{suffix}", **_trace_interval(found), **place})
-        rows.append({"metric": f"eigenvalue_lowest{suffix}", "value": found.lowest, **place})
-        tops[name] = own
-    facts = {"groups": {name: sum(p.numel() for p in chosen) for name, chosen in groups.items()}, "tops": tops}
-    return rows, {}, facts
+            axes, suffix = {"block": int(name), "depth": (int(name) + 1) / encoder.info.depth}, ""
+        top, bound = float(result.eigenvalues[0]), float(result.residuals[0])
+        rows.append({"metric": f"eigenvalue_1{suffix}", **Estimate(top, top - bound, top + bound).row, **axes})
+        rows.append({"metric": f"trace{suffix}", **_trace(result).row, **axes})
+        rows.append({"metric": f"eigenvalue_lowest{suffix}", "value": result.lowest, **axes})
+        tops[name] = top
+    sizes = {name: sum(p.numel() for p in parameters) for name, parameters in groups.items()}
+    return rows, {}, {"groups": sizes, "tops": tops}
 
 
 def parameter_groups(encoder: Encoder, parameters: dict[str, Tensor]) -> dict[str, list[Tensor]]:
     """``embedding``, ``0``, ``1``, ... (transformer blocks), ``final``: every parameter in one of them."""
-    place = {
+    block_of = {
         id(parameter): str(index)
         for index, block in enumerate(blocks_of(encoder.module))
         for parameter in block.parameters()
@@ -320,53 +275,43 @@ def parameter_groups(encoder: Encoder, parameters: dict[str, Tensor]) -> dict[st
     groups: dict[str, list[Tensor]] = {"embedding": [], **{str(i): [] for i in range(encoder.info.depth)}, "final": []}
     for name, parameter in parameters.items():
         early = name.startswith(("patch_embed", "pos_embed", "rel_pos_bias")) or "token" in name.split(".")[0]
-        groups[place.get(id(parameter), "embedding" if early else "final")].append(parameter)
-    return {name: chosen for name, chosen in groups.items() if chosen}
+        groups[block_of.get(id(parameter), "embedding" if early else "final")].append(parameter)
+    return {name: members for name, members in groups.items() if members}
 
 
-def _minibatches(look: _Look, size: int) -> Measured:
+def _minibatches(spectra: _Spectra, size: int) -> Measured:
     """The five largest eigenvalues of every minibatch, pooled (Park & Kim 2022, arXiv 2202.06709)."""
-    made = look.objective
-    inputs, targets = (torch.cat([batch[i] for batch in made.batches]) for i in (0, 1))
+    objective = spectra.objective
+    inputs, targets = (torch.cat([batch[i] for batch in objective.batches]) for i in (0, 1))
     count = len(inputs) // size
     if count < 2:
         raise FdlabError(
             f"{len(inputs)} images make fewer than two minibatches of {size}.",
-            "",
-            "Give more images or a smaller --minibatch.",
-            USAGE,
+            fix="Give more images or a smaller --minibatch.",
+            code=USAGE,
         )
-    micro = len(made.batches[0][0])
-    look.plan(30 * count)
+    micro = len(objective.batches[0][0])
+    spectra.loss.plan(30 * count)
     tops = np.full((count, TOP_OF_BATCH), np.nan)
     for number in range(count):
         part = slice(number * size, (number + 1) * size)
         batches = list(zip(inputs[part].split(micro), targets[part].split(micro), strict=True))
-        tops[number] = look.spectrum(look.matrix(made.parameters.values(), batches), 0, k=TOP_OF_BATCH).eigenvalues
-    rows = [
+        matrix = spectra.matrix(objective.parameters.values(), batches)
+        tops[number] = spectra.spectrum(matrix, TOP_OF_BATCH, probes=0).eigenvalues
+    rows: list[Row] = [
         {"metric": "max_eigenvalue", "x": number, "y": rank + 1, "value": tops[number, rank], "n": size}
         for number, rank in np.ndindex(tops.shape)
         if np.isfinite(tops[number, rank])
     ]
-    value, low, high, _ = mean_interval(tops[:, 0], look.seed)
-    rows.append({"metric": "max_eigenvalue_mean", "value": value, "low": low, "high": high, "x": size})
+    rows.append({"metric": "max_eigenvalue_mean", **mean_interval(tops[:, 0], spectra.loss.seed).row, "x": size})
     return rows, {"max_eigenvalues": tops}, {"minibatch": size, "minibatches": count}
 
 
 PROBE = Probe(
     measure=measure_hessian,
     version=VERSION,
-    settings=(
-        "part",
-        "objective",
-        "teacher",
-        "matrix",
-        "parameters",
-        "k",
-        "probes",
-        "trace_probes",
-        "minibatch",
-    ),
+    known_answers="curvature",
+    settings=("part", "objective", "teacher", "matrix", "parameters", "k", "probes", "trace_probes", "minibatch"),
     models=("teacher",),
     takes=("labels",),
     identity=identity,

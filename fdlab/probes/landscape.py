@@ -8,28 +8,31 @@ stopped measurement continues. The weights are bit-identical afterwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fdlab.checkpoints.open import open_model
-from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
-from fdlab.measures.directions import Place, filter_direction, kept, moving, share_moved
-from fdlab.measures.products import Hessian, full_precision
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.measures.directions import Place, filter_direction, moving, share_moved
+from fdlab.measures.products import full_precision
 from fdlab.measures.spectrum import spectrum
 from fdlab.measures.surface import Cell, filled, near_contours, odd_grid, trajectory
-from fdlab.probes.objectives import Objective, build_objective, heads_identity
+from fdlab.probes.loss_frame import LossFrame, Parameters, Row, hessian_of
+from fdlab.probes.loss_frame import identity as heads_and_recipe
+from fdlab.probes.objectives import Objective
 from fdlab.probes.objectives.points import Points
-from fdlab.probes.probe import Probe
+from fdlab.probes.probe import Probe, check_name, untouched
+from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import mean_interval
 from fdlab.records.store import Record
-from fdlab.records.table import frame, with_bounds
+from fdlab.records.table import with_bounds
 
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
@@ -40,6 +43,7 @@ Direction = Mapping[str, Tensor]
 RISE = 2.0  # nats that the quadratic rises along the sharpest direction at the edge of a plane of eigenvectors
 
 
+@untouched
 def measure_landscape(
     encoder: Encoder,
     images: Any,
@@ -53,23 +57,21 @@ def measure_landscape(
     what: str = "line",
     objective: str = "linear-probe",
     teacher: Encoder | str = "",
-    parameters: Literal["encoder", "all"] = "encoder",
+    parameters: Parameters = "encoder",
     directions: int = 10,
     span: float = 1.0,
     points: int = 21,
     adaptive: bool = False,
     to: Encoder | str = "",
 ) -> Record:
-    """Loss and accuracy at places around one model's weights, on fixed images.
+    """Loss and accuracy at points around one model's weights, on fixed images.
 
     Do not read convexity, basins or flatness in general from a picture: it is a cut along few of very many
     directions, and a rescaling of the weights that keeps the function can change it.
 
     Args:
         encoder: the model, in eval mode.
-        images: (n, 3, H, W) in [0, 1] at the model's size, or what gives slices of it.
-        labels: (n,) for objectives with labels, or what gives slices of it.
-        batch: images in one forward pass: memory, not the result.
+        images, labels, batch, objective, teacher, parameters: as in ``LossFrame``.
         unfinished: a folder for the points so far.
         what: one of ``WHAT``.
         directions: of ``line``: Gaussian, each filter as long as the model's own, by (seed, parameter name).
@@ -81,43 +83,35 @@ def measure_landscape(
     Returns:
         A record. Rows ``loss_WHAT`` and ``accuracy_WHAT`` at (x, y); ``low`` and ``high``: 95 % over images; of
         ``line``, the median over directions: its 10 % and 90 % quantiles. A loss that is not finite is a row
-        without a value. Arrays: ``losses`` (places, n) of each image, ``x``, ``y``.
+        without a value. Arrays: ``losses`` (points, n) of each image, ``x``, ``y``.
 
     Raises:
         FdlabError: what ``build_objective`` raises; an unknown ``what``; an even grid; models that do not fit each
             other; a run without snapshots.
     """
-    if what not in WHAT:
-        raise FdlabError(
-            f"A landscape has no form '{what}'.{nearest(what, WHAT)}", "", f"Forms: {', '.join(WHAT)}.", USAGE
-        )
+    check_name("A landscape has no form", what, WHAT, "Forms")
     if what != "interpolation":
         odd_grid(span, points)
-    pixels = images[0 : len(images)]
-    answers = None if labels is None else labels[0 : len(labels)]
-    settings: dict[str, Any] = {"teacher": teacher or None, "micro_batch": batch, "seed": seed}
-    which = "all" if what == "interpolation" else parameters
+    loss = LossFrame(
+        "landscape", VERSION, images, labels, label, seed, batch, progress, objective, teacher,
+        "all" if what == "interpolation" else parameters,
+    )  # fmt: skip
     with ExitStack() as stack:
-        stack.enter_context(kept(encoder.module))  # before the objective, which sets eval mode
-        made = build_objective(objective, encoder, pixels, answers, parameters=which, **settings)  # type: ignore[arg-type]
-        place = stack.enter_context(moving(made.parameters))
+        built = loss.objective_of(encoder)
+        place = stack.enter_context(moving(built.parameters))
         stack.enter_context(full_precision(encoder.device))
-        look = Points(made, place, unfinished, progress)
+        surface = Points(built, place, unfinished, progress)
         if what == "line":
-            rows, facts = _line(look, seed, directions, span, points)
+            rows, facts = _line(surface, seed, directions, span, points)
         elif what == "interpolation":
-            other = _other(encoder, to, objective, pixels, answers, settings)
-            rows, facts = _interpolation(look, other, points)
+            rows, facts = _interpolation(surface, _other_end(loss, encoder, to), points)
         else:
-            first, second, places, facts = _axes(what, encoder, made, place, seed)
-            rows = _plane(look, what, first, second, span * facts.pop("reach", 1.0), points, adaptive, places)
+            axes = _axes(what, encoder, built, place, seed)
+            rows = _plane(surface, what, axes, span * axes.reach, points, adaptive)
+            facts = axes.facts
     if what != "line":
-        _bound(rows, f"loss_{what}", look.arrays(), seed)
-    same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "landscape"}
-    table = frame([{**same, "n": made.images, "objective": made.description, **row} for row in rows])
-    record = Record(table, look.arrays(), _manifest(encoder, made, label, seed, what) | facts)
-    record.manifest["not_finite"] = look.not_finite
-    return record
+        _bound(rows, f"loss_{what}", surface.arrays(), seed)
+    return loss.record(encoder, built, what, rows, surface.arrays(), {**facts, "not_finite": surface.not_finite})
 
 
 def intervals_anew(record: Record, seed: int) -> Record:
@@ -132,179 +126,160 @@ def intervals_anew(record: Record, seed: int) -> Record:
 
 def identity(encoder: Encoder, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the numbers depend on beside the encoder's weights: kept heads, and the snapshots of a trajectory."""
-    found: dict[str, Any] = heads_identity(encoder)
+    beside: dict[str, Any] = heads_and_recipe(encoder, settings)
     if settings.get("what") == "trajectory":
-        found["snapshots"] = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in _snapshots(encoder)]
-    return found
-
-
-def _manifest(encoder: Encoder, made: Objective, label: str, seed: int, what: str) -> dict[str, Any]:
-    info = encoder.info
-    return {
-        "probe": "landscape",
-        "version": VERSION,
-        "label": label,
-        "weights": info.sha256,
-        "source": str(info.source),
-        "family": info.family,
-        "options": list(info.options),
-        "assumed": list(info.assumed),
-        "images": made.images,
-        "seed": seed,
-        "part": what,
-        "objective": made.description,
-        **made.facts,
-    }
+        stats = [(path.name, path.stat()) for path in _snapshots(encoder)]
+        beside["snapshots"] = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return beside
 
 
 # --- forms ------------------------------------------------------------------------------------------------------------
 
-Rows = list[dict[str, Any]]
+
+class _Axes(NamedTuple):
+    """Two directions through the weights, rows of points to mark, and facts; ``reach``: what a span of 1 stands for."""
+
+    first: Direction
+    second: Direction
+    facts: dict[str, Any]
+    reach: float = 1.0
+    rows: Sequence[Row] = ()
 
 
-def _line(look: Points, seed: int, directions: int, span: float, points: int) -> tuple[Rows, dict[str, Any]]:
+def _line(surface: Points, seed: int, directions: int, span: float, points: int) -> tuple[list[Row], dict[str, Any]]:
     grid = odd_grid(span, points)
-    look.plan(directions * (points - 1) + 1)
+    surface.plan(directions * (points - 1) + 1)
     losses, accuracies = np.empty((directions, points)), np.empty((directions, points))
-    middle = look.at("0", (0.0, 0.0))
+    middle = surface.at("0", (0.0, 0.0))
     for number in range(directions):
-        direction = filter_direction(look.place.start, seed, number)
-        for place, amount in enumerate(grid):
-            here = (float(amount), float(number))
-            found = middle if amount == 0 else look.at(f"{number} {amount!r}", here, (float(amount), direction))
-            losses[number, place], accuracies[number, place] = found
-    rows = []
+        direction = filter_direction(surface.place.start, seed, number)
+        for column, amount in enumerate(grid):
+            where = (float(amount), float(number))
+            value = middle if amount == 0 else surface.at(f"{number} {amount!r}", where, (float(amount), direction))
+            losses[number, column], accuracies[number, column] = value
+    rows: list[Row] = []
     for metric, values in (("loss_line", losses), ("accuracy_line", accuracies)):
         low, mid, high = np.quantile(values, [0.1, 0.5, 0.9], axis=0)  # NaN where any direction is not finite
         rows += [
-            {"metric": metric, "x": x, "value": v, "low": a, "high": b}
-            for x, v, a, b in zip(grid, mid, low, high, strict=True)
+            {"metric": metric, "x": x, **Estimate(*ends).row} for x, *ends in zip(grid, mid, low, high, strict=True)
         ]
-    moved = share_moved(look.place.parameters, filter_direction(look.place.start, seed, 0))
-    return _known_rows(rows), {"directions": directions, "span": span, "moved": moved}
+    moved = share_moved(surface.place.parameters, filter_direction(surface.place.start, seed, 0))
+    return _defined(rows), {"directions": directions, "span": span, "moved": moved}
 
 
-def _plane(
-    look: Points, what: str, first: Direction, second: Direction, span: float, points: int, adaptive: bool, path: Rows
-) -> Rows:
+def _plane(surface: Points, what: str, axes: _Axes, span: float, points: int, adaptive: bool) -> list[Row]:
     """Z[row = second direction][column = first]; the weights in the middle cell."""
     grid = odd_grid(span, points)
-    look.plan(points * points)
+    surface.plan(points * points)
     accuracy: dict[Cell, float] = {}
 
     def loss(cell: Cell) -> float:
         across, up = float(grid[cell[0]]), float(grid[cell[1]])
-        found, accuracy[cell] = look.at(f"{across!r} {up!r}", (across, up), (across, first), (up, second))
-        return found
+        value, accuracy[cell] = surface.at(f"{across!r} {up!r}", (across, up), (across, axes.first), (up, axes.second))
+        return value
 
     if adaptive:
-        known = near_contours(points, loss)
-        surface = filled(known, points)
+        measured = near_contours(points, loss)
+        interpolated = filled(measured, points)
     else:
-        known = {(column, row): loss((column, row)) for row in range(points) for column in range(points)}
-        surface = None
-    rows = []
-    for row in range(points):
-        for column in range(points):
-            where = {"x": grid[column], "y": grid[row]}
-            if (column, row) in known:
-                rows.append({"metric": f"loss_{what}", "value": known[column, row], **where})
-                rows.append({"metric": f"accuracy_{what}", "value": accuracy[column, row], **where})
-            elif surface is not None:
-                rows.append({"metric": f"loss_{what}", "value": surface[row, column], **where, "n": None})
-    return _known_rows(rows) + path
+        measured = {(column, row): loss((column, row)) for row in range(points) for column in range(points)}
+    rows: list[Row] = []
+    for row, column in np.ndindex(points, points):
+        where = {"x": grid[column], "y": grid[row]}
+        if (column, row) in measured:
+            rows.append({"metric": f"loss_{what}", "value": measured[column, row], **where})
+            rows.append({"metric": f"accuracy_{what}", "value": accuracy[column, row], **where})
+        elif adaptive:
+            rows.append({"metric": f"loss_{what}", "value": interpolated[row, column], **where, "n": None})
+    return [*_defined(rows), *axes.rows]
 
 
-def _bound(rows: Rows, metric: str, arrays: Mapping[str, np.ndarray], seed: int) -> None:
-    """95 % intervals over images at every place that was evaluated and is finite."""
+def _bound(rows: Sequence[Row], metric: str, arrays: Mapping[str, np.ndarray], seed: int) -> None:
+    """Adds 95 % intervals over images at every point that was evaluated and is finite."""
     _, low, high, _ = mean_interval(arrays["losses"].T, seed)
-    where = {_place(x, y): number for number, (x, y) in enumerate(zip(arrays["x"], arrays["y"], strict=True))}
+    numbers = {_key(x, y): number for number, (x, y) in enumerate(zip(arrays["x"], arrays["y"], strict=True))}
     for row in rows:
-        number = where.get(_place(row["x"], row.get("y", 0.0))) if row["metric"] == metric else None
+        number = numbers.get(_key(row["x"], row.get("y", 0.0))) if row["metric"] == metric else None
         if number is not None and math.isfinite(row["value"]):
             row |= {"low": min(low[number], row["value"]), "high": max(high[number], row["value"])}
 
 
-def _place(x: float, y: float) -> tuple[str, str]:
-    """A place as a written table has it; a line has no y."""
+def _key(x: float, y: float) -> tuple[str, str]:
+    """A point as a written table has it; a line has no y."""
     return f"{x:.10g}", f"{0.0 if math.isnan(y) else y:.10g}"
 
 
-def _known_rows(rows: Rows) -> Rows:
+def _defined(rows: Sequence[Row]) -> list[Row]:
     """Without the accuracies of objectives that know no right answer; losses that are not finite stay, marked."""
-    lost = {m for m in {row["metric"] for row in rows} if m.startswith("accuracy")}
-    lost = {m for m in lost if all(math.isnan(row["value"]) for row in rows if row["metric"] == m)}
-    return [row for row in rows if row["metric"] not in lost]
+    known = {row["metric"] for row in rows if row["metric"].startswith("loss") or not math.isnan(row["value"])}
+    return [row for row in rows if row["metric"] in known]
 
 
-def _interpolation(look: Points, other: Objective, points: int) -> tuple[Rows, dict[str, Any]]:
-    """Both ends are the two models exactly."""
+def _interpolation(surface: Points, other: Objective, points: int) -> tuple[list[Row], dict[str, Any]]:
+    """Loss and accuracy on the straight line to the other model; both ends are the two models exactly."""
     if points < 2:
-        raise FdlabError(f"{points} points do not join two models.", "", "Give --points 2 or more.", USAGE)
+        raise FdlabError(f"{points} points do not join two models.", fix="Give --points 2 or more.", code=USAGE)
     end = {name: weight.detach() for name, weight in other.parameters.items()}
-    way = {name: end[name] - weight for name, weight in look.place.start.items()}
-    look.plan(points)
-    rows = []
-    for alpha in np.linspace(0, 1, points):
-        here = (float(alpha), 0.0)
-        found = look.of("end", here, end) if alpha == 1 else look.at(repr(float(alpha)), here, (float(alpha), way))
-        for metric, value in zip(("loss_interpolation", "accuracy_interpolation"), found, strict=True):
-            rows.append({"metric": metric, "x": float(alpha), "value": value})
-    length = math.sqrt(sum(float(step.double().square().sum()) for step in way.values()))
-    return _known_rows(rows), {"distance": length, "objective_of_the_end": other.description}
+    way = {name: end[name] - weight for name, weight in surface.place.start.items()}
+    surface.plan(points)
+    rows: list[Row] = []
+    for alpha in (float(value) for value in np.linspace(0, 1, points)):
+        where = (alpha, 0.0)
+        values = surface.of("end", where, end) if alpha == 1 else surface.at(repr(alpha), where, (alpha, way))
+        for metric, value in zip(("loss_interpolation", "accuracy_interpolation"), values, strict=True):
+            rows.append({"metric": metric, "x": alpha, "value": value})
+    return _defined(rows), {"distance": _length(way), "objective_of_the_end": other.description}
 
 
-def _other(
-    encoder: Encoder, to: Any, objective: str, pixels: Tensor, answers: Tensor | None, settings: dict[str, Any]
-) -> Objective:
-    """The objective of the model at the other end, its weights of the same names and shapes."""
+def _other_end(loss: LossFrame, encoder: Encoder, to: Any) -> Objective:
+    """The objective of the model at the other end, whose weights have the same names and shapes."""
     if not to:
-        raise FdlabError("There is no model to interpolate to.", "", "Name one: --to SOURCE.", USAGE)
+        raise FdlabError("There is no model to interpolate to.", fix="Name one: --to SOURCE.", code=USAGE)
     end = open_model(str(to), device=str(encoder.device)) if isinstance(to, (str, Path)) else to
-    own, its = ({name: tuple(p.shape) for name, p in model.module.named_parameters()} for model in (encoder, end))
-    if own != its:
-        wrong = next(iter(set(own.items()) ^ set(its.items())))[0]
+    here, there = ({(name, tuple(p.shape)) for name, p in m.module.named_parameters()} for m in (encoder, end))
+    if here != there:
         raise FdlabError(
             "These two models have different architectures.",
-            f"The weight {wrong} is not the same in both: there is no straight line between them.",
+            f"The weight {min(here ^ there)[0]} is not the same in both: there is no straight line between them.",
             "Interpolate between models of one design, for instance two runs of one recipe.",
             NOT_UNDERSTOOD,
         )
-    return build_objective(objective, end, pixels, answers, parameters="all", **settings)
+    return loss.objective_of(end)
 
 
-def _axes(
-    what: str, encoder: Encoder, made: Objective, place: Place, seed: int
-) -> tuple[Direction, Direction, Rows, dict[str, Any]]:
-    """Two directions, rows of places to mark, and facts; ``reach``: what a span of 1 stands for."""
+def _axes(what: str, encoder: Encoder, objective: Objective, place: Place, seed: int) -> _Axes:
     if what == "trajectory":
         return _trajectory(encoder, place)
     if what == "eigenvectors":
-        return _eigenvectors(made, seed)
+        return _eigenvectors(objective, seed)
     first, second = (filter_direction(place.start, seed, number) for number in (0, 1))
-    dot = sum(float((first[name] * second[name]).double().sum()) for name in first)
-    lengths = [sum(float(step.double().square().sum()) for step in axis.values()) ** 0.5 for axis in (first, second)]
-    return (
-        first,
-        second,
-        [],
-        {"cosine_of_axes": dot / math.prod(lengths), "moved": share_moved(place.parameters, first)},
-    )
+    cosine = _dot(first, second) / (_length(first) * _length(second))
+    return _Axes(first, second, {"cosine_of_axes": cosine, "moved": share_moved(place.parameters, first)})
 
 
-def _eigenvectors(made: Objective, seed: int) -> tuple[Direction, Direction, Rows, dict[str, Any]]:
-    sizes = [len(inputs) for inputs, _ in made.batches]
-    matrix = Hessian(made.loss, list(made.parameters.values()), made.batches, sizes)
-    found = spectrum(matrix, k=2, probes=0, seed=seed)
-    first, second = (_named(made, found.eigenvector(rank)) for rank in (0, 1))
-    top = float(found.eigenvalues[0])
-    facts = {"eigenvalues": [float(v) for v in found.eigenvalues], "reach": math.sqrt(2 * RISE / max(top, 1e-12))}
-    return first, second, [], {**facts, "note": "axes are unit vectors; the edge is where the quadratic has risen by 2"}
+def _eigenvectors(objective: Objective, seed: int) -> _Axes:
+    result = spectrum(hessian_of(objective), k=2, probes=0, seed=seed)
+    first, second = (_by_name(objective, result.eigenvector(rank)) for rank in (0, 1))
+    facts = {
+        "eigenvalues": [float(value) for value in result.eigenvalues],
+        "note": "axes are unit vectors; the edge is where the quadratic has risen by 2",
+    }
+    return _Axes(first, second, facts, math.sqrt(2 * RISE / max(float(result.eigenvalues[0]), 1e-12)))
 
 
-def _named(made: Objective, vector: Tensor) -> dict[str, Tensor]:
-    pieces = vector.split([p.numel() for p in made.parameters.values()])
-    return {name: piece.view_as(p).to(p) for (name, p), piece in zip(made.parameters.items(), pieces, strict=True)}
+def _by_name(objective: Objective, vector: Tensor) -> dict[str, Tensor]:
+    """A (P,) vector as one tensor a parameter."""
+    parameters = objective.parameters
+    pieces = vector.split([p.numel() for p in parameters.values()])
+    return {name: piece.view_as(p).to(p) for (name, p), piece in zip(parameters.items(), pieces, strict=True)}
+
+
+def _dot(first: Direction, second: Direction) -> float:
+    return sum(float((first[name] * second[name]).double().sum()) for name in first)
+
+
+def _length(direction: Direction) -> float:
+    return math.sqrt(sum(float(step.double().square().sum()) for step in direction.values()))
 
 
 # --- trajectory -----------------------------------------------------------------------------------------------------
@@ -314,55 +289,51 @@ def _snapshots(encoder: Encoder) -> list[Path]:
     """The run's snapshots in the order of their steps."""
     source = Path(str(encoder.info.source))
     folder = source if source.is_dir() else source.parent
-    found = sorted((folder / "snapshots").glob("step-*.safetensors"))
-    if len(found) < 3:
+    files = sorted((folder / "snapshots").glob("step-*.safetensors"))
+    if len(files) < 3:
         raise FdlabError(
-            f"{folder} holds {len(found)} snapshots of a training; a trajectory needs 3.",
+            f"{folder} holds {len(files)} snapshots of a training; a trajectory needs 3.",
             "Snapshots are the encoder's weights along the way.",
             "Train with --set save.snapshots=N (steps between them), and name the run's folder.",
             NOT_UNDERSTOOD,
         )
-    return found
+    return files
 
 
-def _trajectory(encoder: Encoder, place: Place) -> tuple[Direction, Direction, Rows, dict[str, Any]]:
+def _trajectory(encoder: Encoder, place: Place) -> _Axes:
     """The plane of the first two principal axes of the snapshots, seen from the end; the end is the middle."""
     files = _snapshots(encoder)
     steps = [int(path.stem.removeprefix("step-")) for path in files]
     ways = [_way(path, encoder, place) for path in files] + [{n: torch.zeros_like(w) for n, w in place.start.items()}]
-    gram = np.array([[_dot(a, b) for b in ways] for a in ways])
-    found = trajectory(gram)
-    axes = [
-        {n: sum(float(c) * way[n] for c, way in zip(axis, ways, strict=True)) for n in place.start}
-        for axis in found.axes
-    ]
-    rows = [
+    path = trajectory(np.array([[_dot(a, b) for b in ways] for a in ways]))
+    first, second = (
+        {
+            name: sum((float(c) * way[name] for c, way in zip(axis, ways, strict=True)), torch.zeros(()))
+            for name in ways[0]
+        }
+        for axis in path.axes
+    )
+    rows: list[Row] = [
         {"metric": "trajectory", "x": float(x), "y": float(y), "value": step}
-        for (x, y), step in zip(found.places, steps, strict=False)
+        for (x, y), step in zip(path.places, steps, strict=False)
     ]
-    for metric, shares in (("trajectory_explained", found.explained), ("trajectory_random_walk", found.random_walk)):
+    for metric, shares in (("trajectory_explained", path.explained), ("trajectory_random_walk", path.random_walk)):
         rows += [{"metric": metric, "x": number, "value": float(share)} for number, share in enumerate(shares, start=1)]
-    facts = {
-        "snapshots": len(files),
-        "reach": 1.2 * float(np.abs(found.places).max()),
-    }
-    return axes[0], axes[1], rows, facts  # type: ignore[return-value]
+    return _Axes(first, second, {"snapshots": len(files)}, 1.2 * float(np.abs(path.places).max()), rows)
 
 
 def _way(path: Path, encoder: Encoder, place: Place) -> dict[str, Tensor]:
-    own = dict(open_model(str(path), device=str(encoder.device)).module.named_parameters())
-    if any(name not in own or own[name].shape != weight.shape for name, weight in place.start.items()):
-        raise FdlabError(f"{path} is of another architecture.", "", "Use the run's own snapshots.", NOT_UNDERSTOOD)
-    return {name: own[name].detach().to(weight) - weight for name, weight in place.start.items()}
-
-
-def _dot(first: Direction, second: Direction) -> float:
-    return sum(float((first[name] * second[name]).double().sum()) for name in first)
+    """From the weights to those of a snapshot."""
+    snapshot = dict(open_model(str(path), device=str(encoder.device)).module.named_parameters())
+    if any(name not in snapshot or snapshot[name].shape != weight.shape for name, weight in place.start.items()):
+        raise FdlabError(f"{path} is of another architecture.", fix="Use the run's own snapshots.", code=NOT_UNDERSTOOD)
+    return {name: snapshot[name].detach().to(weight) - weight for name, weight in place.start.items()}
 
 
 PROBE = Probe(
     measure=measure_landscape,
     version=VERSION,
+    known_answers="curvature",
     settings=(
         "what",
         "objective",

@@ -7,10 +7,9 @@ model with other weights and the same function).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,18 +17,16 @@ from torch import Tensor
 
 from fdlab.encoders.reparametrise import balanced
 from fdlab.encoders.stretch import REPARAMETRISATIONS, reparametrised
-from fdlab.errors import CHECK_NOT_MET, USAGE, FdlabError, nearest
+from fdlab.errors import CHECK_NOT_MET, FdlabError
 from fdlab.measures.directions import filter_direction, moving
-from fdlab.measures.products import Hessian
-from fdlab.measures.sharpness import Steps, crossing, losses_around, noise, noise_curve, worst_case
+from fdlab.measures.sharpness import NoiseCurve, Steps, crossing, losses_around, noise, noise_curve, worst_case
 from fdlab.measures.spectrum import spectrum
-from fdlab.probes.objectives import Objective, build_objective, heads_identity
-from fdlab.probes.probe import Probe
-from fdlab.progress import Progress
-from fdlab.records.estimate import Estimate
+from fdlab.probes.loss_frame import Arrays, LossFrame, Parameters, Row, change_of_tokens, hessian_of, identity
+from fdlab.probes.objectives import Objective
+from fdlab.probes.probe import Probe, check_name, untouched
 from fdlab.records.intervals import mean_interval, two_level_interval
 from fdlab.records.store import Record
-from fdlab.records.table import frame, with_bounds
+from fdlab.records.table import with_bounds
 
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
@@ -39,6 +36,7 @@ PARTS = ("average", "worst", "noise", "control")
 RISE = 0.1  # nats
 
 
+@untouched
 def measure_sharpness(
     encoder: Encoder,
     images: Any,
@@ -51,7 +49,7 @@ def measure_sharpness(
     part: str = "average",
     objective: str = "linear-probe",
     teacher: Encoder | str = "",
-    parameters: Literal["encoder", "all"] = "encoder",
+    parameters: Parameters = "encoder",
     directions: int = 20,
     steps: int = 20,
     radius: float = 0.05,
@@ -66,43 +64,40 @@ def measure_sharpness(
 
     Args:
         encoder: the model, in eval mode; its weights are bit-identical afterwards.
-        images: (n, 3, H, W) in [0, 1] at the model's size, or what gives slices of it.
-        labels: (n,) for objectives with labels, or what gives slices of it.
-        batch: images in one forward pass: memory, not the result.
+        images, labels, batch, objective, teacher, parameters: as in ``LossFrame``.
         part: ``average``, ``worst``, ``noise`` or ``control``.
-        objective: ``linear-probe``, ``classifier``, ``distill`` (with ``teacher``) or ``mim``.
-        parameters: the encoder's, or the head's too.
         directions: random directions of ``average`` and ``noise``; the same ones for all models, by parameter name.
         steps: gradient steps of the ascents of ``worst``.
         radius, radius_adaptive: standard deviation of the noise of ``average``, absolute and in shares of each weight.
         radius_worst, radius_adaptive_worst: length of the largest step of ``worst``.
 
     Returns:
-        A record with a row a number; intervals over directions and images (``worst``: images alone, at the place
-        found). Arrays: per-image rises (n,) of each metric, ``noise_losses`` (directions, amplitudes, n).
+        A record with a row a number; intervals over directions and images (``worst``: images alone, at the worst
+        point). Arrays: per-image rises (n,) of each metric, ``noise_losses`` (directions, amplitudes, n).
 
     Raises:
         FdlabError: what ``build_objective`` raises, an unknown part, a map that changes the function (code 5).
     """
-    if part not in PARTS:
-        raise FdlabError(
-            f"Sharpness has no part '{part}'.{nearest(part, PARTS)}", "", f"Parts: {', '.join(PARTS)}.", USAGE
-        )
-    pixels = images[0 : len(images)]
-    answers = None if labels is None else labels[0 : len(labels)]
-    build = partial(
-        _built, pixels=pixels, answers=answers, objective=objective, teacher=teacher, batch=batch, parameters=parameters
-    )
-    look = _Look(seed, directions, steps, (radius, radius_adaptive), (radius_worst, radius_adaptive_worst), progress)
-    made = build(encoder, seed=seed)
+    check_name("Sharpness has no part", part, PARTS, "Parts")
+    loss = LossFrame(
+        "sharpness", VERSION, images, labels, label, seed, batch, progress, objective, teacher, parameters
+    )  # fmt: skip
+    if part == "control":  # six times all measures: with fewer directions and steps each
+        directions, steps = min(directions, 5), min(steps, 8)
+    rises = _Rises(loss, directions, steps, (radius, radius_adaptive), (radius_worst, radius_adaptive_worst))
+    built = loss.objective_of(encoder)
     if part == "control":
-        look = _Look(seed, min(directions, 5), min(steps, 8), look.radii, look.radii_worst, progress)
-        rows, arrays = _control(look, encoder, made, partial(build, seed=seed), pixels[:batch])
+        rows, arrays = _control(rises, encoder, built)
     else:
-        rows, arrays = {"average": _average, "worst": _worst, "noise": _noise}[part](look, made)
-    same = {"model": label, "family": encoder.info.family, "seed": seed, "probe": "sharpness", "n": made.images}
-    table = frame([{**same, "objective": made.description, **row} for row in rows])
-    return Record(table, arrays, _manifest(encoder, made, look, label, part))
+        rows, arrays = {"average": _average, "worst": _worst, "noise": _noise}[part](rises, built)
+    facts = {
+        "directions": directions,
+        "steps": steps,
+        "radii": list(rises.radii),
+        "radii_worst": list(rises.radii_worst),
+        "not_finite": rises.not_finite,
+    }
+    return loss.record(encoder, built, part, rows, arrays, facts)
 
 
 def intervals_anew(record: Record, seed: int) -> Record:
@@ -115,186 +110,130 @@ def intervals_anew(record: Record, seed: int) -> Record:
     return replace(record, table=with_bounds(record.table, rows))
 
 
-def identity(encoder: Encoder, _settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What the numbers depend on beside the encoder's weights: the heads that its run folder keeps."""
-    return heads_identity(encoder)
-
-
-def _built(
-    encoder: Encoder, *, pixels: Tensor, answers: Tensor | None, objective: str, teacher: Any, batch: int,
-    parameters: Any, seed: int,
-) -> Objective:  # fmt: skip
-    return build_objective(
-        objective, encoder, pixels, answers,
-        teacher=teacher or None, micro_batch=batch, seed=seed, parameters=parameters,
-    )  # fmt: skip
-
-
-def _manifest(encoder: Encoder, made: Objective, look: _Look, label: str, part: str) -> dict[str, Any]:
-    info = encoder.info
-    return {
-        "probe": "sharpness",
-        "version": VERSION,
-        "label": label,
-        "weights": info.sha256,
-        "source": str(info.source),
-        "family": info.family,
-        "options": list(info.options),
-        "assumed": list(info.assumed),
-        "images": made.images,
-        "seed": look.seed,
-        "part": part,
-        "objective": made.description,
-        "directions": look.directions,
-        "steps": look.steps,
-        "radii": list(look.radii),
-        "radii_worst": list(look.radii_worst),
-        "not_finite": look.not_finite,
-        **made.facts,
-    }
+# --- rises of the loss ------------------------------------------------------------------------------------------
 
 
 @dataclass
-class _Look:
-    """How closely one looks: directions, ascent steps, radii (plain, adaptive); counts what is done."""
+class _Rises:
+    """How the rises of a loss are measured: directions, ascent steps, radii (plain, adaptive); and what was lost."""
 
-    seed: int
+    loss: LossFrame
     directions: int
     steps: int
     radii: tuple[float, float]
     radii_worst: tuple[float, float]
-    progress: Any = None
-    not_finite: int = field(default=0)
+    not_finite: int = 0
 
-    def plan(self, passes: int) -> None:
-        """Progress is counted in passes over all images."""
-        if isinstance(self.progress, Progress):
-            self.progress.total = passes
+    def average(self, objective: Objective) -> dict[str, np.ndarray]:
+        """metric -> (directions, n) rises: the same draws for every model, by parameter name."""
+        rises = {}
+        with moving(objective.parameters) as place:
+            base = _losses(objective).double().cpu()
+            for metric, radius, adaptive in zip(
+                ("sharpness_average", "sharpness_adaptive"), self.radii, (False, True), strict=True
+            ):
+                step = partial(noise, place.start, self.loss.seed, adaptive=adaptive)
+                losses = losses_around(
+                    place, partial(_losses, objective), step, self.directions, radius, self.loss.advance
+                )
+                rises[metric] = (losses - base).numpy()
+        return rises
 
-    def done(self, passes: int = 1) -> None:
-        if self.progress is not None:
-            self.progress.advance(passes)
+    def worst(self, objective: Objective) -> dict[str, np.ndarray]:
+        """metric -> (n,) rises at the worst point that the ascent meets."""
+        rises = {}
+        with moving(objective.parameters) as place:
+            base = _losses(objective).double().cpu()
+            for metric, radius, adaptive in zip(
+                ("sharpness_worst", "sharpness_adaptive_worst"), self.radii_worst, (False, True), strict=True
+            ):
+                worst = worst_case(
+                    place, partial(_losses, objective), partial(_gradient, objective), radius,
+                    adaptive=adaptive, steps=self.steps, seed=self.loss.seed, done=self.loss.advance,
+                )  # fmt: skip
+                rises[metric] = (worst.losses - base).numpy()
+        return rises
+
+    def noise(self, objective: Objective) -> NoiseCurve:
+        """Losses at noise of growing amplitude along filter-normalised directions."""
+        with moving(objective.parameters) as place:
+            step = partial(filter_direction, place.start, self.loss.seed)
+            losses = partial(_losses, objective)
+            return noise_curve(place, losses, step, self.directions, level=RISE, done=self.loss.advance)
 
 
-Measured = tuple[list[dict[str, Any]], dict[str, np.ndarray]]
-
-
-def _losses(made: Objective) -> Tensor:
+def _losses(objective: Objective) -> Tensor:
+    """(n,) losses at the present weights."""
     with torch.no_grad():
-        return torch.cat([made.losses(batch) for batch in made.batches])
+        return torch.cat([objective.losses(batch) for batch in objective.batches])
 
 
-def _gradient(made: Objective) -> Steps:
+def _gradient(objective: Objective) -> Steps:
     """The gradient of the mean loss, micro-batches by their share of the images."""
-    total = {name: torch.zeros_like(weight) for name, weight in made.parameters.items()}
+    total = {name: torch.zeros_like(weight) for name, weight in objective.parameters.items()}
     with torch.enable_grad():
-        for batch in made.batches:
-            parts = torch.autograd.grad(made.loss(batch), list(made.parameters.values()), allow_unused=True)
+        for batch in objective.batches:
+            parts = torch.autograd.grad(objective.loss(batch), list(objective.parameters.values()), allow_unused=True)
             for name, part in zip(total, parts, strict=True):
                 if part is not None:
-                    total[name].add_(part.detach(), alpha=len(batch[0]) / made.images)
+                    total[name].add_(part.detach(), alpha=len(batch[0]) / objective.images)
     return total
 
 
-def _row(metric: str, found: Estimate, **more: Any) -> dict[str, Any]:
-    return {"metric": metric, "value": found.value, "low": found.low, "high": found.high, **more}
+# --- parts --------------------------------------------------------------------------------------------------------
+
+Measured = tuple[list[Row], Arrays]
 
 
-def _first(means: np.ndarray) -> np.ndarray:
-    return np.asarray(means)
-
-
-def _average(look: _Look, made: Objective) -> Measured:
-    rows, arrays = [], {}
-    look.plan(2 * look.directions)
-    for metric, rise in _average_rises(look, made).items():
-        look.not_finite += int((~np.isfinite(rise)).any(1).sum())
-        kept = rise[np.isfinite(rise).all(1)]
-        if not len(kept):
+def _average(rises: _Rises, objective: Objective) -> Measured:
+    rows: list[Row] = []
+    arrays = {}
+    rises.loss.plan(2 * rises.directions)
+    for metric, rise in rises.average(objective).items():
+        finite = np.isfinite(rise).all(1)
+        rises.not_finite += int((~finite).sum())
+        if finite.any():
+            rows.append({"metric": metric, **two_level_interval(rise[finite], np.asarray, rises.loss.seed).row})
+            arrays[metric] = rise[finite].mean(0)
+        else:
             rows.append({"metric": metric, "value": float("nan")})
-            continue
-        rows.append(_row(metric, two_level_interval(kept, _first, look.seed)))
-        arrays[metric] = kept.mean(0)
     return rows, arrays
 
 
-def _average_rises(look: _Look, made: Objective) -> dict[str, np.ndarray]:
-    """metric -> (directions, n): the same draws for every model, by parameter name."""
-    found = {}
-    with moving(made.parameters) as place:
-        base = _losses(made).double().cpu()
-        for metric, radius, adaptive in (
-            ("sharpness_average", look.radii[0], False),
-            ("sharpness_adaptive", look.radii[1], True),
-        ):
-            step = partial(noise, place.start, look.seed, adaptive=adaptive)
-            moved = losses_around(place, partial(_losses, made), step, look.directions, radius, look.done)
-            found[metric] = (moved - base).numpy()
-    return found
+def _worst(rises: _Rises, objective: Objective) -> Measured:
+    rises.loss.plan(2 * (rises.steps + 1))
+    arrays = rises.worst(objective)
+    return [{"metric": metric, **mean_interval(rise, rises.loss.seed).row} for metric, rise in arrays.items()], arrays
 
 
-def _worst(look: _Look, made: Objective) -> Measured:
-    rows, arrays = [], {}
-    look.plan(2 * (look.steps + 1))
-    for metric, rise in _worst_rises(look, made).items():
-        rows.append(_row(metric, mean_interval(rise, look.seed)))
-        arrays[metric] = rise
-    return rows, arrays
-
-
-def _worst_rises(look: _Look, made: Objective) -> dict[str, np.ndarray]:
-    """metric -> (n,) rises at the worst place found."""
-    found = {}
-    with moving(made.parameters) as place:
-        base = _losses(made).double().cpu()
-        for metric, radius, adaptive in (
-            ("sharpness_worst", look.radii_worst[0], False),
-            ("sharpness_adaptive_worst", look.radii_worst[1], True),
-        ):
-            worst = worst_case(
-                place, partial(_losses, made), partial(_gradient, made), radius,
-                adaptive=adaptive, steps=look.steps, seed=look.seed, done=look.done,
-            )  # fmt: skip
-            found[metric] = (worst.losses - base).numpy()
-    return found
-
-
-def _noise(look: _Look, made: Objective) -> Measured:
-    look.plan(9 * look.directions)
-    curve = _noise_curve(look, made)
+def _noise(rises: _Rises, objective: Objective) -> Measured:
+    rises.loss.plan(9 * rises.directions)
+    curve, seed = rises.noise(objective), rises.loss.seed
     rise = curve.rise()
     capped = np.where(np.isfinite(rise), rise, 1e6)  # a loss that is not finite has risen beyond any level
-    look.not_finite = int((~np.isfinite(rise)).sum())
-    rows = [_row("noise_to_rise", two_level_interval(capped, partial(crossing, curve.amounts, level=RISE), look.seed))]
-    for place, amount in enumerate(curve.amounts):
-        here = rise[..., place]
-        if np.isfinite(here).all():
-            rows.append(_row("noise_curve", two_level_interval(here, _first, look.seed), x=float(amount)))
-        else:
-            rows.append({"metric": "noise_curve", "value": float("nan"), "x": float(amount)})
+    rises.not_finite = int((~np.isfinite(rise)).sum())
+    level = two_level_interval(capped, partial(crossing, curve.amounts, level=RISE), seed)
+    rows: list[Row] = [{"metric": "noise_to_rise", **level.row}]
+    for number, amount in enumerate(curve.amounts):
+        here = rise[..., number]
+        finite = two_level_interval(here, np.asarray, seed).row if np.isfinite(here).all() else {"value": float("nan")}
+        rows.append({"metric": "noise_curve", **finite, "x": float(amount)})
     return rows, {"noise_losses": curve.losses.astype(np.float32), "noise_amounts": curve.amounts, "loss": curve.base}
 
 
-def _noise_curve(look: _Look, made: Objective) -> Any:
-    with moving(made.parameters) as place:
-        step = partial(filter_direction, place.start, look.seed)
-        return noise_curve(place, partial(_losses, made), step, look.directions, level=RISE, done=look.done)
+# --- control ------------------------------------------------------------------------------------------------------
 
 
-# --- control ----------------------------------------------------------------------------------------------------
-
-
-def _control(
-    look: _Look, encoder: Encoder, made: Objective, build: Callable[[Encoder], Objective], sample: Tensor
-) -> Measured:
+def _control(rises: _Rises, encoder: Encoder, objective: Objective) -> Measured:
     """Every measure of the model and of copies with other weights and the same function, as ratios."""
-    each = 2 * look.directions + 2 * (look.steps + 1) + 9 * look.directions
-    look.plan((len(REPARAMETRISATIONS) + 1) * each)
-    untouched = _all_measures(look, encoder, made, build)
-    rows: list[dict[str, Any]] = []
+    loss = rises.loss
+    one_model = 2 * rises.directions + 2 * (rises.steps + 1) + 9 * rises.directions
+    loss.plan((len(REPARAMETRISATIONS) + 1) * one_model)
+    untouched = _all_measures(rises, encoder, objective)
+    rows: list[Row] = []
     for number, name in enumerate(REPARAMETRISATIONS, start=1):
-        copied = reparametrised(encoder, name, look.seed)
-        change = _change(encoder, copied, sample)
+        copied = reparametrised(encoder, name, loss.seed)
+        change = change_of_tokens(encoder, copied, loss.images[: loss.batch])
         if change > 1e-3:
             raise FdlabError(
                 f"The map {name} changes this model ({encoder.info.family}).",
@@ -303,43 +242,32 @@ def _control(
                 CHECK_NOT_MET,
             )
         rows.append({"metric": "moved_function", "value": change, "x": number})
-        moved = _all_measures(look, copied, build(copied), build)
-        for metric, value in moved.items():
+        for metric, value in _all_measures(rises, copied, loss.objective_of(copied)).items():
             ratio = value / untouched[metric] if untouched[metric] else float("nan")
             rows.append({"metric": f"moved_{metric}", "value": ratio, "x": number})
     return rows, {f"untouched_{metric}": np.array(value) for metric, value in untouched.items()}
 
 
-def _change(encoder: Encoder, other: Encoder, sample: Tensor) -> float:
-    """The largest change of a token in shares of the largest token."""
-    with torch.no_grad():
-        first, second = (model.tokens(model.normalise(sample)) for model in (encoder, other))
-    return float((first - second).abs().max() / first.abs().max().clamp_min(1e-12))
-
-
-def _all_measures(
-    look: _Look, encoder: Encoder, made: Objective, build: Callable[[Encoder], Objective]
-) -> dict[str, float]:
-    curve = _noise_curve(look, made)
+def _all_measures(rises: _Rises, encoder: Encoder, objective: Objective) -> dict[str, float]:
+    curve = rises.noise(objective)
     level = crossing(curve.amounts, np.nanmean(curve.rise(), (0, 1))[None], RISE)
-    rises = {**_average_rises(look, made), **_worst_rises(look, made)}
+    by_metric = {**rises.average(objective), **rises.worst(objective)}
     return {
-        "eigenvalue_1": _top(look, made),
-        "eigenvalue_1_balanced": _top(look, build(balanced(encoder)[0])),
-        **{metric: float(rise.mean()) for metric, rise in rises.items()},
+        "eigenvalue_1": _top_eigenvalue(rises, objective),
+        "eigenvalue_1_balanced": _top_eigenvalue(rises, rises.loss.objective_of(balanced(encoder)[0])),
+        **{metric: float(rise.mean()) for metric, rise in by_metric.items()},
         "noise_to_rise": float(level[0]),
     }
 
 
-def _top(look: _Look, made: Objective) -> float:
-    sizes = [len(inputs) for inputs, _ in made.batches]
-    matrix = Hessian(made.loss, list(made.parameters.values()), made.batches, sizes)
-    return float(spectrum(matrix, k=1, probes=0, seed=look.seed).eigenvalues[0])
+def _top_eigenvalue(rises: _Rises, objective: Objective) -> float:
+    return float(spectrum(hessian_of(objective), k=1, probes=0, seed=rises.loss.seed).eigenvalues[0])
 
 
 PROBE = Probe(
     measure=measure_sharpness,
     version=VERSION,
+    known_answers="curvature",
     settings=(
         "part",
         "objective",

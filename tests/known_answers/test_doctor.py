@@ -16,7 +16,7 @@ from fdlab.known_answers.check import Check
 
 @pytest.fixture
 def attention_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "PROBES", {"attention": doctor.PROBES["attention"]})
+    monkeypatch.setattr(doctor, "CASES", {"attention": doctor.CASES["attention"]})
 
 
 @pytest.mark.usefixtures("attention_only")
@@ -44,7 +44,7 @@ def test_undefined_answers_are_right_only_together() -> None:
 
 
 def test_every_registered_probe_has_cases() -> None:
-    for names, run in doctor.PROBES.values():
+    for names, run in doctor.CASES.values():
         first = next(iter(names()))
         assert all(check.right for check in run(first, torch.float64))
 

@@ -145,7 +145,3 @@ def test_progress_is_told() -> None:
 def test_no_images_are_refused() -> None:
     with pytest.raises(FdlabError, match="cannot be measured"):
         measure_attention(encoder(), torch.zeros(0, 3, 32, 32), label="one")
-
-
-def test_docstring_says_when_not_to_use_it() -> None:
-    assert any(line.strip().startswith("Do not") for line in (measure_attention.__doc__ or "").splitlines())

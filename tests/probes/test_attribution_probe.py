@@ -13,7 +13,6 @@ from captum.attr import LayerConductance
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-import fdlab
 from fdlab.encoders.encoder import Encoder, blocks_of
 from fdlab.errors import FdlabError
 from fdlab.measures.attribution import random_order
@@ -312,18 +311,6 @@ def test_a_stopped_measurement_goes_on(part: str, tmp_path: Path) -> None:
     assert rest.passes == whole.passes * 2 // 3
     (tmp_path / "images-8.npz").write_bytes(b"half a file")
     assert measure_attribution(model, images, part=part, unfinished=tmp_path, **FEW).table.equals(plain.table)
-
-
-def test_a_question_is_answered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {"data": "digits", "images": 6, "store": Store(tmp_path), "steps": 3, "gradient_steps": 4}
-    model = linear(classes=10)
-    first = fdlab.measure("attribution", {"a": model}, **asked)
-    assert first["objective"].unique().tolist() == ["logit of the image's label"]
-    monkeypatch.setattr("fdlab.probes.attribution._Look", None)
-    again = fdlab.measure("attribution", {"b": model}, **asked)
-    np.testing.assert_allclose(first["value"], again["value"], rtol=1e-8)
-    with pytest.raises(TypeError):  # another question is measured
-        fdlab.measure("attribution", {"a": model}, **(asked | {"steps": 2}))
 
 
 # --- refusals --------------------------------------------------------------------------------------------

@@ -161,15 +161,6 @@ def test_gauss_newton_has_no_negative_part() -> None:
     assert "eigenvalue_1" not in found.arrays
 
 
-def test_the_model_is_left_as_it_was() -> None:
-    model = encoder()
-    before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
-    measure_hessian(model, IMAGES, labels=LABELS, label="one", probes=0, k=1)
-    for name, tensor in model.module.state_dict().items():
-        assert torch.equal(tensor, before[name])
-    assert all(p.grad is None and p.requires_grad for p in model.module.parameters())
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

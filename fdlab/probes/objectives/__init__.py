@@ -1,4 +1,4 @@
-"""Which loss is looked at: curvature, landscapes and sharpness mean nothing without it.
+"""Which loss is measured: curvature, landscapes and sharpness mean nothing without it.
 
 An ``Objective`` is a mean loss of one module over fixed images: eval mode, no augmentation, no smoothing.
 Do not compare numbers of two objectives: their scales have nothing in common.
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures.products import check_module
 from fdlab.probes.objectives.classifiers import classifier, linear_probe
 from fdlab.probes.objectives.heads import heads_identity
 from fdlab.probes.objectives.objective import Batch, Objective
 from fdlab.probes.objectives.targets import distill, mim
+from fdlab.probes.probe import check_name
 from fdlab.records.store import Store
 
 if TYPE_CHECKING:
@@ -60,35 +61,29 @@ def build_objective(
         FdlabError: an unknown name, no classifier, no labels, one class, no teacher, no decoder, weights that
             are not finite, or a model with active BatchNorm or dropout.
     """
-    if name not in OBJECTIVES:
-        raise FdlabError(
-            f"There is no objective '{name}'.{nearest(name, OBJECTIVES)}",
-            "",
-            f"Use one of: {', '.join(OBJECTIVES)}.",
-            USAGE,
-        )
+    check_name("There is no objective", name, OBJECTIVES, "Use one of")
     encoder.module.eval()
     check_module(encoder.module)
     inputs = encoder.normalise(images)
     if name == "linear-probe":
-        made = linear_probe(encoder, inputs, labels, micro_batch, pool, l2, store)
+        objective = linear_probe(encoder, inputs, labels, micro_batch, pool, l2, store)
     elif name == "classifier":
-        made = classifier(encoder, inputs, labels, micro_batch)
+        objective = classifier(encoder, inputs, labels, micro_batch)
     elif name == "distill":
-        made = distill(encoder, images, inputs, teacher, micro_batch)
+        objective = distill(encoder, images, inputs, teacher, micro_batch)
     else:
-        made = mim(encoder, inputs, micro_batch, seed)
-    made.module.eval()
-    made.parameters = _reached(made, encoder, parameters)
-    return made
+        objective = mim(encoder, inputs, micro_batch, seed)
+    objective.module.eval()
+    objective.parameters = _reached(objective, encoder, parameters)
+    return objective
 
 
 def _reached(objective: Objective, encoder: Encoder, which: str) -> dict[str, Tensor]:
     """The parameters that the loss depends on, by the encoder's own names; the others have no curvature."""
     of_encoder = {id(p) for p in encoder.module.parameters()}
-    own = getattr(encoder.module, "get_classifier", None)
-    if callable(own):  # the encoder's file may hold a classifier: it is no part of the encoder
-        of_encoder -= {id(p) for p in own().parameters()}
+    classifier_of = getattr(encoder.module, "get_classifier", None)
+    if callable(classifier_of):  # the encoder's file may hold a classifier: it is no part of the encoder
+        of_encoder -= {id(p) for p in classifier_of().parameters()}
     named = {
         name.removeprefix("encoder."): parameter
         for name, parameter in objective.module.named_parameters()
@@ -96,7 +91,9 @@ def _reached(objective: Objective, encoder: Encoder, which: str) -> dict[str, Te
     }
     if not named:
         raise FdlabError("No parameter of this model can move.", "All are frozen.", "Set requires_grad.", USAGE)
-    found = torch.autograd.grad(objective.loss(objective.batches[0]), list(named.values()), allow_unused=True)
-    if any(g is not None and not torch.isfinite(g).all() for g in found):
-        raise FdlabError("The gradient of the loss is not finite.", "", "Check the images and weights.", NOT_UNDERSTOOD)
-    return {name: p for (name, p), gradient in zip(named.items(), found, strict=True) if gradient is not None}
+    gradients = torch.autograd.grad(objective.loss(objective.batches[0]), list(named.values()), allow_unused=True)
+    if any(gradient is not None and not torch.isfinite(gradient).all() for gradient in gradients):
+        raise FdlabError(
+            "The gradient of the loss is not finite.", fix="Check the images and weights.", code=NOT_UNDERSTOOD
+        )
+    return {name: p for (name, p), gradient in zip(named.items(), gradients, strict=True) if gradient is not None}

@@ -1,4 +1,4 @@
-"""An objective at places around the weights, each evaluated once and kept at once."""
+"""An objective at points around the weights, each evaluated once and kept at once."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from torch import Tensor
 from fdlab.errors import OUT_OF_SPACE, FdlabError
 from fdlab.measures.directions import Place
 from fdlab.probes.objectives.objective import Objective
-from fdlab.progress import Progress
+from fdlab.probes.probe import expect
 
 
 class Points:
-    """Evaluates places once each; what was evaluated is appended to ``points.jsonl`` at once."""
+    """Evaluates points once each; what was evaluated is appended to ``points.jsonl`` at once."""
 
-    def __init__(self, made: Objective, place: Place, folder: Path | None, progress: Any) -> None:
-        self.made, self.place, self.progress = made, place, progress
-        self.known: dict[str, tuple[float, float, list[float]]] = {}
-        self.places: dict[str, tuple[float, float]] = {}
+    def __init__(self, objective: Objective, place: Place, folder: Path | None, progress: Any) -> None:
+        self.objective, self.place, self.progress = objective, place, progress
+        self.known: dict[str, tuple[float, float, list[float]]] = {}  # loss, accuracy, losses of the images
+        self.where: dict[str, tuple[float, float]] = {}
         self.not_finite = 0
         self.file = None if folder is None else folder / "points.jsonl"
         if self.file is not None and self.file.is_file():
@@ -38,13 +38,12 @@ class Points:
         if len(whole) < len(text):
             os.truncate(file, len(whole))
         for line in whole.decode().splitlines():
-            key, loss, accuracy, each = json.loads(line)
-            self.known[key] = (_number(loss), _number(accuracy), [_number(value) for value in each])
+            key, loss, accuracy, losses = json.loads(line)
+            self.known[key] = (_number(loss), _number(accuracy), [_number(value) for value in losses])
 
     def plan(self, count: int) -> None:
         """Progress is counted in points."""
-        if isinstance(self.progress, Progress):
-            self.progress.total = count
+        expect(self.progress, count)
 
     def at(
         self, key: str, where: tuple[float, float], *steps: tuple[float, Mapping[str, Tensor]]
@@ -57,7 +56,7 @@ class Points:
         return self._kept(key, where, lambda: self.place.take(weights))
 
     def _kept(self, key: str, where: tuple[float, float], go: Any) -> tuple[float, float]:
-        self.places[key] = where
+        self.where[key] = where
         if key not in self.known:
             go()
             self.known[key] = self._evaluated()
@@ -71,7 +70,7 @@ class Points:
     @torch.no_grad()
     def _evaluated(self) -> tuple[float, float, list[float]]:
         try:
-            found = [self.made.evaluate(batch) for batch in self.made.batches]
+            evaluated = [self.objective.evaluate(batch) for batch in self.objective.batches]
         except torch.OutOfMemoryError as error:
             raise FdlabError(
                 "The device has too little memory for one forward pass.",
@@ -79,8 +78,8 @@ class Points:
                 "Give a smaller --micro-batch; points so far are kept, the same command continues.",
                 OUT_OF_SPACE,
             ) from None
-        losses = torch.cat([each for each, _ in found]).double().cpu()
-        right = [answer for _, answer in found if answer is not None]
+        losses = torch.cat([part for part, _ in evaluated]).double().cpu()
+        right = [correct for _, correct in evaluated if correct is not None]
         accuracy = float(torch.cat(right).double().mean()) if right else math.nan
         mean = float(losses.mean())
         return (mean if math.isfinite(mean) else math.nan), accuracy, losses.tolist()
@@ -89,17 +88,17 @@ class Points:
         if self.file is None:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        loss, accuracy, each = self.known[key]
-        line = json.dumps([key, *(_plain(value) for value in (loss, accuracy)), [_plain(value) for value in each]])
+        loss, accuracy, losses = self.known[key]
+        line = json.dumps([key, _plain(loss), _plain(accuracy), [_plain(value) for value in losses]])
         with self.file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def arrays(self) -> dict[str, np.ndarray]:
-        keys = list(self.places)
+        """``x`` and ``y`` (points,), ``losses`` (points, n), in the order in which they were asked for."""
         return {
-            "x": np.array([self.places[key][0] for key in keys]),
-            "y": np.array([self.places[key][1] for key in keys]),
-            "losses": np.array([self.known[key][2] for key in keys], dtype=np.float32),
+            "x": np.array([x for x, _ in self.where.values()]),
+            "y": np.array([y for _, y in self.where.values()]),
+            "losses": np.array([self.known[key][2] for key in self.where], dtype=np.float32),
         }
 
 

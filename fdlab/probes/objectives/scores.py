@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.probes.probe import check_name
 
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
@@ -30,10 +31,7 @@ class ClassOrFeature:
     """
 
     def __init__(self, encoder: Encoder, target: str, labelled: bool) -> None:
-        if target not in TARGETS:
-            raise FdlabError(
-                f"No target is '{target}'.{nearest(target, TARGETS)}", "", f"Known: {', '.join(TARGETS)}.", USAGE
-            )
+        check_name("No target is", target, TARGETS)
         classes = encoder.info.classes
         if target in ("label", "prediction") and not classes:
             raise FdlabError(
@@ -43,7 +41,9 @@ class ClassOrFeature:
                 NOT_UNDERSTOOD,
             )
         if target == "label" and not labelled:
-            raise FdlabError("The images have no labels.", "", "Use --target prediction, or labelled images.", USAGE)
+            raise FdlabError(
+                "The images have no labels.", fix="Use --target prediction, or labelled images.", code=USAGE
+            )
         if target == "auto":
             target = "feature" if not classes else "label" if labelled else "prediction"
         self.encoder, self.target = encoder, target
@@ -89,5 +89,5 @@ class ClassOrFeature:
 
     def _feature(self, images: Tensor) -> Tensor:
         """(B, C) float32, or float64 where the model is."""
-        found = self.encoder.tokens(images)[:, self.encoder.info.prefix_tokens :].mean(1)
-        return found if found.dtype == torch.float64 else found.float()
+        feature = self.encoder.tokens(images)[:, self.encoder.info.prefix_tokens :].mean(1)
+        return feature if feature.dtype == torch.float64 else feature.float()
