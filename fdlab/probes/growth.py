@@ -1,4 +1,4 @@
-"""As many images as a precision needs: one growing set for all models, whose earlier images are never seen twice.
+"""As many images as a precision needs: one growing set for all models, no image of which is measured twice.
 
 The set is the seed's permutation from its start, so that a larger one begins with the smaller. Each size is asked
 of the store as a plain question of that many images: what was measured with another tolerance, or beside other
@@ -22,8 +22,8 @@ from fdlab.randomness import stream
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
 
-FIRST = 64  # images before the first look: fewer would stop at a lucky interval
-Found = TypeVar("Found", bound=Mapping[str, Record])
+FIRST = 64  # images before the first judgement: fewer would stop at a lucky interval
+Records = TypeVar("Records", bound=Mapping[str, Record])
 
 
 class Widest(NamedTuple):
@@ -51,9 +51,13 @@ def checked(tolerance: Any) -> float:
     return value
 
 
-def stages(asked: int, found: int) -> list[int]:
-    """The sizes of the growing set: 64, 128, 256, ... and at last all of the ``asked`` that were ``found``."""
-    last = min(asked, found)
+def stages(asked: int, available: int) -> list[int]:
+    """The sizes of the growing set: 64, 128, 256, ... and at last all of the ``asked`` that are ``available``.
+
+    >>> stages(256, 200)
+    [64, 128, 200]
+    """
+    last = min(asked, available)
     return [FIRST * 2**k for k in range(32) if FIRST * 2**k < last] + [last]
 
 
@@ -91,7 +95,7 @@ def widest(table: pd.DataFrame) -> Widest:
     return Widest(str(row["metric"]), block, head, float(half.max()))
 
 
-def grow(answer: Callable[[int, Mapping[str, Record]], Found], counts: Sequence[int], tolerance: float) -> Found:
+def grow(answer: Callable[[int, Mapping[str, Record]], Records], counts: Sequence[int], tolerance: float) -> Records:
     """Asks for more and more images until every model is within the tolerance; the manifests say how it ended.
 
     Args:
@@ -99,33 +103,34 @@ def grow(answer: Callable[[int, Mapping[str, Record]], Found], counts: Sequence[
         counts: the sizes to try, growing.
         tolerance: the largest half-width allowed.
     """
-    found = answer(counts[0], {})
+    records = answer(counts[0], {})
     for count in counts[1:]:
-        if _ended(found, tolerance)["reached"]:
+        if _judged(records, tolerance)["reached"]:
             break
-        found = answer(count, found)
-    said = _ended(found, tolerance)
-    for record in found.values():
-        record.manifest["tolerance"] = said
-    return found
+        records = answer(count, records)
+    verdict = _judged(records, tolerance)
+    for record in records.values():
+        record.manifest["tolerance"] = verdict
+    return records
 
 
-def _ended(found: Mapping[str, Record], tolerance: float) -> dict[str, Any]:
-    places = {label: widest(record.table) for label, record in found.items()}
-    label = max(places, key=lambda name: places[name].half_width)
+def _judged(records: Mapping[str, Record], tolerance: float) -> dict[str, Any]:
+    """What was asked, whether every model is within it, and the widest interval of all."""
+    by_model = {label: widest(record.table) for label, record in records.items()}
+    label = max(by_model, key=lambda name: by_model[name].half_width)
     return {
         "asked": tolerance,
-        "reached": places[label].half_width <= tolerance,
-        "widest": {"model": label, **places[label]._asdict()},
+        "reached": by_model[label].half_width <= tolerance,
+        "widest": {"model": label, **by_model[label]._asdict()},
     }
 
 
-def sentence(said: Mapping[str, Any], images: int) -> str:
-    """How it ended, for a report; blocks and heads count from 1, as in figures."""
-    place = said["widest"]
-    where = "".join(f", {name} {place[name] + 1}" for name in ("block", "head") if place[name] is not None)
-    end = "reached with" if said["reached"] else "NOT reached: all images were used,"
+def sentence(verdict: Mapping[str, Any], images: int) -> str:
+    """How the growth ended, for a report; blocks and heads count from 1, as in figures."""
+    row = verdict["widest"]
+    where = "".join(f", {name} {row[name] + 1}" for name in ("block", "head") if row[name] is not None)
+    end = "reached with" if verdict["reached"] else "NOT reached: all images were used,"
     return (
-        f"tolerance {said['asked']:g} {end} {images} images;"
-        f" widest: {place['metric']} of {place['model']}{where}, half-width {place['half_width']:.2g}"
+        f"tolerance {verdict['asked']:g} {end} {images} images;"
+        f" widest: {row['metric']} of {row['model']}{where}, half-width {row['half_width']:.2g}"
     )

@@ -284,7 +284,8 @@ def _random_control(encoders: Mapping[str, Encoder], device: str, seed: int) -> 
         return {}  # it is its own control
     name = info.source.removeprefix("timm:") or info.timm_name
     # a bare file may need the head count that the first model was opened with
-    for options in ({}, {"heads": info.heads, "image_size": info.image_size}) if name else ():
+    with_heads: dict[str, Any] = {"heads": info.heads, "image_size": info.image_size}
+    for options in ({}, with_heads) if name else ():
         try:
             control = open_model(f"random:{name}", device=device, seed=seed, **options)
         except FdlabError:

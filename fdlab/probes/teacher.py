@@ -33,8 +33,12 @@ def measure_teacher_r2(
     held-out images.
 
     Args:
+        encoder, teacher: the model that is read, and the one that is explained, on its grid.
         fit: (M, 3, H, W) raw images for the ridge (the paper-size study takes 400).
         held: (n, 3, H, W) other raw images.
+
+    Returns:
+        A record of one row; arrays ``error`` and ``baseline`` (n,), the two sums of each held-out image.
     """
     grid = encoder.info.grid
     target_fit = whiten(on_grid(patch_tokens(teacher, fit), teacher.info.grid, grid))
@@ -42,16 +46,16 @@ def measure_teacher_r2(
     ridge = fit_position_ridge(patch_tokens(encoder, fit), target_fit)
     error, baseline = explained(ridge, patch_tokens(encoder, held), target)
     pair = torch.stack([error, baseline], 1).numpy()
-    found = interval_of_means(pair, lambda means: 1 - means[:, 0] / means[:, 1], seed)
+    share = interval_of_means(pair, lambda means: 1 - means[:, 0] / means[:, 1], seed)
     row = {
         "model": label,
         "family": family,
         "seed": seed,
         "probe": "features",
         "metric": "teacher_r2",
-        "value": float(found.value),
-        "low": float(found.low),
-        "high": float(found.high),
+        "value": float(share.value),
+        "low": float(share.low),
+        "high": float(share.high),
         "n": len(held),
         "objective": f"ridge on {len(fit)} other images",
     }

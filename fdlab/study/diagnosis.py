@@ -89,17 +89,17 @@ def diagnose(
     common: dict[str, Any] = {
         "seed": seed, "device": device, "batch": batch, "fresh": fresh, "quiet": quiet, "random_control": control,
     }  # fmt: skip
-    found = gather(probe, list(models), data, parts=parts, images=images, **common, **settings)
-    manifests = {label: record.manifest for label, record in found.records.items()}
+    result = gather(probe, list(models), data, parts=parts, images=images, **common, **settings)
+    manifests = {label: record.manifest for label, record in result.records.items()}
     if maps:  # on as many of the same images as the tolerance asked for
-        seen = max(manifest["offered"] for manifest in manifests.values())
-        found = _together(found, gather("attention_maps", list(models), data, images=seen, **common))
-    facts = facts_of(probe, data, seed, manifests) | {"notes": found.notes}
+        measured = max(manifest["offered"] for manifest in manifests.values())
+        result = _together(result, gather("attention_maps", list(models), data, images=measured, **common))
+    facts = facts_of(probe, data, seed, manifests) | {"notes": result.notes}
     facts["command"] = command or f"fdlab diagnose {probe}"
-    save_records(folder / "records", found.records)
-    report = Report(found.table, facts)
+    save_records(folder / "records", result.records)
+    report = Report(result.table, facts)
     page = write_report(folder, report)
-    return {"page": page, "table": found.table, "summary": readable(report.summary()), "notes": found.notes}
+    return {"page": page, "table": result.table, "summary": readable(report.summary()), "notes": result.notes}
 
 
 class Gathered(NamedTuple):
@@ -114,16 +114,15 @@ def gather(probe: str, models: Any, data: str, *, parts: Sequence[str] = (), **s
     """``measure`` for every part, joined; its warnings and what was assumed or left out as sentences."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        tables = [
-            measure(probe, models, data=data, **settings, **({"part": part} if part else {})) for part in parts or ("",)
-        ]
-    records = _joined([found.attrs["record"] for found in tables])
+        by_part: list[dict[str, Any]] = [{"part": part} for part in parts] or [{}]
+        tables = [measure(probe, models, data=data, **settings, **part) for part in by_part]
+    records = _joined([table.attrs["record"] for table in tables])
     manifests = {label: record.manifest for label, record in records.items()}
     shown = {label: shown_family(label, str(m["kind"])) for label, m in manifests.items()}
     table = join(tables)
     table = table.assign(family=[shown[label] for label in table["model"]])
-    said = [*open_data(data).notes, *(str(w.message) for w in caught if issubclass(w.category, UserWarning))]
-    notes = [*dict.fromkeys(said), *(f"{m['label']}: {s}" for m in manifests.values() for s in m["assumed"])]
+    warned = [*open_data(data).notes, *(str(w.message) for w in caught if issubclass(w.category, UserWarning))]
+    notes = [*dict.fromkeys(warned), *(f"{m['label']}: {text}" for m in manifests.values() for text in m["assumed"])]
     for m in manifests.values():
         notes += [f"{m['label']}: not measured: {text}" for text in m.get("not_measured", [])]
         notes += [f"{m['label']}: {text}" for text in m.get("remarks", [])]
@@ -161,13 +160,14 @@ def _joined(parts: list[dict[str, Record]]) -> dict[str, Record]:
 
 
 def _joined_manifest(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first part's manifest with what all parts could not measure or remark, and all of them as ``parts``."""
     if len(manifests) == 1:
         return dict(manifests[0])
-    said = {
+    texts = {
         key: list(dict.fromkeys(text for manifest in manifests for text in manifest.get(key, [])))
         for key in ("not_measured", "remarks")
     }
-    return {**manifests[0], **said, "parts": manifests}
+    return {**manifests[0], **texts, "parts": manifests}
 
 
 def facts_of(probe: str, data: str, seed: int, manifests: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -198,6 +198,7 @@ def _probe_with_labels(seen: list[Any]) -> Any:
         measure=measure_handed,
         version=1,
         settings=("teacher",),
+        known_answers="",
         models=("teacher",),
         takes=("labels",),
         between=between,

@@ -151,6 +151,20 @@ def test_masked_pixels_of_a_run_folder(tmp_path: Path) -> None:
     assert not torch.equal(first, build_objective("mim", model, images(), seed=2).batches[0][1])
 
 
+def test_masked_pixels_are_those_that_are_hidden(tmp_path: Path) -> None:
+    """The decoder answers 0: the loss is the mean square of the hidden patches alone."""
+    decoder = nn.Linear(16, 48)
+    nn.init.zeros_(decoder.weight)
+    nn.init.zeros_(decoder.bias)
+    token = nn.ParameterDict({"mask_token": nn.Parameter(torch.zeros(16))})
+    save_heads(tmp_path / "heads.safetensors", {"decoder": decoder, "mask": token})
+    objective = build_objective("mim", encoder(source=str(tmp_path)), images(4), micro_batch=4)
+    pixels, hidden = objective.batches[0][1][..., :-1], objective.batches[0][1][..., -1] > 0
+    expected = torch.stack([pixels[k][hidden[k]].square().mean() for k in range(4)])
+    assert hidden.sum(1).tolist() == [10] * 4  # 60 % of 16 patches
+    torch.testing.assert_close(objective.losses(objective.batches[0]), expected)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

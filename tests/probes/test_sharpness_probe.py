@@ -14,6 +14,7 @@ from fdlab.encoders.encoder import Encoder
 from fdlab.encoders.stretch import reparametrised
 from fdlab.errors import FdlabError
 from fdlab.probes import sharpness
+from fdlab.probes.objectives import build_objective
 from fdlab.probes.sharpness import measure_sharpness
 from fdlab.records.metrics import METRICS
 from fdlab.records.metrics.names import MAPS
@@ -104,6 +105,16 @@ def test_the_worst_place_is_worse_than_a_random_one_as_far_away() -> None:
         assert values(record)[worst] > 3 * abs(values(noise)[average])
         assert record.arrays[worst].shape == (36,)
         assert record.arrays[worst].mean() == pytest.approx(values(record)[worst])
+
+
+def test_the_gradient_is_that_of_the_mean_over_images() -> None:
+    model = encoder()
+    built = build_objective("classifier", model, IMAGES, LABELS, micro_batch=16)  # 16, 16 and 4 images
+    gradient = sharpness._gradient(built)
+    whole = build_objective("classifier", model, IMAGES, LABELS, micro_batch=36)
+    expected = torch.autograd.grad(whole.loss(whole.batches[0]), list(whole.parameters.values()))
+    for name, part in zip(whole.parameters, expected, strict=True):
+        torch.testing.assert_close(gradient[name], part, rtol=1e-4, atol=1e-6)
 
 
 def test_the_model_comes_back_after_ctrl_c(monkeypatch: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures.classifier import Logistic, fit_logistic
 from fdlab.probes.objectives.heads import kept_heads, kept_linear, kept_norm
-from fdlab.probes.objectives.objective import Objective, frozen, given_labels, split
+from fdlab.probes.objectives.objective import Objective, checked_labels, frozen, split
 from fdlab.records.store import Record, Store, default_store
 from fdlab.records.table import frame
 
@@ -38,9 +38,9 @@ class _Pool:
 
     def __init__(self, encoder: Encoder, pool: str) -> None:
         if pool not in ("patches", "class"):
-            raise FdlabError(f"There is no pooling '{pool}'.", "", "Use patches or class.", USAGE)
+            raise FdlabError(f"There is no pooling '{pool}'.", fix="Use patches or class.", code=USAGE)
         if pool == "class" and "cls" not in encoder.info.prefix_kinds:
-            raise FdlabError("This model has no class token.", "", "Pool the patches.", USAGE)
+            raise FdlabError("This model has no class token.", fix="Pool the patches.", code=USAGE)
         self.tokens, self.prefix, self.kind = encoder.tokens, encoder.info.prefix_tokens, pool
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -49,14 +49,14 @@ class _Pool:
 
 
 def linear_probe(
-    encoder: Encoder, inputs: Tensor, given: Tensor | None, micro: int, pool: str, l2: float, store: Store | None
+    encoder: Encoder, inputs: Tensor, labels: Tensor | None, micro: int, pool: str, l2: float, store: Store | None
 ) -> Objective:
     """A converged, penalised classifier on the frozen pooled token, then frozen itself."""
-    labels = _classes(given, len(inputs))
+    classes = _classes(labels, len(inputs))
     width = encoder.info.width
     norm = nn.LayerNorm(width, elementwise_affine=False)
     features = frozen(_Pool(encoder, pool), inputs, micro)
-    fit = _kept_fit(norm(features).double().cpu().numpy(), labels.cpu().numpy(), l2, store)
+    fit = _kept_fit(norm(features).double().cpu().numpy(), classes.cpu().numpy(), l2, store)
     head = nn.Linear(width, len(fit.bias)).to(features)
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(fit.weight))
@@ -66,27 +66,27 @@ def linear_probe(
         f"cross-entropy of a linear probe (LayerNorm of the {token}, l2 {l2:g}, fitted on these images), frozen"
     )
     facts = {"probe_loss": fit.loss, "probe_accuracy": fit.accuracy, "probe_gradient_norm": fit.gradient_norm}
-    return _classified("linear-probe", description, Pooled(encoder, pool, norm, head), inputs, labels, micro, facts)
+    return _classified("linear-probe", description, Pooled(encoder, pool, norm, head), inputs, classes, micro, facts)
 
 
 def _kept_fit(features: np.ndarray, labels: np.ndarray, l2: float, store: Store | None) -> Logistic:
-    """The probe of these very features, labels and penalty: from the store where it is known."""
+    """The classifier fitted to these very features, labels and penalty: from the store where it is kept."""
     content = hashlib.sha256(np.ascontiguousarray(features).tobytes() + labels.astype(np.int64).tobytes()).hexdigest()
     question = {"fit": "logistic", "version": 1, "content": content, "shape": list(features.shape), "l2": l2}
-    kept = default_store() if store is None else store
-    known = kept.get(question)
-    if known is not None:
-        facts = {key: float(known.manifest[key]) for key in ("loss", "gradient_norm", "accuracy")}
-        return Logistic(known.arrays["weight"], known.arrays["bias"], **facts)
+    store = default_store() if store is None else store
+    record = store.get(question)
+    if record is not None:
+        facts = {key: float(record.manifest[key]) for key in ("loss", "gradient_norm", "accuracy")}
+        return Logistic(record.arrays["weight"], record.arrays["bias"], **facts)
     fit = fit_logistic(features, labels, l2=l2)
     manifest = {"loss": fit.loss, "gradient_norm": fit.gradient_norm, "accuracy": fit.accuracy}
-    kept.put(question, Record(frame([]), {"weight": fit.weight, "bias": fit.bias}, manifest))
+    store.put(question, Record(frame([]), {"weight": fit.weight, "bias": fit.bias}, manifest))
     return fit
 
 
-def classifier(encoder: Encoder, inputs: Tensor, given: Tensor | None, micro: int) -> Objective:
+def classifier(encoder: Encoder, inputs: Tensor, labels: Tensor | None, micro: int) -> Objective:
     """The classifier in the model's file, or the one that its run folder keeps."""
-    labels = given_labels(given, len(inputs))
+    labels = checked_labels(labels, len(inputs))
     module: nn.Module
     if encoder.info.classes:
         module, classes = encoder.module, encoder.info.classes
@@ -116,11 +116,11 @@ def _classified(
     def right(logits: Tensor, targets: Tensor) -> Tensor:
         return logits.argmax(-1) == targets
 
-    said = f"{description}; {len(inputs)} images, eval mode, no augmentation"
+    description = f"{description}; {len(inputs)} images, eval mode, no augmentation"
     batches = split(inputs, labels.to(inputs.device), micro)
-    return Objective(name, said, module, {}, batches, module, criterion, right, facts)
+    return Objective(name, description, module, {}, batches, module, criterion, right, facts)
 
 
 def _classes(labels: Tensor | None, images: int) -> Tensor:
     """Labels counted from 0 without gaps."""
-    return torch.unique(given_labels(labels, images), return_inverse=True)[1]
+    return torch.unique(checked_labels(labels, images), return_inverse=True)[1]

@@ -68,6 +68,9 @@ def kept_norm(heads: dict[str, Tensor], width: int) -> nn.Module:
 class _Fixed(nn.Module):
     """``(x - mean) / sd``."""
 
+    mean: Tensor
+    sd: Tensor
+
     def __init__(self, mean: Tensor, sd: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean)

@@ -21,7 +21,7 @@ class Objective:
 
     ``description`` is the sentence that stands beside every result: the same for every model that was measured
     alike; what belongs to one model (the probe's loss, its accuracy, ...) is in ``facts``.
-    ``parameters`` are those looked at, by name without the head's prefix; ``batches`` the fixed micro-batches
+    ``parameters`` are those measured, by name without the head's prefix; ``batches`` the fixed micro-batches
     (inputs as the model takes them, targets). A batch of n_i images counts with n_i / N: the caller's arithmetic.
     """
 
@@ -37,6 +37,7 @@ class Objective:
 
     @property
     def images(self) -> int:
+        """How many images the loss is a mean over."""
         return sum(len(inputs) for inputs, _ in self.batches)
 
     def losses(self, batch: Batch) -> Tensor:
@@ -57,7 +58,7 @@ class Objective:
         return None if self.right is None else self.right(self.output(batch[0]), batch[1])
 
 
-def given_labels(labels: Tensor | None, images: int) -> Tensor:
+def checked_labels(labels: Tensor | None, images: int) -> Tensor:
     """The labels as int64, or an error where some are missing."""
     if labels is None or len(labels) != images or int(labels.min()) < 0:
         why = "None are given." if labels is None else f"{len(labels)} labels for {images} images, or some without."

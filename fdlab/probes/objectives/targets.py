@@ -22,21 +22,19 @@ if TYPE_CHECKING:
 def distill(encoder: Encoder, images: Tensor, inputs: Tensor, teacher: Encoder | str | None, micro: int) -> Objective:
     """Smooth L1 on the teacher's whitened patch tokens, through the student's projector or a fitted one."""
     if teacher is None:
-        raise FdlabError("There is no teacher to compare with.", "", "Give --teacher SOURCE.", USAGE)
-    opened = open_model(teacher, device=encoder.device) if isinstance(teacher, str) else teacher
-    target = _teacher_tokens(opened, images, encoder.info.grid, micro)
+        raise FdlabError("There is no teacher to compare with.", fix="Give --teacher SOURCE.", code=USAGE)
+    teacher = open_model(teacher, device=encoder.device) if isinstance(teacher, str) else teacher
+    target = _teacher_tokens(teacher, images, encoder.info.grid, micro)
     heads, prefix = kept_heads(encoder), encoder.info.prefix_tokens
 
     def tokens(batch: Tensor) -> Tensor:
         return encoder.tokens(batch)[:, prefix:]
 
     if "projector.weight" in heads and len(heads["projector.weight"]) == target.shape[-1]:
-        projector, said = kept_linear(heads, "projector"), "the student's own projector"
+        projector, through = kept_linear(heads, "projector"), "the student's own projector"
     else:
-        projector, said = (
-            _fitted_projector(frozen(tokens, inputs, micro), target),
-            "a ridge projector fitted on these images",
-        )
+        projector = _fitted_projector(frozen(tokens, inputs, micro), target)
+        through = "a ridge projector fitted on these images"
     module = nn.ModuleDict({"encoder": encoder.module, "head": projector.to(inputs.device)})
 
     def output(batch: Tensor) -> Tensor:
@@ -49,10 +47,10 @@ def distill(encoder: Encoder, images: Tensor, inputs: Tensor, teacher: Encoder |
     with torch.no_grad():
         outside = sum(float(((output(x) - y).abs() > BETA).float().mean((1, 2)).sum()) for x, y in batches)
     description = (
-        f"smooth L1 (beta {BETA:g}) on whitened teacher patch tokens through {said}; {len(inputs)} images, eval mode, "
-        "no augmentation; errors beyond beta have no curvature"
+        f"smooth L1 (beta {BETA:g}) on whitened teacher patch tokens through {through}; {len(inputs)} images, "
+        "eval mode, no augmentation; errors beyond beta have no curvature"
     )
-    facts = {"share_outside_beta": outside / len(inputs), "teacher": opened.info.sha256}
+    facts = {"share_outside_beta": outside / len(inputs), "teacher": teacher.info.sha256}
     return Objective("distill", description, module, {}, batches, output, criterion, None, facts)
 
 
@@ -70,6 +68,7 @@ def _teacher_tokens(teacher: Encoder, images: Tensor, grid: tuple[int, int], mic
 
 
 def _fitted_projector(source: Tensor, target: Tensor) -> nn.Linear:
+    """The ridge from (n, N, C) tokens to (n, N, K) targets, penalised by a thousandth of the mean variance."""
     x, y = source.flatten(0, 1).double(), target.flatten(0, 1).double()
     mean_x, mean_y = x.mean(0), y.mean(0)
     gram = (x - mean_x).T @ (x - mean_x)
@@ -88,12 +87,12 @@ def mim(encoder: Encoder, inputs: Tensor, micro: int, seed: int) -> Objective:
             "Give that run folder, or --objective linear-probe.",
             NOT_UNDERSTOOD,
         )
-    own = kept_recipe(encoder).get("masked", {})
-    ratio, kind, per_patch = float(own.get("ratio", 0.6)), own.get("loss", "mse"), bool(own.get("per_patch", False))
+    recipe = kept_recipe(encoder).get("masked", {})
+    ratio, kind = float(recipe.get("ratio", 0.6)), recipe.get("loss", "mse")
     token = nn.Parameter(heads["mask.mask_token"].to(inputs))
     head = kept_linear(heads, "decoder").to(inputs.device)
     module = nn.ModuleDict({"encoder": encoder.module, "head": head})
-    pixels = patchify(inputs, patch, standardise=per_patch)
+    pixels = patchify(inputs, patch, standardise=bool(recipe.get("per_patch", False)))
     order = stream(seed, "mim masks", len(inputs)).random(pixels.shape[:2]).argsort(1)
     mask = torch.from_numpy(order < round(ratio * pixels.shape[1])).to(inputs.device)
     # one tensor a target: the mask as a last channel behind the pixels
