@@ -32,7 +32,7 @@ def integrated_gradients(
     """
     from captum.attr import IntegratedGradients
 
-    found, gap = IntegratedGradients(score).attribute(
+    attributions, gap = IntegratedGradients(score).attribute(
         images,
         baselines=baseline,
         additional_forward_args=(aims,),
@@ -41,7 +41,7 @@ def integrated_gradients(
         internal_batch_size=max(rows, len(images)),
         return_convergence_delta=True,
     )
-    return found.detach(), gap.detach()
+    return attributions.detach(), gap.detach()
 
 
 def line_points(steps: int) -> list[float]:
@@ -122,8 +122,8 @@ def curves(
     whole, empty = ends or (score(images, aims), score(torch.full_like(images, baseline), aims))
     removed, added = [whole], [empty]
     for count in counts[1:-1]:
-        for kept, found in ((rank >= count, removed), (rank < count, added)):
-            found.append(score(torch.where(pixels(kept, grid, images), images, baseline), aims))
+        for kept, scores in ((rank >= count, removed), (rank < count, added)):
+            scores.append(score(torch.where(pixels(kept, grid, images), images, baseline), aims))
             done()
     return torch.stack([*removed, empty], 1), torch.stack([*added, whole], 1)
 

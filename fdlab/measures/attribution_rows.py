@@ -42,7 +42,7 @@ def rising(curve: Any) -> Any:
 _FORMS = {"deletion": falling, "insertion": rising}
 
 
-@np.errstate(invalid="ignore", divide="ignore")  # undefined shares are said, and left empty
+@np.errstate(invalid="ignore", divide="ignore")  # undefined shares are left empty, and a sentence says so
 def curve_rows(
     arrays: dict[str, np.ndarray], shares: np.ndarray, orders: list[str], seed: int
 ) -> tuple[Rows, list[str]]:
@@ -54,18 +54,18 @@ def curve_rows(
         shares: (points,) of changed cells.
     """
     rows: Rows = []
-    defined, said = _shares_defined(arrays, seed)
+    defined, notes = _shares_defined(arrays, seed)
     for kind, share in _FORMS.items():
         chance = arrays[f"{kind}_random"]
         for name in orders:
             scores = arrays[f"{kind}_{name}"]
             points = interval_of_means(scores, share, seed)
             rows += [
-                _row(f"{kind}_curve_{name}", Estimate(*(bound[place] for bound in points[:3])), defined, x=float(x))
-                for place, x in enumerate(shares)
+                _row(f"{kind}_curve_{name}", Estimate(*(bound[i] for bound in points[:3])), defined, x=float(x))
+                for i, x in enumerate(shares)
             ]
-            found = interval_of_means(scores, lambda means, share=share: area(share(means), shares), seed)  # type: ignore[misc]
-            rows.append(_row(f"{kind}_area_{name}", found, defined))
+            estimate = interval_of_means(scores, lambda means, share=share: area(share(means), shares), seed)  # type: ignore[misc]
+            rows.append(_row(f"{kind}_area_{name}", estimate, defined))
             if name == "random":
                 continue
             first, second = (scores, chance) if kind == "insertion" else (chance, scores)
@@ -78,9 +78,11 @@ def curve_rows(
     if "completeness_gap" in arrays:
         change = np.abs(arrays["score_whole"] - arrays["score_empty"])
         both = np.stack([np.abs(arrays["completeness_gap"]), change], 1)
-        found = interval_of_means(both, lambda m: m[:, 0] / m[:, 1], seed)
-        rows.append(_row("completeness_error", found._replace(low=np.fmax(found.low, 0.0)), bool(change.mean() > 0)))
-    return rows, said
+        estimate = interval_of_means(both, lambda m: m[:, 0] / m[:, 1], seed)
+        rows.append(
+            _row("completeness_error", estimate._replace(low=np.fmax(estimate.low, 0.0)), bool(change.mean() > 0))
+        )
+    return rows, notes
 
 
 def score_rows(arrays: dict[str, np.ndarray], seed: int) -> Rows:
@@ -92,12 +94,12 @@ def score_rows(arrays: dict[str, np.ndarray], seed: int) -> Rows:
 def head_rows(arrays: dict[str, np.ndarray], heads: list[int], seed: int) -> tuple[Rows, list[str]]:
     """Three rows a block and head from (n, blocks, heads) values, and a sentence where shares are undefined."""
     effect = arrays["head_effect"]
-    defined, said = _shares_defined(arrays, seed)
+    defined, notes = _shares_defined(arrays, seed)
     whole = (arrays["score_whole"] - arrays["score_empty"])[:, None]
     share = interval_of_means(
         np.concatenate([effect.reshape(len(effect), -1), whole], 1), lambda means: means[:, :-1] / means[:, -1:], seed
     )
-    found = {
+    estimates = {
         "head_effect": (mean_interval(effect, seed), True),
         "head_effect_share": (Estimate(*(bound.reshape(effect.shape[1:]) for bound in share[:3])), defined),
         "head_conductance": (mean_interval(arrays["head_conductance"], seed), True),
@@ -105,25 +107,25 @@ def head_rows(arrays: dict[str, np.ndarray], heads: list[int], seed: int) -> tup
     rows = [
         _row(name, Estimate(*(bound[block, head] for bound in interval[:3])), known,
              block=block, depth=(block + 1) / len(heads), head=head)
-        for name, (interval, known) in found.items()
+        for name, (interval, known) in estimates.items()
         for block, count in enumerate(heads)
         for head in range(count)
     ]  # fmt: skip
-    return rows, said
+    return rows, notes
 
 
 def _shares_defined(arrays: dict[str, np.ndarray], seed: int) -> tuple[bool, list[str]]:
     """Shares of s1 - s0 mean something only where images raise the score beyond its own interval."""
-    found = mean_interval(arrays["score_whole"] - arrays["score_empty"], seed)
-    known = found.low if np.isfinite(found.low) else found.value
+    estimate = mean_interval(arrays["score_whole"] - arrays["score_empty"], seed)
+    known = estimate.low if np.isfinite(estimate.low) else estimate.value
     if known > 0:
         return True, []
     return False, [
         f"{UNDEFINED}: it is not surely higher with the image than with the mean colour (difference "
-        f"{found.value:.3g}, {found.low:.3g} to {found.high:.3g})"
+        f"{estimate.value:.3g}, {estimate.low:.3g} to {estimate.high:.3g})"
     ]
 
 
-def _row(metric: str, found: Estimate, defined: bool = True, **more: Any) -> dict[str, Any]:
-    value, low, high = (float(bound) if defined else float("nan") for bound in found[:3])
+def _row(metric: str, estimate: Estimate, defined: bool = True, **more: Any) -> dict[str, Any]:
+    value, low, high = (float(bound) if defined else float("nan") for bound in estimate[:3])
     return {"metric": metric, "value": value, "low": low, "high": high, **more}

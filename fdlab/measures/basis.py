@@ -53,10 +53,10 @@ class Basis:
         vector = vector.to(self.device, self.dtype, copy=True)
         total = torch.zeros(self.rows, dtype=torch.float64)
         for _ in range(2):  # once is not enough in floating point, twice is (Giraud et al. 2005)
-            found = self.coefficients(vector)
-            for chunk, part in zip(self._filled(), found.split(CHUNK), strict=False):
+            coefficients = self.coefficients(vector)
+            for chunk, part in zip(self._filled(), coefficients.split(CHUNK), strict=False):
                 vector -= chunk.T @ part.to(self.device, self.dtype)
-            total += found
+            total += coefficients
         return vector, total
 
     def combine(self, weights: Tensor) -> Tensor:
@@ -87,8 +87,8 @@ def free_memory(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
-            found = {line.split(":")[0]: line.split()[1] for line in lines}
-        return int(found["MemAvailable"]) * 1024
+            sizes = {line.split(":")[0]: line.split()[1] for line in lines}
+        return int(sizes["MemAvailable"]) * 1024
     except (OSError, KeyError, ValueError):
         return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2)
 

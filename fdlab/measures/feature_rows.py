@@ -37,8 +37,8 @@ def feature_rows(
     pooled = torch.from_numpy(arrays["pooled"]).double()
     for name in OF_SET:
         if name in wanted:
-            found = jackknife_interval(len(pooled), lambda kept, name=name: _of_set(name, pooled[kept]))  # type: ignore[misc]
-            rows += _block_rows(name, found, len(pooled), "mean patch token of each image")
+            estimate = jackknife_interval(len(pooled), lambda kept, name=name: _of_set(name, pooled[kept]))  # type: ignore[misc]
+            rows += _block_rows(name, estimate, len(pooled), "mean patch token of each image")
     if SPECTRUM in wanted:
         rows += _spectrum_rows(pooled)
     if "gram" in arrays and "cka" in wanted:
@@ -81,20 +81,20 @@ def _spectrum_rows(pooled: Tensor) -> list[dict[str, Any]]:
         values = _singular(pooled[kept])
         return (values / values.sum(-1, keepdim=True)).numpy()[:, places - 1]
 
-    found = jackknife_interval(images, shares)
+    estimate = jackknife_interval(images, shares)
     return [
         {"metric": SPECTRUM, "block": block, "depth": (block + 1) / blocks, "x": float(k),
-         "value": float(found.value[block, i]), "low": max(0.0, float(found.low[block, i])),
-         "high": float(found.high[block, i]), "n": images, "objective": "mean patch token of each image"}
+         "value": float(estimate.value[block, i]), "low": max(0.0, float(estimate.low[block, i])),
+         "high": float(estimate.high[block, i]), "n": images, "objective": "mean patch token of each image"}
         for block in range(blocks) for i, k in enumerate(places)
     ]  # fmt: skip
 
 
-def _block_rows(name: str, found: Estimate, n: int, objective: str = "") -> list[dict[str, Any]]:
-    count = len(found.value)
+def _block_rows(name: str, estimate: Estimate, n: int, objective: str = "") -> list[dict[str, Any]]:
+    count = len(estimate.value)
     return [
-        {"metric": name, "block": block, "depth": (block + 1) / count, "value": float(found.value[block]),
-         "low": float(found.low[block]), "high": float(found.high[block]), "n": n, "objective": objective}
+        {"metric": name, "block": block, "depth": (block + 1) / count, "value": float(estimate.value[block]),
+         "low": float(estimate.low[block]), "high": float(estimate.high[block]), "n": n, "objective": objective}
         for block in range(count)
     ]  # fmt: skip
 
@@ -113,13 +113,13 @@ def cka_rows(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) 
         cut = [(a[:, k][:, :, k], b[:, k][:, :, k]) for (a, b), k in zip(pairs, inside, strict=True)]
         return form.cka_blocks(cut).numpy()
 
-    found = jackknife_interval(GROUP * (len(sizes) - 1) + sizes[-1], statistic)
-    depth = found.value.shape[0]
+    estimate = jackknife_interval(GROUP * (len(sizes) - 1) + sizes[-1], statistic)
+    depth = estimate.value.shape[0]
     return [
-        {"metric": "cka", "block": i, "depth": (i + 1) / depth, "x": float(j), "value": float(found.value[i, j]),
-         "low": float(found.low[i, j]), "high": float(found.high[i, j]), "n": sum(sizes),
+        {"metric": "cka", "block": i, "depth": (i + 1) / depth, "x": float(j), "value": float(estimate.value[i, j]),
+         "low": float(estimate.low[i, j]), "high": float(estimate.high[i, j]), "n": sum(sizes),
          "objective": f"unbiased, groups of {GROUP} images, all patch tokens"}
-        for i, j in np.ndindex(*found.value.shape)
+        for i, j in np.ndindex(*estimate.value.shape)
     ]  # fmt: skip
 
 
@@ -150,8 +150,8 @@ def _knn(x: Tensor, labels: np.ndarray, folds: np.ndarray) -> np.ndarray:
     right = np.zeros(len(labels), dtype=bool)
     for fold in range(FOLDS):
         out, rest = folds == fold, folds != fold
-        found = knn_predict(x[rest], torch.from_numpy(labels[rest]), x[out], k=20).numpy()
-        right[out] = found == labels[out]
+        predicted = knn_predict(x[rest], torch.from_numpy(labels[rest]), x[out], k=20).numpy()
+        right[out] = predicted == labels[out]
     return right
 
 
@@ -168,8 +168,8 @@ def _linear(chunks: list[Tensor], labels: np.ndarray, folds: np.ndarray, seed: i
         centred = chunk.double() - mean if chunk.shape[1] == 1 else chunk - torch.as_tensor(mean, dtype=chunk.dtype)
         for fold, part in enumerate(parts):  # a shared offset would cost float32 its last digits
             part.append(centred[here == fold])
-    found = cross_validated([torch.cat(part) for part in parts], [labels[folds == f] for f in range(FOLDS)], seed=seed)
+    named = cross_validated([torch.cat(part) for part in parts], [labels[folds == f] for f in range(FOLDS)], seed=seed)
     right = np.zeros(len(labels), dtype=bool)
-    for fold, answers in enumerate(found):
+    for fold, answers in enumerate(named):
         right[folds == fold] = answers
     return right

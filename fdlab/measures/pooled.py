@@ -88,8 +88,8 @@ def fit_pooled(parts: Sequence[Tensor], labels: np.ndarray, classes: int, penalt
 
 def logits(model: Pooled, tokens: Tensor) -> np.ndarray:
     """(n, K) of the tokens (n, N, C)."""
-    found = [_pool(part, model.query / model.scale)[0] for part in tokens.split(AT_ONCE)]
-    z = np.concatenate([part.double().numpy() for part in found]) if found else np.zeros((0, len(model.mean)))
+    values = [_pool(part, model.query / model.scale)[0] for part in tokens.split(AT_ONCE)]
+    z = np.concatenate([part.double().numpy() for part in values]) if values else np.zeros((0, len(model.mean)))
     return ((z - model.mean) / model.scale) @ model.weight.T + model.bias
 
 
@@ -102,8 +102,8 @@ def _pool(tokens: Tensor, query: np.ndarray) -> tuple[Tensor, Tensor]:
 def _loss(model: Pooled, tokens: Tensor, labels: np.ndarray) -> float:
     from scipy.special import logsumexp
 
-    found = logits(model, tokens)
-    return float((logsumexp(found, axis=1) - found[np.arange(len(labels)), labels]).sum())
+    values = logits(model, tokens)
+    return float((logsumexp(values, axis=1) - values[np.arange(len(labels)), labels]).sum())
 
 
 class _Problem:

@@ -193,8 +193,8 @@ def _second_along(losses: Tensor, parameters: list[Tensor], pieces: list[Tensor]
         if not kept:
             return torch.zeros_like(losses)
         total = torch.stack(kept).sum()
-    found = torch.autograd.grad(total, u, allow_unused=True)[0]
-    return torch.zeros_like(losses) if found is None else found.detach()
+    second = torch.autograd.grad(total, u, allow_unused=True)[0]
+    return torch.zeros_like(losses) if second is None else second.detach()
 
 
 def check_module(module: nn.Module) -> None:

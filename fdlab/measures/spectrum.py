@@ -145,9 +145,9 @@ def hessian_spectrum(
     matrix = Hessian(lambda batch: loss(module, batch), over, batches, [_count(batch) for batch in batches])
     value = matrix.mean_loss()
     check_repeatable(value, matrix.mean_loss())
-    found = spectrum(matrix, k=k, probes=probes, seed=seed, tolerance=tolerance, budget=budget)
-    found.loss, found.gradient_norm = value, float(torch.linalg.vector_norm(matrix.gradient()))
-    return found
+    result = spectrum(matrix, k=k, probes=probes, seed=seed, tolerance=tolerance, budget=budget)
+    result.loss, result.gradient_norm = value, float(torch.linalg.vector_norm(matrix.gradient()))
+    return result
 
 
 def check_repeatable(first: float, second: float) -> None:

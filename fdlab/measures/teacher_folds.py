@@ -51,25 +51,25 @@ class TeacherFolds:
         self._seen += count
         targets: dict[tuple[int, int], Tensor] = {}
         squares = np.full((count, len(blocks), 2), np.nan)
-        for place, (source, grid) in enumerate(blocks):
+        for block, (source, grid) in enumerate(blocks):
             if grid is None:
                 continue
             if grid not in targets:
                 targets[grid] = whiten(on_grid(*teacher, grid))
             if not self._ridges:
-                self._sums.setdefault(place, FoldedRidge(FOLDS)).add(source.cpu(), targets[grid], folds)
+                self._sums.setdefault(block, FoldedRidge(FOLDS)).add(source.cpu(), targets[grid], folds)
                 continue
             for fold in np.unique(folds):
-                own = folds == fold
-                pair = explained(self._ridges[place][fold], source.cpu()[own], targets[grid][own])
-                squares[own, place] = torch.stack(pair, 1).numpy()
+                chosen = folds == fold
+                pair = explained(self._ridges[block][fold], source.cpu()[chosen], targets[grid][chosen])
+                squares[chosen, block] = torch.stack(pair, 1).numpy()
         if self._ridges:
             self._squares.append(squares)
 
     def fit(self) -> None:
         """The ridges, after all images were added once."""
         _enough(self._seen)
-        self._ridges = {place: sums.fit() for place, sums in self._sums.items()}
+        self._ridges = {block: sums.fit() for block, sums in self._sums.items()}
         self._sums, self._seen = {}, 0
 
     def rows(self, teacher: str) -> tuple[list[dict[str, Any]], np.ndarray]:
@@ -86,13 +86,13 @@ class TeacherFolds:
 def explained_rows(squares: np.ndarray, seed: int) -> list[dict[str, Any]]:
     """A row ``teacher_r2`` a block, and one of the final tokens (no block), from (n, blocks + 1, 2) squared errors
     and squared distances to the position mean."""
-    found = interval_of_means(squares, lambda means: 1 - means[..., 0] / means[..., 1], seed)
+    estimate = interval_of_means(squares, lambda means: 1 - means[..., 0] / means[..., 1], seed)
     depth = squares.shape[1] - 1
     return [
-        {"metric": "teacher_r2", "value": float(found.value[place]), "low": float(found.low[place]),
-         "high": float(found.high[place]), "n": len(squares),
-         **({} if place == depth else {"block": place, "depth": (place + 1) / depth})}
-        for place in range(depth + 1)
+        {"metric": "teacher_r2", "value": float(estimate.value[block]), "low": float(estimate.low[block]),
+         "high": float(estimate.high[block]), "n": len(squares),
+         **({} if block == depth else {"block": block, "depth": (block + 1) / depth})}
+        for block in range(depth + 1)
     ]  # fmt: skip
 
 

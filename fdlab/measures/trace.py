@@ -86,16 +86,18 @@ def density(
         return Density(*_sorted(*atoms), exact, 0.0 if rest == 0 else float("nan"), 0, size, 0, -np.inf)
     count, means, nodes, weights = 0, [], [atoms[0]], [atoms[1]]
     for probe in range(probes + trace_probes):
-        found = _probe(product, ritz, min(steps if probe < probes else 1, rest), _direction(ritz, seed, probe), on_step)
-        count += found.products
-        means.append(float((found.nodes * found.weights).sum()))
+        probed = _probe(
+            product, ritz, min(steps if probe < probes else 1, rest), _direction(ritz, seed, probe), on_step
+        )
+        count += probed.products
+        means.append(float((probed.nodes * probed.weights).sum()))
         if probe < probes:
-            nodes.append(found.nodes)
-            weights.append(found.weights * rest / size / probes)
+            nodes.append(probed.nodes)
+            weights.append(probed.weights * rest / size / probes)
     error = float(np.std(means, ddof=1) / np.sqrt(len(means)) * rest) if len(means) > 1 else float("nan")
     trace = exact + rest * float(np.mean(means))
     points = _sorted(np.concatenate(nodes), np.concatenate(weights))
-    highest = max((float(found.max()) for found in nodes[1:]), default=-np.inf)
+    highest = max((float(part.max()) for part in nodes[1:]), default=-np.inf)
     return Density(*points, trace, error, len(means), size, count, highest)
 
 
