@@ -62,6 +62,8 @@ def test_only_intervals_that_do_not_touch_are_told_apart_and_random_starts_are_n
     apart = sentence.partition("separated by their 95 % intervals: ")[2]
     assert apart.startswith("contrastive teacher and masked modelling; masked modelling and distilled, same design")
     assert "random" not in apart
+    # 80 of 100 lies below the interval of 90 of 100, and their intervals overlap
+    assert "not separated from each other" in notes(models(), chosen(masked=80), RULER)[3]
 
 
 def test_a_rate_is_said_to_be_at_the_edge_where_it_is_the_highest_in_every_seed() -> None:

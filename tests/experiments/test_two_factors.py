@@ -42,6 +42,11 @@ def test_every_model_has_its_teacher_control_and_the_same_budget() -> None:
     assert jobs["masked-student-distilled 1"].needs == ("masked-plain 1",)
     assert jobs["random-student-distilled 0"].needs == ("contrastive-plain 0",)
     assert jobs["random-student-distilled 0"].keywords["overrides"]["distill.teacher"].startswith("random:")
+    taught = jobs["masked-student-distilled 1"].keywords["overrides"]["distill.teacher"]
+    assert taught == str(Path("w/seed-1/pretrained/masked-plain"))  # of its own seed, of the plain design
+    assert stages["probes"]["attention random-student 1"].needs == ("contrastive-student 1",)
+    scales = {(start.label, start.overrides.get("classify.bias_scale")) for start in Study(Path("w"), TOY, [0]).starts}
+    assert {(cell.label, 10 if cell.design == "student" else None) for cell in CELLS} == scales
     tuned = list(stages["fine-tuning"].values())
     assert len(tuned) == 2 * 15 * 2
     budgets = {json.dumps({k: v for k, v in job.keywords["overrides"].items() if k in BUDGET}) for job in tuned}

@@ -96,6 +96,14 @@ def test_validation_chooses_the_rate_and_a_rate_that_diverged_is_counted(tmp_pat
     assert said == ["a: lr_width is a lower bound, it reaches the lowest rate of the grid in 1 of 1 seeds."]
 
 
+def test_of_equally_good_rates_the_one_with_the_lower_loss_is_chosen(tmp_path: Path) -> None:
+    a = Start("a", "a", 0)
+    finished(tmp_path, a, 1e-3, 0.8, 80, 1.0)
+    finished(tmp_path, a, 1e-2, 0.8, 80, 0.5)
+    assert Search(tmp_path, [1e-3, 1e-2]).best_rate(a) == 1e-2
+    assert Search(tmp_path, [1e-2, 1e-3]).best_rate(a) == 1e-2
+
+
 def test_pace_is_to_the_slowest_models_final_loss(tmp_path: Path) -> None:
     a, b = Start("a", "a", 0), Start("b", "b", 0)
     for start, loss in ((a, 1.0), (b, 0.5)):
