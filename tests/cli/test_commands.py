@@ -21,7 +21,7 @@ CALLED = {
     "predict": "fdlab.study.prediction:predict",
     "sweep": "fdlab.study.sweep:sweep",
     "evaluate": "fdlab.study.evaluate:evaluate",
-    "demo": "fdlab.experiments.digits:demo",
+    "demo": "fdlab.experiments.demo:demo",
 }
 
 
