@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fdlab.known_answers.check import Check
 from fdlab.measures import attribution as form
-from fdlab.measures import shares as shares_of
+from fdlab.measures import attribution_rows as of_curves
 
 # captum weighs its steps in float32 whatever the images are, so its integrals are no better than that
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5}
@@ -80,8 +80,8 @@ def _one_cell(dtype: torch.dtype) -> Answers:
             GRID,
             range(count + 1),
         )
-        yield f"deletion, rank {rank}", shares_of.area(shares_of.falling(removed), shares)[0], (rank + 0.5) / count
-        yield f"insertion, rank {rank}", shares_of.area(shares_of.rising(added), shares)[0], 1 - (rank + 0.5) / count
+        yield f"deletion, rank {rank}", of_curves.area(of_curves.falling(removed), shares)[0], (rank + 0.5) / count
+        yield f"insertion, rank {rank}", of_curves.area(of_curves.rising(added), shares)[0], 1 - (rank + 0.5) / count
 
 
 def _equal_cells(dtype: torch.dtype) -> Answers:
@@ -90,9 +90,9 @@ def _equal_cells(dtype: torch.dtype) -> Answers:
     order, counts = form.random_order(0, range(2), count), form.counts_of(count, 4)
     removed, added = form.curves(lambda images, _: images.sum((1, 2, 3)), x, torch.zeros(2), order, GRID, counts)
     shares = torch.tensor(counts, dtype=dtype) / count
-    yield "left after a quarter", shares_of.falling(removed)[1, 1], 0.75
-    yield "area of deletion", shares_of.area(shares_of.falling(removed), shares)[0], 0.5
-    yield "area of insertion", shares_of.area(shares_of.rising(added), shares)[1], 0.5
+    yield "left after a quarter", of_curves.falling(removed)[1, 1], 0.75
+    yield "area of deletion", of_curves.area(of_curves.falling(removed), shares)[0], 0.5
+    yield "area of insertion", of_curves.area(of_curves.rising(added), shares)[1], 0.5
 
 
 CASES: dict[str, Callable[[torch.dtype], Answers]] = {

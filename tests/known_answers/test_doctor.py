@@ -57,6 +57,6 @@ def test_known_answers_of_attribution(case: str, dtype: torch.dtype) -> None:
 
 
 def test_a_wrong_attribution_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = attribution_cases.shares_of.area
-    monkeypatch.setattr(attribution_cases.shares_of, "area", lambda curve, shares: 1.001 * right(curve, shares))
+    right = attribution_cases.of_curves.area
+    monkeypatch.setattr(attribution_cases.of_curves, "area", lambda curve, shares: 1.001 * right(curve, shares))
     assert not all(check.right for check in attribution_cases.run_case("every cell alike", torch.float32))
