@@ -95,8 +95,9 @@ def _differences(first: Record, second: Record, seed: int) -> Iterable[Row]:
         yield same | paired_difference_interval(late(values), late(other), seed).row
         if (count := values.shape[1]) == other.shape[1]:
             change = paired_difference_interval(_by_block(values), _by_block(other), seed)
-            for block, bounds in enumerate(zip(*change[:3], strict=True)):
-                yield same | {"block": block, "depth": (block + 1) / count} | Estimate(*map(float, bounds)).row
+            for block, (value, low, high) in enumerate(zip(*change[:3], strict=True)):
+                bounds = Estimate(float(value), float(low), float(high)).row
+                yield same | {"block": block, "depth": (block + 1) / count} | bounds
     yield from average_rows(first, second, seed)
 
 

@@ -12,7 +12,7 @@ from fdlab.report.numbers import spanned
 from fdlab.report.report import along
 from fdlab.report.style import COLUMN, new_figure, wrap
 
-LEVEL = 0.1
+RISE = 0.1  # of the loss, at which the noise is read
 
 
 class Noise(Figure):
@@ -20,7 +20,7 @@ class Noise(Figure):
 
     metrics = ("noise_curve", "noise_to_rise")
     probe, metric, headline = "sharpness", "noise_curve", "noise_to_rise"
-    level = LEVEL
+    level = RISE
 
     def draw(self) -> Drawing:
         figure = new_figure(COLUMN, 2.1 + 0.15 * -(-len(self.names) // 2))
@@ -32,7 +32,7 @@ class Noise(Figure):
             band = curve[curve["low"].notna()]
             low = band["low"].clip(lower=1e-6)
             axes.fill_between(band["x"], low, band["high"], color=look.color, alpha=0.15, lw=0)
-        axes.axhline(LEVEL, **REFERENCE_LINE)
+        axes.axhline(RISE, **REFERENCE_LINE)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_ylim(bottom=max(1e-3, float(risen["value"].min()) / 2))

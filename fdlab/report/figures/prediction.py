@@ -10,12 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
+from fdlab.compare.significance import ALPHA
 from fdlab.records.metrics import METRICS
 from fdlab.report.figures.figure import Figure
 from fdlab.report.style import FAINT, INK, PAPER, WIDE, new_figure, wrap
 
 MOST = 24  # rows that are drawn; the numbers have all
-LEVEL = 0.05
 
 
 class Prediction(Figure):
@@ -83,12 +83,12 @@ class Prediction(Figure):
 
     @property
     def enough(self) -> bool:
-        return self.least <= LEVEL
+        return self.least <= ALPHA
 
     @property
     def clear(self) -> int:
         """How many measures are told from 0."""
-        return int((self.ranks["holm"] <= LEVEL).sum())
+        return int((self.ranks["holm"] <= ALPHA).sum())
 
     @property
     def best(self) -> str:
@@ -120,7 +120,7 @@ def _row(axes: Axes, row: int, rank: dict[Any, Any]) -> None:
             axes.barh(row, high - low, height, left=low, color=shade, edgecolor=FAINT, lw=0.7, zorder=2)
     if math.isfinite(rank["low"]):
         axes.plot([rank["low"], rank["high"]], [row, row], color=INK, lw=1, zorder=3, solid_capstyle="butt")
-    filling = INK if rank["holm"] <= LEVEL else PAPER
+    filling = INK if rank["holm"] <= ALPHA else PAPER
     axes.plot([rank["tau"]], [row], "o", ms=4.5, color=INK, mfc=filling, mew=0.9, zorder=4)
     axes.text(1.03, row, f"{rank['holm']:.2g}", va="center", fontsize=6.5, transform=axes.get_yaxis_transform())
 
