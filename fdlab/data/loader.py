@@ -5,8 +5,9 @@ the view), an endless source gives step ``s`` the indices from ``s * batch`` on.
 any step sees what an uninterrupted one would have seen, and no state of the loader is ever saved.
 
 What is done where: a loader's process decodes, crops and mirrors in 8 bits and hands those over; a GPU turns them into
-floats and does the rest (turns, colours), a CPU has it done by the loader's process as well. Resident images
-(``resident.py``) are on the device, and so is everything but the draws.
+floats and does the rest (turns, colours), a CPU has it done by the loader's process as well. RandAugment works on one
+image after the other, so the loader's process does it for a GPU too. Resident images (``resident.py``) are on the
+device, and so is everything but the draws.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ class Batches:
         gathered, views = self.source.gather(positions), []
         for draws in every:
             view = begin(gathered.images, self.view, draws, self.size, direct=self.source.direct)
-            if view.draws is not None and self.device.type == "cpu":
+            if view.draws is not None and (self.device.type == "cpu" or view.draws.policies):
                 view = Begun(finish(view, self.view, self.size), None)
             views.append(view)
         return Prepared(step, views, gathered.labels, gathered.indices)

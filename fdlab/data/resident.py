@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fdlab.data.images import SMALL, Gathered, ImageSource
 from fdlab.data.sending import sent
+from fdlab.data.transforms import NONE, View
 from fdlab.errors import USAGE, FdlabError
 
 Choice = Literal["auto", "on", "off"]
@@ -48,7 +49,7 @@ class Resident:
         return Gathered(self.images[place], self.labels[place], self.indices[place])
 
 
-def resident(choice: Choice, source: ImageSource, *, size: int, device: str) -> Resident | None:
+def resident(choice: Choice, source: ImageSource, *, size: int, device: str, view: View = NONE) -> Resident | None:
     """The source on the device, where the setting ``data.resident`` wants it and it can be.
 
     ``auto``: on a GPU whenever it fits, never on a CPU, whose memory the images are read from anyway.
@@ -59,7 +60,7 @@ def resident(choice: Choice, source: ImageSource, *, size: int, device: str) -> 
     kind = torch.device(device).type
     if choice == "off" or (choice == "auto" and kind == "cpu"):
         return None
-    reason = obstacle(source, size=size, device=device)
+    reason = obstacle(source, size=size, device=device, view=view)
     if reason and choice == "on":
         raise FdlabError(
             f"The images of {source.spec} cannot live on {device}.", reason, "Set data.resident=auto.", code=USAGE
@@ -67,8 +68,10 @@ def resident(choice: Choice, source: ImageSource, *, size: int, device: str) -> 
     return None if reason else Resident(source, device)
 
 
-def obstacle(source: ImageSource, *, size: int, device: str) -> str:
+def obstacle(source: ImageSource, *, size: int, device: str, view: View = NONE) -> str:
     """Why these images cannot be resident; empty where they can."""
+    if view.randaugment and torch.device(device).type != "cpu":
+        return "RandAugment works on one image after the other: loader processes (run.workers) do it, and no GPU."
     native = source.native_size
     if source.endless:
         return "They are endless: each is made when it is asked for."

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from fdlab.data import vision as tv
 from fdlab.data.randaugment import Policy, draw_policy, rand_augment
-from fdlab.data.randaugment_batch import rand_augment_batch
 from fdlab.data.sending import sent
 from fdlab.randomness import stream, uniforms
 
@@ -171,8 +170,6 @@ def finish(begun: Begun, view: View, size: int) -> Tensor:
 def _augmented(images: Tensor, draws: Draws) -> Tensor:
     if not draws.policies:
         return images
-    if images.device.type != "cpu":
-        return rand_augment_batch(images, draws.policies)
     return torch.stack([rand_augment(*pair) for pair in zip(images, draws.policies, strict=True)])
 
 

@@ -38,7 +38,7 @@ def prepared(recipe: Recipe, kind: type[Task], device: str) -> tuple[Task, Calla
     _check_parts(task, recipe)
     task.steps = steps = _length(recipe, data)
     ranks = current()
-    kept = resident(recipe.data.resident, data, size=size, device=device)
+    kept = resident(recipe.data.resident, data, size=size, device=device, view=recipe.view)
 
     def batches(start: int) -> Batches:
         return Batches(

@@ -8,7 +8,6 @@ import torch
 
 from fdlab.data.loader import Batches
 from fdlab.data.randaugment import OPERATIONS, Policy, draw_policy, rand_augment
-from fdlab.data.randaugment_batch import rand_augment_batch
 from fdlab.data.sources import open_data
 from fdlab.data.transforms import View, apply, draw
 from fdlab.randomness import stream
@@ -77,39 +76,3 @@ def test_bicubic_crops_stay_in_range() -> None:
     both = [View(crop=(0.3, 1.0), interpolation=how) for how in ("bilinear", "bicubic")]  # type: ignore[arg-type]
     outs = [apply([image], v, draw(v, [stream(0, "v")], 24), 24, direct=False) for v in both]
     assert not torch.equal(*outs)
-
-
-# ---- a batch at once
-
-
-@pytest.fixture(scope="module")
-def pictures() -> torch.Tensor:
-    """(6, 3, 40, 48) uint8."""
-    images, _ = open_data("photos").stack(range(6), 48)
-    return (images[..., :40, :] * 255).round().to(torch.uint8)
-
-
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_a_batch_at_once_is_each_image_by_itself(pictures: torch.Tensor, name: str) -> None:
-    """Every operation at six strengths and both signs: the same up to one of 255 levels, nearly everywhere."""
-    policies = [policy(name, m, s) for m, s in zip((0.0, 0.1, 0.37, 0.5, 0.9, 1.0), (1, -1, 1, -1, 1, -1), strict=True)]
-    wanted = torch.stack([rand_augment(*pair) for pair in zip(pictures, policies, strict=True)])
-    found = rand_augment_batch(pictures, policies)
-    assert found.dtype == torch.uint8
-    difference = (found.int() - wanted.int()).abs()
-    assert difference.max() <= 1
-    assert (difference > 0).double().mean() < 1e-2
-    assert (found != pictures).any()
-
-
-def test_drawn_policies_of_a_batch(pictures: torch.Tensor) -> None:
-    """Two operations an image, some not applied; floats without an operation stay as they are."""
-    images = pictures.repeat(8, 1, 1, 1)
-    policies = [draw_policy(stream(0, "view", i), 2, 9.0, 0.5) for i in range(len(images))]
-    wanted = torch.stack([rand_augment(*pair) for pair in zip(images, policies, strict=True)])
-    found = rand_augment_batch(images, policies)
-    assert ((found.int() - wanted.int()).abs() > 1).double().mean() < 5e-3
-    floats = images.float() / 255 + 1e-4
-    untouched = [i for i, each in enumerate(policies) if not each.applied.any()]
-    assert untouched
-    assert torch.equal(rand_augment_batch(floats, policies)[untouched], floats[untouched])

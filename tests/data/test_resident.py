@@ -54,6 +54,18 @@ def test_resident_images_under_randaugment(small):
         assert torch.equal(one.images[1], other.images[1])
 
 
+def test_under_randaugment_a_gpu_gets_the_images_that_a_cpu_gets_and_none_are_resident(small):
+    cpu, gpu = batches(small, AUGMENTED), batches(small, AUGMENTED)
+    gpu.device = torch.device("cuda")
+    made = gpu.prepare(2)
+    assert all(each.draws is None for each in made.views)
+    assert all(torch.equal(each.images, view) for each, view in zip(made.views, cpu.load(2).images, strict=True))
+    own: dict = {"size": 16, "device": "meta", "view": AUGMENTED}
+    assert resident("auto", open_data(small), **own) is None
+    with pytest.raises(FdlabError, match="cannot live on meta"):
+        resident("on", open_data(small), **own)
+
+
 def test_resident_images_are_stored_as_they_are(small):
     kept = Resident(open_data(small), "cpu")
     assert kept.images.dtype == torch.uint8

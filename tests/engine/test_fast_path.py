@@ -12,8 +12,6 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fdlab.data.randaugment import draw_policy
-from fdlab.data.randaugment_batch import rand_augment_batch
 from fdlab.encoders.position_bias import align_bias, aligned
 from fdlab.encoders.student import Design, build, scale_bias
 from fdlab.engine.distributed import current
@@ -23,7 +21,6 @@ from fdlab.engine.state import State
 from fdlab.engine.strategy import Strategy
 from fdlab.engine.trainer import one_step
 from fdlab.errors import FdlabError
-from fdlab.randomness import stream
 from fdlab.records.run_folder import RunFolder
 from fdlab.study.inputs import prepared
 from fdlab.study.training import plan, run
@@ -181,14 +178,6 @@ def test_no_step_waits_for_the_device(
         for step, each in enumerate(made):
             values = one_step(task, source.finished(each), step, 1e-3, planned.recipe, state, strategy)
             state.log.add(step, values, 1e-3)
-    assert waits.found == []
-
-
-def test_randaugment_of_a_batch_waits_for_nothing() -> None:
-    images = torch.randint(0, 256, (64, 3, 16, 16), dtype=torch.uint8)
-    policies = [draw_policy(stream(0, "view", i), 2, 9.0, 0.5) for i in range(64)]
-    with (waits := Waits()):
-        rand_augment_batch(images, policies)
     assert waits.found == []
 
 

@@ -80,7 +80,7 @@ class Doubles(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("resident", ["off", "on"])
+@pytest.mark.parametrize("resident", ["off", "auto"])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_step_stays_on_its_device(tmp_path: Path, teacher: Path, elsewhere: str, recipe: str, resident: str) -> None:
     more = {"digits/distill": {"distill.teacher": str(teacher)}, "digits/finetune": {"classify.model": str(teacher)}}
