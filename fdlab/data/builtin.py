@@ -96,9 +96,9 @@ class Photos(Images):
     def splits(self) -> dict[str, Indices]:
         raise FdlabError(
             "photos has no training and test part.",
-            "Its crops overlap, so any split would leak.",
-            "Use photos as it is, or an image folder.",
-            USAGE,
+            why="Its crops overlap, so any split would leak.",
+            fix="Use photos as it is, or an image folder.",
+            code=USAGE,
         )
 
 

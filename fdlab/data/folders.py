@@ -48,9 +48,9 @@ class Folder(Images):
         if self.classes and any(set(n) - set(self.classes) for n in names):
             raise FdlabError(
                 f"The parts of {path} have different classes.",
-                f"{len(names[0])} and {len(names[-1])} class folders.",
-                "Give both parts the same class folders.",
-                NOT_UNDERSTOOD,
+                why=f"{len(names[0])} and {len(names[-1])} class folders.",
+                fix="Give both parts the same class folders.",
+                code=NOT_UNDERSTOOD,
             )
         number = {name: label for label, name in enumerate(self.classes or ())}
         self._labels = np.array([number.get(c or "", -1) for _, classes in found for c in classes], dtype=np.int64)
@@ -101,9 +101,9 @@ def peek(readers: list, path: Path) -> tuple[int, int] | None:
     if not sizes:
         raise FdlabError(
             f"None of {len(readers)} images looked at in {path} can be read.",
-            f"The last reason: {reason}",
-            "Check that these are image files and complete.",
-            NOT_UNDERSTOOD,
+            why=f"The last reason: {reason}",
+            fix="Check that these are image files and complete.",
+            code=NOT_UNDERSTOOD,
         )
     return sizes[0] if len(set(sizes)) == 1 else None
 
@@ -148,7 +148,7 @@ def _nothing_inside(path: Path) -> FdlabError:
     hint = f" It holds {shards[0].name}: name that file." if shards else ""
     return FdlabError(
         f"There is no image in {path}.",
-        f"Looked for {', '.join(sorted(SUFFIXES))} at any depth.{hint}",
-        "Give a folder of images or of class folders.",
-        NOT_UNDERSTOOD,
+        why=f"Looked for {', '.join(sorted(SUFFIXES))} at any depth.{hint}",
+        fix="Give a folder of images or of class folders.",
+        code=NOT_UNDERSTOOD,
     )

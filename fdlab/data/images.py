@@ -170,9 +170,9 @@ class ImageSource:
         except Unreadable as error:
             raise FdlabError(
                 f"Image {position} of {self.spec} cannot be read.",
-                str(error),
-                "Remove the file.",
-                NOT_UNDERSTOOD,
+                why=str(error),
+                fix="Remove the file.",
+                code=NOT_UNDERSTOOD,
             ) from error
 
     def label(self, position: int) -> int:
@@ -184,9 +184,8 @@ class ImageSource:
         if self.endless:
             raise FdlabError(
                 f"{self.spec} is endless: it has no list of labels.",
-                "",
-                f"Take a part: {self.spec}[:1024].",
-                USAGE,
+                fix=f"Take a part: {self.spec}[:1024].",
+                code=USAGE,
             )
         return self._images.labels(self._indices)
 
@@ -303,9 +302,9 @@ class ImageSource:
         reasons = list(self._images.unreadable.values())
         return FdlabError(
             f"{bad} of {of} images of {self.spec} cannot be read.",
-            f"The first reason: {reasons[0]}" if reasons else "",
-            "Check that these are image files and complete.",
-            NOT_UNDERSTOOD,
+            why=f"The first reason: {reasons[0]}" if reasons else "",
+            fix="Check that these are image files and complete.",
+            code=NOT_UNDERSTOOD,
         )
 
 

@@ -113,16 +113,14 @@ class Batches:
         if batch < 1 or (drop_last and batch > len(source)):
             raise FdlabError(
                 f"The batch of {batch} does not fit the {len(source)} images of {source.spec}.",
-                "",
-                f"Set the batch to at most {len(source)}, or name more data.",
-                USAGE,
+                fix=f"Set the batch to at most {len(source)}, or name more data.",
+                code=USAGE,
             )
         if batch % part[1] or (part[1] > 1 and not drop_last):
             raise FdlabError(
                 f"Batches of {batch} cannot be shared by {part[1]} ranks.",
-                "",
-                f"Use a multiple of {part[1]} and whole batches (drop_last).",
-                USAGE,
+                fix=f"Use a multiple of {part[1]} and whole batches (drop_last).",
+                code=USAGE,
             )
         self.source, self.size, self.batch, self.seed = source, size, batch, seed
         self.view, self.views, self.start, self.stop = view or NONE, views, start, stop

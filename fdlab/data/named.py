@@ -87,7 +87,10 @@ def _hub_parts(name: str) -> Any:
         import datasets
     except ImportError as error:
         raise FdlabError(
-            f"hfds:{name} needs the library datasets.", "It is not installed.", 'pip install "fdlab[data]"', FAILED
+            f"hfds:{name} needs the library datasets.",
+            why="It is not installed.",
+            fix='pip install "fdlab[data]"',
+            code=FAILED,
         ) from error
     parts = name.split("/")
     own, config = ("/".join(parts[:2]), parts[2]) if len(parts) == 3 and not Path(name).exists() else (name, None)
@@ -98,9 +101,10 @@ def _hub_parts(name: str) -> Any:
         offline = any(os.environ.get(key) == "1" for key in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
         raise FdlabError(
             f"The data set hfds:{name} cannot be opened.",
-            (str(error).splitlines() or [type(error).__name__])[0][:200] + (" (offline mode is on)" if offline else ""),
-            "Check the name and the network, or fetch it once where there is one; a parquet file works without.",
-            FAILED,
+            why=(str(error).splitlines() or [type(error).__name__])[0][:200]
+            + (" (offline mode is on)" if offline else ""),
+            fix="Check the name and the network, or fetch it once where there is one; a parquet file works without.",
+            code=FAILED,
         ) from error
     return {key: _encoded(part) for key, part in loaded.items()}
 
@@ -120,9 +124,9 @@ def _column(features: Any, known: tuple[str, ...], name: str) -> str:
     if not images:
         raise FdlabError(
             f"hfds:{name} has no image column.",
-            f"Its columns: {', '.join(features)}.",
-            "Give a data set of images.",
-            NOT_UNDERSTOOD,
+            why=f"Its columns: {', '.join(features)}.",
+            fix="Give a data set of images.",
+            code=NOT_UNDERSTOOD,
         )
     return min(images, key=lambda key: known.index(key) if key in known else len(known))
 
@@ -140,9 +144,9 @@ class TorchvisionSet(Images):
         if name.lower() not in known:
             raise FdlabError(
                 f"torchvision:{name} is not one of those read here.{nearest(name, WHOLE)}",
-                f"They are {', '.join(WHOLE)}.",
-                "Other sets can be given as an image folder.",
-                USAGE,
+                why=f"They are {', '.join(WHOLE)}.",
+                fix="Other sets can be given as an image folder.",
+                code=USAGE,
             )
         self.name = known[name.lower()]
         train, test = (_torchvision_part(self.name, train) for train in (True, False))
@@ -191,9 +195,9 @@ def _torchvision_part(name: str, train: bool) -> Any:
     except Exception as error:  # URL, checksum, archive and disk errors
         raise FdlabError(
             f"torchvision:{name} cannot be opened.",
-            (str(error).splitlines() or [type(error).__name__])[0][:200],
-            f"It is downloaded into {cache}; copy it there where there is no network.",
-            FAILED,
+            why=(str(error).splitlines() or [type(error).__name__])[0][:200],
+            fix=f"It is downloaded into {cache}; copy it there where there is no network.",
+            code=FAILED,
         ) from error
 
 

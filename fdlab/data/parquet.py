@@ -44,12 +44,12 @@ class Parquet(Images):
         except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors derive from these
             raise FdlabError(
                 f"{path} cannot be read as parquet.",
-                str(error).partition("\n")[0],
-                "Check that the download is complete.",
-                NOT_UNDERSTOOD,
+                why=str(error).partition("\n")[0],
+                fix="Check that the download is complete.",
+                code=NOT_UNDERSTOOD,
             ) from error
         if not table.num_rows:
-            raise FdlabError(f"{path} has no rows.", "", "Give a file with images.", NOT_UNDERSTOOD)
+            raise FdlabError(f"{path} has no rows.", fix="Give a file with images.", code=NOT_UNDERSTOOD)
         self._bytes = _plain_bytes(table[image])
         self._labels = np.full(table.num_rows, -1, dtype=np.int64)
         if label:
@@ -87,7 +87,7 @@ def _pyarrow_parquet() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise FdlabError(
-            "Reading parquet files needs pyarrow.", "It is not installed.", 'pip install "fdlab[data]"'
+            "Reading parquet files needs pyarrow.", why="It is not installed.", fix='pip install "fdlab[data]"'
         ) from error
     return pyarrow.parquet
 
@@ -105,9 +105,9 @@ def _image_column(schema: Any, path: Path) -> str:
     if not found:
         raise FdlabError(
             f"{path} has no image column.",
-            f"Its columns: {', '.join(schema.names) or 'none'}.",
-            "An image column is struct{bytes, path} or plain bytes of encoded images.",
-            NOT_UNDERSTOOD,
+            why=f"Its columns: {', '.join(schema.names) or 'none'}.",
+            fix="An image column is struct{bytes, path} or plain bytes of encoded images.",
+            code=NOT_UNDERSTOOD,
         )
     return min(found, key=lambda name: IMAGE_NAMES.index(name) if name in IMAGE_NAMES else len(IMAGE_NAMES))
 

@@ -63,7 +63,10 @@ def resident(choice: Choice, source: ImageSource, *, size: int, device: str, vie
     reason = obstacle(source, size=size, device=device, view=view)
     if reason and choice == "on":
         raise FdlabError(
-            f"The images of {source.spec} cannot live on {device}.", reason, "Set data.resident=auto.", code=USAGE
+            f"The images of {source.spec} cannot live on {device}.",
+            why=reason,
+            fix="Set data.resident=auto.",
+            code=USAGE,
         )
     return None if reason else Resident(source, device)
 

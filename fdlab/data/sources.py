@@ -45,21 +45,20 @@ def parse_spec(text: str) -> Spec:
         return Spec(text)
     found = _TAIL.match(text.strip())
     if not found:
-        raise FdlabError("No data was named.", "", "Give --data digits, a folder or a file.parquet.", USAGE)
+        raise FdlabError("No data was named.", fix="Give --data digits, a folder or a file.parquet.", code=USAGE)
     base, split = found["base"], found["split"]
     if split is not None and split not in ("train", "test"):
         raise FdlabError(
             f"'#{split}' is not a part of {base}.",
-            "Parts are #train and #test." + nearest(split, ("train", "test")),
-            f"Write {base}#train or {base}#test.",
-            USAGE,
+            why="Parts are #train and #test." + nearest(split, ("train", "test")),
+            fix=f"Write {base}#train or {base}#test.",
+            code=USAGE,
         )
     if base.endswith("]") and not _exists(base):
         raise FdlabError(
             f"The slice in '{text}' is not understood.",
-            "",
-            "Write [:N] or [A:B], last of all: digits#test[:100].",
-            USAGE,
+            fix="Write [:N] or [A:B], last of all: digits#test[:100].",
+            code=USAGE,
         )
     start, stop = (int(end) if end else None for end in (found["a"], found["b"]))
     return Spec(base, split, start, stop)
@@ -93,7 +92,9 @@ def open_data(spec: str, *, size: int | None = None, seed: int = 0) -> ImageSour
     if (parsed.start, parsed.stop) != (None, None):
         indices = indices[parsed.start : parsed.stop]
     if not len(indices):
-        raise FdlabError(f"{spec} selects no image.", f"{parsed.base} has {len(images)}.", "Widen the slice.", USAGE)
+        raise FdlabError(
+            f"{spec} selects no image.", why=f"{parsed.base} has {len(images)}.", fix="Widen the slice.", code=USAGE
+        )
     return ImageSource(images, str(spec), indices, notes)
 
 
@@ -125,7 +126,7 @@ def _open_base(base: str, size: int | None, seed: int) -> Images:
         return _open_path(Path(base).expanduser())
     except OSError as error:
         raise FdlabError(
-            f"{base} cannot be read.", str(error), "Check the path and its permissions.", NOT_UNDERSTOOD
+            f"{base} cannot be read.", why=str(error), fix="Check the path and its permissions.", code=NOT_UNDERSTOOD
         ) from error
 
 
@@ -137,9 +138,9 @@ def _open_tars(pattern: str) -> Images:
     if missing or not paths:
         raise FdlabError(
             f"There is no tar file at '{missing[0] if missing else pattern}'.",
-            f"{len(missing)} of {len(paths)} shards are missing." if len(paths) > 1 else "",
-            "Give FILE.tar, a pattern like 'train-*.tar' or 'train-{000..009}.tar'.",
-            NOT_UNDERSTOOD,
+            why=f"{len(missing)} of {len(paths)} shards are missing." if len(paths) > 1 else "",
+            fix="Give FILE.tar, a pattern like 'train-*.tar' or 'train-{000..009}.tar'.",
+            code=NOT_UNDERSTOOD,
         )
     return Tars(paths)
 
@@ -152,9 +153,9 @@ def _alpha(base: str) -> float:
     if not 0 <= alpha <= 1:
         raise FdlabError(
             f"'{base}' is not understood.",
-            "ALPHA is the share of far twins, a number from 0 to 1.",
-            "Write for example locality:0.5.",
-            USAGE,
+            why="ALPHA is the share of far twins, a number from 0 to 1.",
+            fix="Write for example locality:0.5.",
+            code=USAGE,
         )
     return alpha
 
@@ -165,9 +166,9 @@ def _open_path(path: Path) -> Images:
         hint = nearest(str(path), [*BUILTIN, *beside])
         raise FdlabError(
             f"There is no data at '{path}'.",
-            f"It is neither a built-in name nor a path.{hint}",
-            "Give digits, photos, locality:ALPHA, an image folder, a parquet or tar file, hfds:NAME, torchvision:NAME.",
-            NOT_UNDERSTOOD,
+            why=f"It is neither a built-in name nor a path.{hint}",
+            fix="Give digits, photos, locality:ALPHA, an image folder, a parquet or tar file, hfds:NAME, torchvision:NAME.",
+            code=NOT_UNDERSTOOD,
         )
     if path.is_dir():
         from fdlab.data.folders import Folder
@@ -178,7 +179,9 @@ def _open_path(path: Path) -> Images:
 
         return Parquet(path)
     why = _what_it_may_be(path)
-    raise FdlabError(f"{path} is not data that can be read.", why, "Give a folder or a parquet file.", NOT_UNDERSTOOD)
+    raise FdlabError(
+        f"{path} is not data that can be read.", why=why, fix="Give a folder or a parquet file.", code=NOT_UNDERSTOOD
+    )
 
 
 def _exists(text: str) -> bool:

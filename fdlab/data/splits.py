@@ -19,16 +19,15 @@ def split_labelled(labels: np.ndarray, *, per_class: int, validation: int, seed:
     """
     labels = np.asarray(labels)
     if labels.size == 0 or labels.min() < 0:
-        raise FdlabError("These images have no labels.", "", "Use class folders or a label column.", USAGE)
+        raise FdlabError("These images have no labels.", fix="Use class folders or a label column.", code=USAGE)
     queues = {}
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         if len(members) < per_class:
             raise FdlabError(
                 f"Class {label} has {len(members)} images, {per_class} were asked for.",
-                "",
-                f"Ask for at most {len(members)} a class.",
-                USAGE,
+                fix=f"Ask for at most {len(members)} a class.",
+                code=USAGE,
             )
         queues[label] = stream(seed, "labelled", int(label)).permutation(members)
     labelled = np.sort(np.concatenate([queue[:per_class] for queue in queues.values()]))
@@ -37,9 +36,8 @@ def split_labelled(labels: np.ndarray, *, per_class: int, validation: int, seed:
     if validation > total:
         raise FdlabError(
             f"{validation} validation images were asked for, {total} are left.",
-            "",
-            "Ask for fewer, or for fewer labels a class.",
-            USAGE,
+            fix="Ask for fewer, or for fewer labels a class.",
+            code=USAGE,
         )
     shares = np.array([len(queue) * validation / max(total, 1) for queue in left])
     quota = np.floor(shares).astype(int)

@@ -54,9 +54,9 @@ class Tars(Images):
         if not self._places:
             raise FdlabError(
                 f"There are no images in {paths[0]}.",
-                "Members ending in .jpg, .jpeg, .png or .webp are looked for.",
-                "Give a tar file of KEY.jpg and KEY.cls members.",
-                NOT_UNDERSTOOD,
+                why="Members ending in .jpg, .jpeg, .png or .webp are looked for.",
+                fix="Give a tar file of KEY.jpg and KEY.cls members.",
+                code=NOT_UNDERSTOOD,
             )
         self._labels, self._digest = np.array(labels, dtype=np.int64), content.hexdigest()
         self.native_size = peek([lambda i=i: self._content(i) for i in spread(list(range(len(self))))], paths[0])
@@ -99,9 +99,8 @@ def _members(shard: int, path: Path) -> list[tuple[str, Place, int]]:
                     if key in images:
                         raise FdlabError(
                             f"{path} holds two images with the key {key}.",
-                            "",
-                            "Give each image a key of its own.",
-                            NOT_UNDERSTOOD,
+                            fix="Give each image a key of its own.",
+                            code=NOT_UNDERSTOOD,
                         )
                     images[key] = (shard, member.offset_data, member.size)
                 elif ending in ("cls", "json") and member.size < 1 << 20:
@@ -112,9 +111,9 @@ def _members(shard: int, path: Path) -> list[tuple[str, Place, int]]:
         compressed = path.suffix in (".gz", ".tgz", ".zst", ".bz2", ".xz")
         raise FdlabError(
             f"{path} cannot be read as a tar file.",
-            "It is compressed: members of such a file cannot be reached one by one." if compressed else str(error),
-            "Decompress it first." if compressed else "Check that the download is complete.",
-            NOT_UNDERSTOOD,
+            why="It is compressed: members of such a file cannot be reached one by one." if compressed else str(error),
+            fix="Decompress it first." if compressed else "Check that the download is complete.",
+            code=NOT_UNDERSTOOD,
         ) from error
     return [(key, place, labels.get(key, -1)) for key, place in images.items()]
 

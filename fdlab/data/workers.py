@@ -24,7 +24,7 @@ def deaths_said() -> Iterator[None]:
             raise
         raise FdlabError(
             "A process that prepares batches has died.",
-            str(error).splitlines()[0].strip(),
-            "Usually memory ran out: use fewer workers (run.workers=0: none) or a smaller batch. The same command goes "
+            why=str(error).splitlines()[0].strip(),
+            fix="Usually memory ran out: use fewer workers (run.workers=0: none) or a smaller batch. The same command goes "
             "on from the last checkpoint.",
         ) from error

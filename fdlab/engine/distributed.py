@@ -168,8 +168,8 @@ def launched(device: str) -> Iterator[str]:
             raise
         raise FdlabError(
             "Another rank has died or does not answer.",
-            str(error).splitlines()[0][:200],
-            "All ranks stop. Give the same command again: it continues from the last checkpoint.",
+            why=str(error).splitlines()[0][:200],
+            fix="All ranks stop. Give the same command again: it continues from the last checkpoint.",
             code=FAILED,
         ) from None
     finally:

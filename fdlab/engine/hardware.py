@@ -34,8 +34,8 @@ def check_device(recipe: Recipe, device: str, ranks: int) -> None:
     if kind == "mps" and (wrong := [name for name, on in faults.items() if on]):
         raise FdlabError(
             f"Apple's GPU cannot be used with {', '.join(wrong)}.",
-            "torch has no collectives, no stable compiler and no deterministic mode for it.",
-            "Leave them out, or use run.device=cpu.",
+            why="torch has no collectives, no stable compiler and no deterministic mode for it.",
+            fix="Leave them out, or use run.device=cpu.",
             code=USAGE,
         )
 

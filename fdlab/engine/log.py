@@ -111,8 +111,8 @@ class Log:
             last = self.folder.last
             raise Diverged(
                 f"The loss or its gradient at step {int(step)} is not a number.",
-                f"The last good state is kept in {last}." if last.is_file() else "No state had been saved yet.",
-                "Lower optim.lr or optim.clip in a new folder; the data or the teacher may hold bad values.",
+                why=f"The last good state is kept in {last}." if last.is_file() else "No state had been saved yet.",
+                fix="Lower optim.lr or optim.clip in a new folder; the data or the teacher may hold bad values.",
             )
 
     def write(self, line: dict[str, Any]) -> None:

@@ -58,9 +58,9 @@ def out_of_memory(batch: int, parts: int, fits: int, couples: bool) -> FdlabErro
     in_parts = f"--set run.accumulate={batch // fits} (the same numbers)" if fits and not couples else ""
     return FdlabError(
         f"Out of memory with {batch // parts} images at once (batch {batch}).",
-        f"{fits} images at once fit. The last checkpoint is untouched."
+        why=f"{fits} images at once fit. The last checkpoint is untouched."
         if fits
         else "The last checkpoint is untouched.",
-        f"Try {' or '.join(filter(None, (in_parts, smaller)))}, or run.checkpoint_blocks=true.",
+        fix=f"Try {' or '.join(filter(None, (in_parts, smaller)))}, or run.checkpoint_blocks=true.",
         code=OUT_OF_SPACE,
     )

@@ -72,18 +72,18 @@ def _chain(name: str, above: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     else:
         raise FdlabError(
             f"There is no recipe {name!r}.{nearest(name, names())}",
-            f"Packaged recipes: {', '.join(names())}.",
-            "Give one of these, or the path of a .toml file.",
+            why=f"Packaged recipes: {', '.join(names())}.",
+            fix="Give one of these, or the path of a .toml file.",
             code=USAGE,
         )
     try:
         base = tomllib.loads(text).get("extends")
     except tomllib.TOMLDecodeError as error:
-        raise FdlabError(f"The recipe {name} is no valid TOML.", str(error), code=USAGE) from None
+        raise FdlabError(f"The recipe {name} is no valid TOML.", why=str(error), code=USAGE) from None
     if not base:
         return [(name, text)]
     if base in (*above, name):
-        raise FdlabError(f"The recipe {name} extends itself, by way of {base}.", "", "Break the circle.", code=USAGE)
+        raise FdlabError(f"The recipe {name} extends itself, by way of {base}.", fix="Break the circle.", code=USAGE)
     beside = path.parent / base
     found = str(beside) if path.exists() and beside.suffix == ".toml" else base
     return [*_chain(found, (*above, name)), (name, text)]
@@ -93,7 +93,9 @@ def _file_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise FdlabError(f"The recipe file {path} cannot be read.", str(error), "Check the path.", code=USAGE) from None
+        raise FdlabError(
+            f"The recipe file {path} cannot be read.", why=str(error), fix="Check the path.", code=USAGE
+        ) from None
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
-            raise FdlabError(f"--set {pair!r} is no key=value.", "", "Write --set optim.lr=3e-4.", code=USAGE)
+            raise FdlabError(f"--set {pair!r} is no key=value.", fix="Write --set optim.lr=3e-4.", code=USAGE)
         try:
             result[key.strip()] = tomllib.loads(f"v = {text}")["v"]
         except tomllib.TOMLDecodeError:
@@ -147,8 +149,7 @@ def resolve(layers: Mapping[str, Mapping[str, Any]], own: type[BaseModel], task:
     if tables.setdefault("task", task) != task:
         raise FdlabError(
             f"The recipe is for the task {tables['task']!r}, not {task!r}.",
-            "",
-            "Use the verb of that task, or another recipe.",
+            fix="Use the verb of that task, or another recipe.",
             code=USAGE,
         )
     model = create_model("TaskRecipe", __base__=Recipe, **{task: (own, Field(default_factory=own))})  # type: ignore[call-overload]
@@ -158,8 +159,8 @@ def resolve(layers: Mapping[str, Mapping[str, Any]], own: type[BaseModel], task:
         faults = [_fault(item, model) for item in error.errors()]
         raise FdlabError(
             f"{len(faults)} setting{'s are' if len(faults) > 1 else ' is'} not right:",
-            "\n".join(f"  {fault}" for fault in faults),
-            "Change the recipe, --config or --set; --dry-run prints every setting with its source.",
+            why="\n".join(f"  {fault}" for fault in faults),
+            fix="Change the recipe, --config or --set; --dry-run prints every setting with its source.",
             code=USAGE,
         ) from None
 

@@ -54,8 +54,8 @@ def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Opti
         ranks.first(lambda: shutil.rmtree(draft, ignore_errors=True))
         raise FdlabError(
             f"No space left while writing {target}.",
-            "The state that was there before is untouched.",
-            "Free some space and give the same command again: it continues.",
+            why="The state that was there before is untouched.",
+            fix="Free some space and give the same command again: it continues.",
             code=OUT_OF_SPACE,
         )
 
@@ -92,8 +92,8 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     except (Exception, CheckpointException) as error:
         raise FdlabError(
             f"The checkpoint {path} cannot be read.",
-            str(_causes(error)[0]).strip().splitlines()[0],
-            "Delete that folder to start this run again from its first step.",
+            why=str(_causes(error)[0]).strip().splitlines()[0],
+            fix="Delete that folder to start this run again from its first step.",
         ) from None
     set_state_dict(module, optimizer, model_state_dict=state["module"], optim_state_dict=state["optimizer"])
     return rest

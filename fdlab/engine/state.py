@@ -99,8 +99,8 @@ class State:
         except (RuntimeError, ValueError, KeyError) as error:  # a fork whose settings make another model
             raise FdlabError(
                 f"The state in {path} does not fit these settings.",
-                str(error).strip().splitlines()[-1].strip(),
-                "Keep the model and the trained layers (steps, rate, data, views may change), or begin a new run.",
+                why=str(error).strip().splitlines()[-1].strip(),
+                fix="Keep the model and the trained layers (steps, rate, data, views may change), or begin a new run.",
                 code=USAGE,
             ) from None
 
@@ -119,8 +119,8 @@ class State:
         if name not in result:
             raise FdlabError(
                 f"The evaluation has no {name!r} to keep the best state by.",
-                f"It has {', '.join(result) or 'nothing'}.",
-                "Correct save.best, or give the data it needs (data.test, data.validation).",
+                why=f"It has {', '.join(result) or 'nothing'}.",
+                fix="Correct save.best, or give the data it needs (data.test, data.validation).",
                 code=USAGE,
             )
         sign = -1 if name.endswith("loss") else 1
@@ -156,6 +156,6 @@ def _read(path: Any, *, mmap: bool = False) -> dict[str, Any]:
     except Exception as error:
         raise FdlabError(
             f"The checkpoint {path} cannot be read.",
-            str(error).splitlines()[0],
-            "Delete that file to start this run again from its first step.",
+            why=str(error).splitlines()[0],
+            fix="Delete that file to start this run again from its first step.",
         ) from None

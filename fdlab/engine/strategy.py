@@ -135,8 +135,7 @@ def _check(recipe: Recipe, slow_copy: bool) -> None:
     if not torch.distributed.is_initialized():
         raise FdlabError(
             "run.strategy=fsdp shares the weights among ranks, and there is one process.",
-            "",
-            "Start it with torchrun --nproc-per-node N -m fdlab ..., or leave the strategy at ddp.",
+            fix="Start it with torchrun --nproc-per-node N -m fdlab ..., or leave the strategy at ddp.",
             code=USAGE,
         )
     faults = {
@@ -151,7 +150,7 @@ def _check(recipe: Recipe, slow_copy: bool) -> None:
     if wrong := [name for name, on in faults.items() if on]:
         raise FdlabError(
             f"{', '.join(wrong)} cannot be had with run.strategy=fsdp.",
-            "They need the whole weights at once.",
-            "Leave them out, or use run.strategy=ddp.",
+            why="They need the whole weights at once.",
+            fix="Leave them out, or use run.strategy=ddp.",
             code=USAGE,
         )

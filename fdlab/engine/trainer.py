@@ -119,8 +119,7 @@ def train(
             if stopping and done < steps:
                 raise FdlabError(
                     f"Stopped at step {done} of {steps}; the state is saved.",
-                    "",
-                    "Give the same command again to continue.",
+                    fix="Give the same command again to continue.",
                     code=INTERRUPTED,
                 )
         result = {"final_loss": state.log.tail_loss(steps), **judging.finish(steps)}
