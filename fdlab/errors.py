@@ -1,7 +1,7 @@
 """The one error type: what went wrong, why, and what to do about it.
 
 Everything a user can cause raises ``FdlabError``; the command line prints its three lines
-without a traceback and leaves with its exit code.
+without a traceback and ends with its exit code.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ class Diverged(FdlabError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the closest known word, else an empty string."""
-    found = get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" Did you mean '{found[0]}'?" if found else ""
+    """`` Did you mean 'x'?`` for the closest known word, else an empty string.
+
+    >>> nearest("optim.rl", ["optim.lr", "run.batch"])
+    " Did you mean 'optim.lr'?"
+    """
+    closest = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{closest[0]}'?" if closest else ""

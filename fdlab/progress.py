@@ -10,7 +10,11 @@ from typing import TextIO
 
 
 def duration(seconds: float) -> str:
-    """``75`` -> ``1:15``."""
+    """Seconds as minutes and seconds, from an hour on with hours.
+
+    >>> duration(75), duration(3675)
+    ('1:15', '1:01:15')
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -15,13 +15,21 @@ if TYPE_CHECKING:
 
 
 def seed_for(seed: int, purpose: str, *counters: int) -> int:
-    """A 63-bit seed for this purpose, e.g. ``seed_for(0, "step", 17)``."""
+    """A 63-bit seed for this purpose: the first 8 bytes of blake2b over the text ``seed/purpose/counters``.
+
+    >>> seed_for(0, "step", 17) == seed_for(0, "step", 18)
+    False
+    """
     text = "/".join([str(int(seed)), purpose, *(str(int(c)) for c in counters)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def stream(seed: int, purpose: str, *counters: int) -> numpy.random.Generator:
-    """A fresh numpy generator for this purpose."""
+    """A fresh numpy generator for this purpose: equal arguments give equal numbers.
+
+    >>> stream(0, "order", 3).permutation(5).tolist() == stream(0, "order", 3).permutation(5).tolist()
+    True
+    """
     from numpy.random import PCG64, Generator
 
     return Generator(PCG64(seed_for(seed, purpose, *counters)))

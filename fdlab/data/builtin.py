@@ -46,9 +46,6 @@ class Digits(Images):
         large = F.interpolate(small, size=(self.size, self.size), mode="bilinear", align_corners=False)
         return large.clamp(0, 1)
 
-    def __len__(self) -> int:
-        return len(self._labels)
-
     @property
     def digest(self) -> str:
         return hashlib.sha256(f"digits v1 size={self.size}".encode()).hexdigest()
@@ -58,9 +55,6 @@ class Digits(Images):
 
     def read_many(self, indices: np.ndarray) -> Tensor:
         return self._pixels[torch.from_numpy(indices)].repeat(1, 3, 1, 1)
-
-    def labels(self, indices: Indices) -> np.ndarray:
-        return self._labels[np.asarray(indices, dtype=np.int64)]
 
     def splits(self) -> dict[str, Indices]:
         order = np.random.default_rng(1234).permutation(len(self))

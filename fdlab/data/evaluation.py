@@ -11,9 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from fdlab.data.images import ImageSource
 from fdlab.data.loader import as_it_is
-from fdlab.data.sending import sent
+from fdlab.data.sending import sent, worker_deaths
 from fdlab.data.transforms import to_float
-from fdlab.data.workers import deaths_said
 from fdlab.errors import FdlabError
 
 Piece = tuple[Tensor, Tensor]
@@ -40,7 +39,7 @@ def stacked(
         generator=torch.Generator(),  # an own one: the loader draws its base seed from it
         pin_memory=bool(workers) and torch.device(device).type == "cuda",
     )
-    with deaths_said():
+    with worker_deaths():
         for item, unreadable in loader:
             if isinstance(item, FdlabError):
                 raise item

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from fdlab.data.decode import SUFFIXES, Unreadable, decode, header_size
-from fdlab.data.images import Images, Indices
+from fdlab.data.images import Images
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
 
 TRAIN, TEST = ("train", "training"), ("val", "validation", "valid", "test", "testing")
@@ -31,19 +31,21 @@ class Folder(Images):
         FdlabError (3): no image inside, or none of 16 looked at is one.
     """
 
+    _parts_note = "the folder's own parts"
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         path = Path(os.path.abspath(path))
         self.path, self.name = path, path.name
         parts = _parts(path)
-        found = [_scan(part) for part in parts]
-        self._files = [os.path.join(part, f) for part, (files, _) in zip(parts, found, strict=True) for f in files]
+        scanned = [_scan(part) for part in parts]
+        self._files = [os.path.join(part, f) for part, (files, _) in zip(parts, scanned, strict=True) for f in files]
         if not self._files:
             raise _nothing_inside(path)
-        self._counts = [len(files) for files, _ in found]
+        self._parts = [len(files) for files, _ in scanned]
         if len(parts) == 2:
             self.notes = (f"parts: {parts[0].name}/ and {parts[1].name}/",)
-        names = [tuple(sorted({c for c in classes if c})) for _, classes in found]
+        names = [tuple(sorted({c for c in classes if c})) for _, classes in scanned]
         self.classes = max(names, key=len) or None
         if self.classes and any(set(n) - set(self.classes) for n in names):
             raise FdlabError(
@@ -53,11 +55,8 @@ class Folder(Images):
                 code=NOT_UNDERSTOOD,
             )
         number = {name: label for label, name in enumerate(self.classes or ())}
-        self._labels = np.array([number.get(c or "", -1) for _, classes in found for c in classes], dtype=np.int64)
+        self._labels = np.array([number.get(c or "", -1) for _, classes in scanned for c in classes], dtype=np.int64)
         self.native_size = peek([lambda f=f: Path(f).read_bytes() for f in spread(self._files)], path)
-
-    def __len__(self) -> int:
-        return len(self._files)
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
@@ -73,20 +72,13 @@ class Folder(Images):
         except (OSError, Unreadable) as error:
             raise Unreadable(f"{self._files[index]}: {error}") from error
 
-    def labels(self, indices: Indices) -> np.ndarray:
-        return self._labels[np.asarray(indices, dtype=np.int64)]
-
-    def splits(self) -> dict[str, Indices]:
-        if len(self._counts) == 1:
-            return super().splits()
-        return {"train": range(self._counts[0]), "test": range(self._counts[0], len(self))}
-
-    def split_note(self) -> str:
-        return super().split_note() if len(self._counts) == 1 else "the folder's own parts"
-
 
 def spread(items: list) -> list:
-    """At most 16 of them, evenly spaced."""
+    """At most 16 of the items, evenly spaced.
+
+    >>> spread(list(range(31)))
+    [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30]
+    """
     return [items[i] for i in sorted({round(p) for p in np.linspace(0, len(items) - 1, PEEKED)})]
 
 

@@ -26,7 +26,12 @@ Three = tuple[float, float, float]
 
 
 class Images:
-    """One kind of image data, whole. Subclasses give ``__len__``, ``read``, ``labels`` and ``digest``."""
+    """One kind of image data, whole. Subclasses give ``read``, ``digest`` and ``_labels``.
+
+    ``_labels`` is (n,) int64, -1 where an image has none; ``_parts`` the numbers of images of a training and a test
+    part, where the data has both, training images first. What has no list of labels overrides ``__len__`` and
+    ``labels``.
+    """
 
     name: str = ""
     classes: tuple[str, ...] | None = None
@@ -36,11 +41,15 @@ class Images:
     endless: bool = False
     notes: tuple[str, ...] = ()  # what a reader of a result must know about these images
 
+    _labels: np.ndarray
+    _parts: Sequence[int] = ()
+    _parts_note = "the data's own parts"
+
     def __init__(self) -> None:
         self.unreadable: dict[int, str] = {}
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self._labels)
 
     @property
     def digest(self) -> str:
@@ -57,24 +66,29 @@ class Images:
 
     def labels(self, indices: Indices) -> np.ndarray:
         """(B,) int64, -1 where there is none."""
-        raise NotImplementedError
+        return self._labels[np.asarray(indices, dtype=np.int64)]
 
     def splits(self) -> dict[str, Indices]:
-        """Indices of ``train`` and ``test``; by default 80/20 by one fixed permutation.
+        """Indices of ``train`` and ``test``: the data's own parts, else 80/20 by one fixed permutation.
 
         Raises:
             FdlabError: these images cannot be split honestly.
         """
+        if len(self._parts) == 2:
+            return {"train": range(self._parts[0]), "test": range(self._parts[0], len(self))}
         order = stream(0, "split", len(self)).permutation(len(self))
         held_out = max(1, round(0.2 * len(self)))
         return {"train": np.sort(order[held_out:]), "test": np.sort(order[:held_out])}
 
     def split_note(self) -> str:
+        """How ``splits`` divides the images, for the notes of a result."""
+        if len(self._parts) == 2:
+            return self._parts_note
         return "fixed 80/20 split by a permutation of the file order (the data has no split of its own)"
 
 
 @dataclass(frozen=True)
-class Gathered:
+class StoredImages:
     """Images for training: one tensor (B, 3, h, w) where sizes agree and are small, else a list."""
 
     images: Tensor | list[Tensor]
@@ -129,10 +143,10 @@ class ImageSource:
     @property
     def skipped(self) -> int:
         """How many of these images were found unreadable so far."""
-        found = self._images.unreadable
+        bad = self._images.unreadable
         if isinstance(self._indices, range):
-            return sum(index in self._indices for index in found)
-        return int(np.isin(np.fromiter(found, dtype=np.int64, count=len(found)), self._indices).sum())
+            return sum(index in self._indices for index in bad)
+        return int(np.isin(np.fromiter(bad, dtype=np.int64, count=len(bad)), self._indices).sum())
 
     @property
     def digest(self) -> str:
@@ -220,21 +234,21 @@ class ImageSource:
         last = (lambda images: images) if as_stored else to_float
         if whole is not None:
             return last(fitted(whole, size, direct=self.direct)), labels
-        kept, found = [], []
+        kept, readable = [], []
         for place, position in enumerate(positions):
             try:
-                found.append(fitted(self._read(int(position)), size, direct=self.direct))
+                readable.append(fitted(self._read(int(position)), size, direct=self.direct))
                 kept.append(place)
             except Unreadable:
                 continue
         if 2 * self.skipped > len(self):
             raise self._too_many(self.skipped, len(self))
         empty = torch.zeros(0, 3, size, size)
-        if len({image.dtype for image in found}) > 1:
-            found = [to_float(image) for image in found]
-        return (last(torch.stack(found).contiguous()) if found else empty), labels[kept]
+        if len({image.dtype for image in readable}) > 1:
+            readable = [to_float(image) for image in readable]
+        return (last(torch.stack(readable).contiguous()) if readable else empty), labels[kept]
 
-    def gather(self, positions: np.ndarray) -> Gathered:
+    def gather(self, positions: np.ndarray) -> StoredImages:
         """Images for training, as stored. An unreadable one is replaced by the next readable position.
 
         Raises:
@@ -251,13 +265,14 @@ class ImageSource:
             taken = np.array([position for position, _ in pairs], dtype=np.int64)
             images = self._unify([image for _, image in pairs])
         labels = self._images.labels(self._at(taken))
-        return Gathered(images, torch.from_numpy(labels), torch.from_numpy(taken))
+        return StoredImages(images, torch.from_numpy(labels), torch.from_numpy(taken))
 
     def unreadable(self) -> dict[int, str]:
-        """What was found so far, by number in the data; workers hand theirs over with ``learn``."""
+        """Why images could not be read so far, by number in the data; workers hand theirs over with ``learn``."""
         return dict(self._images.unreadable)
 
     def learn(self, unreadable: dict[int, str]) -> None:
+        """Takes over what a loader's process could not read."""
         self._images.unreadable.update(unreadable)
 
     def _at(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -270,13 +285,13 @@ class ImageSource:
 
     def _read(self, position: int) -> Tensor:
         index = int(self._at([position])[0])
-        known = self._images.unreadable
-        if index in known:
-            raise Unreadable(known[index])
+        bad = self._images.unreadable
+        if index in bad:
+            raise Unreadable(bad[index])
         try:
             return self._images.read(index)
         except Unreadable as error:
-            known[index] = str(error)
+            bad[index] = str(error)
             raise
 
     def _next_readable(self, position: int) -> tuple[int, Tensor]:

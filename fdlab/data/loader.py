@@ -24,9 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from fdlab.data.images import ImageSource
 from fdlab.data.resident import Resident
-from fdlab.data.sending import sent
-from fdlab.data.transforms import NONE, Begun, View, begin, draw_views, finish
-from fdlab.data.workers import deaths_said
+from fdlab.data.sending import sent, worker_deaths
+from fdlab.data.transforms import NONE, PartialViews, View, begin, draw_views, finish
 from fdlab.errors import USAGE, FdlabError
 from fdlab.randomness import stream
 
@@ -57,15 +56,15 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What a loader's process hands over of one step."""
+class PartialBatch:
+    """What a loader's process hands over of one step; ``Batches.finished`` makes a ``Batch`` of it on the device."""
 
     step: int
-    views: list[Begun]
+    views: list[PartialViews]
     labels: Tensor
     indices: Tensor
 
-    def pin_memory(self) -> Prepared:
+    def pin_memory(self) -> PartialBatch:
         """The same in page-locked memory, which a GPU fetches without waiting; torch's loader calls it."""
         views = [replace(view, images=view.images.pin_memory()) for view in self.views]
         return replace(self, views=views, labels=self.labels.pin_memory(), indices=self.indices.pin_memory())
@@ -152,44 +151,44 @@ class Batches:
         """The batch of one step, on the device."""
         return self.finished(self.prepare(step))
 
-    def prepare(self, step: int) -> Prepared:
+    def prepare(self, step: int) -> PartialBatch:
         """The part of one step's batch that a loader's process makes."""
         epoch, positions = self.positions(step)
         rank, ranks = self.part
         share = -(-len(positions) // ranks)
         positions = positions[rank * share : (rank + 1) * share]
-        every = []
+        all_draws = []
         for number in range(self.views):
             counters = [(epoch, int(p), number) for p in positions]
-            every.append(draw_views(self.view, self.seed, counters, self.size))
+            all_draws.append(draw_views(self.view, self.seed, counters, self.size))
         if self.draws_only:
             places = torch.from_numpy(np.ascontiguousarray(positions, dtype=np.int64))
-            return Prepared(step, [Begun(torch.empty(0), draws) for draws in every], places, places)
-        gathered, views = self.source.gather(positions), []
-        for draws in every:
-            view = begin(gathered.images, self.view, draws, self.size, direct=self.source.direct)
+            return PartialBatch(step, [PartialViews(torch.empty(0), draws) for draws in all_draws], places, places)
+        stored, views = self.source.gather(positions), []
+        for draws in all_draws:
+            view = begin(stored.images, self.view, draws, self.size, direct=self.source.direct)
             if view.draws is not None and (self.device.type == "cpu" or view.draws.policies):
-                view = Begun(finish(view, self.view, self.size), None)
+                view = PartialViews(finish(view, self.view, self.size), None)
             views.append(view)
-        return Prepared(step, views, gathered.labels, gathered.indices)
+        return PartialBatch(step, views, stored.labels, stored.indices)
 
-    def finished(self, made: Prepared) -> Batch:
-        """The batch on the device: what is left to do is done there."""
+    def finished(self, partial: PartialBatch) -> Batch:
+        """The batch on the device, where what is left to do is done."""
         if self.resident is not None:
-            found = self.resident.gather(made.indices)
-            views = [replace(view, images=found.images) for view in made.views]
-            made = Prepared(made.step, views, found.labels, found.indices)
-        views = [replace(view, images=sent(view.images, self.device)) for view in made.views]
-        images = [finish(view, self.view, self.size) for view in views]
-        return Batch(made.step, images, sent(made.labels, self.device), sent(made.indices, self.device))
+            images, labels, indices = self.resident.gather(partial.indices)
+            views = [replace(view, images=images) for view in partial.views]
+            partial = PartialBatch(partial.step, views, labels, indices)
+        views = [replace(view, images=sent(view.images, self.device)) for view in partial.views]
+        done = [finish(view, self.view, self.size) for view in views]
+        return Batch(partial.step, done, sent(partial.labels, self.device), sent(partial.indices, self.device))
 
     def __iter__(self) -> Iterator[Batch]:
         if not self.workers or not len(self):
             yield from (self.load(step) for step in range(self.start, self.stop))
             return
         away = copy.copy(self)
-        away.resident = None  # a process makes the draws; the images stay where they are
-        # an own generator: the loader would otherwise draw its base seed from torch's global one
+        away.resident = None  # a process makes the draws alone: it must not get a copy of the device's images
+        # With a generator of its own the loader does not draw its base seed from torch's global one.
         loader: Any = DataLoader(
             _Steps(away),
             batch_size=None,
@@ -198,7 +197,7 @@ class Batches:
             generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
         )
-        with deaths_said():
+        with worker_deaths():
             for item, unreadable in loader:
                 if isinstance(item, FdlabError):
                     raise item
@@ -215,7 +214,7 @@ class _Steps(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, place: int) -> tuple[Prepared | FdlabError, dict[int, str]]:
+    def __getitem__(self, place: int) -> tuple[PartialBatch | FdlabError, dict[int, str]]:
         try:
             batch = self.batches.prepare(self.batches.start + place)
         except FdlabError as error:  # handed over whole: raised here, it would come out as a traceback

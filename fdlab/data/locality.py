@@ -53,7 +53,7 @@ class Cells:
 
 
 def draw_cells(seed: int, indices: Indices, alpha: float) -> Cells:
-    """Everything random about these samples."""
+    """Everything random about these samples: each has a generator of its own, from (seed, index)."""
     count = CELLS * CELLS
     uniforms = np.empty((len(indices), 2 + 2 * count))
     noise = np.empty((len(indices), SIDE, SIDE), np.float32)
@@ -62,9 +62,9 @@ def draw_cells(seed: int, indices: Indices, alpha: float) -> Cells:
         generator.random(out=uniforms[place])
         generator.standard_normal(out=noise[place], dtype=np.float32)
     y, far = (uniforms[:, 0] < 0.5).astype(np.int64), (uniforms[:, 1] < alpha).astype(np.int64)
-    own = (uniforms[:, 2 : 2 + count] < 0.5).astype(np.int64)
+    drawn = (uniforms[:, 2 : 2 + count] < 0.5).astype(np.int64)
     # the later cell of a pair takes the earlier's symbol
-    symbols = np.take_along_axis(own, np.minimum(np.arange(count), _TWINS[y, far]), axis=1)
+    symbols = np.take_along_axis(drawn, np.minimum(np.arange(count), _TWINS[y, far]), axis=1)
     return Cells(y, far, symbols, 0.6 + 0.8 * uniforms[:, 2 + count :], noise)
 
 
@@ -78,7 +78,11 @@ def render(cells: Cells) -> Tensor:
 
 def ideal_distance(alpha: float) -> float:
     """Pixels between twins on average: 4 + 18.8 alpha. Far twins are 5 or sqrt(41) cells apart, each half
-    of the time; uniform attention on this grid has 16.6 px."""
+    of the time; uniform attention on this grid has 16.6 px.
+
+    >>> ideal_distance(0.0), round(ideal_distance(1.0), 2)
+    (4.0, 22.81)
+    """
     far = CELL * (5 + math.sqrt(41)) / 2
     return CELL + alpha * (far - CELL)
 
@@ -110,6 +114,7 @@ class Locality(Images):
         return render(draw_cells(self.seed, indices, self.alpha))
 
     def labels(self, indices: Indices) -> np.ndarray:
+        # The label is the first number of a sample's generator, so that labels alone cost no pixels.
         first = (stream(self.seed, "locality", int(index)).random() for index in indices)
         return np.fromiter((u < 0.5 for u in first), dtype=np.int64, count=len(indices))
 

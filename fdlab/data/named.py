@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fdlab.data.decode import Unreadable, decode
 from fdlab.data.folders import peek, spread
-from fdlab.data.images import Images, Indices
+from fdlab.data.images import Images
 from fdlab.data.parquet import IMAGE_NAMES, LABEL_NAMES
 from fdlab.errors import FAILED, NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 
@@ -37,40 +37,26 @@ class HubSet(Images):
         super().__init__()
         self.name = name.replace("/", "-")
         parts = _hub_parts(name)
-        self._parts = [parts[key] for key in ("train", *TESTS) if key in parts][:2] or list(parts.values())[:1]
-        features = self._parts[0].features
+        self._sets = [parts[key] for key in ("train", *TESTS) if key in parts][:2] or list(parts.values())[:1]
+        features = self._sets[0].features
         self._image = _column(features, IMAGE_NAMES, name)
         label = next((key for key in LABEL_NAMES if key in features), None)
-        labels = [np.asarray(p[label], dtype=np.int64) if label else np.full(len(p), -1) for p in self._parts]
-        self._labels, self._counts = np.concatenate(labels), [len(part) for part in self._parts]
+        labels = [np.asarray(p[label], dtype=np.int64) if label else np.full(len(p), -1) for p in self._sets]
+        self._labels, self._parts = np.concatenate(labels), [len(part) for part in self._sets]
         names = getattr(features[label], "names", None) if label else None
         self.classes = tuple(names) if names else None
         self.native_size = peek([lambda i=i: self._bytes(i) for i in spread(list(range(len(self))))], Path(name))
 
-    def __len__(self) -> int:
-        return sum(self._counts)
-
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
-        return hashlib.sha256("\n".join(str(part._fingerprint) for part in self._parts).encode()).hexdigest()
+        return hashlib.sha256("\n".join(str(part._fingerprint) for part in self._sets).encode()).hexdigest()
 
     def read(self, index: int) -> Tensor:
         return decode(self._bytes(index))
 
-    def labels(self, indices: Indices) -> np.ndarray:
-        return self._labels[np.asarray(indices, dtype=np.int64)]
-
-    def splits(self) -> dict[str, Indices]:
-        if len(self._counts) == 1:
-            return super().splits()
-        return {"train": range(self._counts[0]), "test": range(self._counts[0], len(self))}
-
-    def split_note(self) -> str:
-        return super().split_note() if len(self._counts) == 1 else "the data's own parts"
-
     def _bytes(self, index: int) -> bytes:
-        part = int(index >= self._counts[0])
-        cell = self._parts[part][int(index) - part * self._counts[0]][self._image]
+        part = int(index >= self._parts[0])
+        cell = self._sets[part][int(index) - part * self._parts[0]][self._image]
         if cell.get("bytes") is not None:
             return cell["bytes"]
         try:
@@ -93,10 +79,12 @@ def _hub_parts(name: str) -> Any:
             code=FAILED,
         ) from error
     parts = name.split("/")
-    own, config = ("/".join(parts[:2]), parts[2]) if len(parts) == 3 and not Path(name).exists() else (name, None)
+    owner_and_name, config = (
+        ("/".join(parts[:2]), parts[2]) if len(parts) == 3 and not Path(name).exists() else (name, None)
+    )
     try:
         # Never with code from the Hub; present versions of the library run none.
-        loaded = datasets.load_dataset(own, config)
+        loaded = datasets.load_dataset(owner_and_name, config)
     except Exception as error:  # the library's and the network's errors have no common base
         offline = any(os.environ.get(key) == "1" for key in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"))
         raise FdlabError(
@@ -152,12 +140,9 @@ class TorchvisionSet(Images):
         train, test = (_torchvision_part(self.name, train) for train in (True, False))
         self._images = torch.cat([_pixels(train), _pixels(test)])
         self._labels = np.concatenate([_targets(train), _targets(test)])
-        self._count = len(_targets(train))
+        self._parts = [len(_targets(train)), len(_targets(test))]
         self.classes = tuple(getattr(train, "classes", None) or map(str, range(int(self._labels.max()) + 1)))
         self.native_size = (int(self._images.shape[-2]), int(self._images.shape[-1]))
-
-    def __len__(self) -> int:
-        return len(self._labels)
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
@@ -168,15 +153,6 @@ class TorchvisionSet(Images):
 
     def read_many(self, indices: np.ndarray) -> Tensor:
         return self._images[torch.from_numpy(np.asarray(indices, dtype=np.int64))]
-
-    def labels(self, indices: Indices) -> np.ndarray:
-        return self._labels[np.asarray(indices, dtype=np.int64)]
-
-    def splits(self) -> dict[str, Indices]:
-        return {"train": range(self._count), "test": range(self._count, len(self))}
-
-    def split_note(self) -> str:
-        return "the data's own parts"
 
 
 WHOLE = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "SVHN")

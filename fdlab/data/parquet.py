@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fdlab.data.decode import Unreadable, decode
 from fdlab.data.folders import peek, spread
-from fdlab.data.images import Images, Indices
+from fdlab.data.images import Images
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
 
 IMAGE_NAMES, LABEL_NAMES = ("image", "img", "images"), ("label", "labels", "fine_label")
@@ -57,9 +57,6 @@ class Parquet(Images):
             self.classes = _class_names(schema, label)
         self.native_size = peek([lambda i=i: self._row(i) for i in spread(list(range(len(self))))], path)
 
-    def __len__(self) -> int:
-        return len(self._labels)
-
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
         size = self.path.stat().st_size
@@ -71,9 +68,6 @@ class Parquet(Images):
 
     def read(self, index: int) -> Tensor:
         return decode(self._row(index))
-
-    def labels(self, indices: Indices) -> np.ndarray:
-        return self._labels[np.asarray(indices, dtype=np.int64)]
 
     def _row(self, index: int) -> bytes:
         data = self._bytes[index].as_py()

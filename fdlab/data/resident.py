@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdlab.data.images import SMALL, Gathered, ImageSource
+from fdlab.data.images import SMALL, ImageSource
 from fdlab.data.sending import sent
 from fdlab.data.transforms import NONE, View
 from fdlab.errors import USAGE, FdlabError
@@ -33,7 +33,7 @@ class Resident:
 
     def __init__(self, source: ImageSource, device: str) -> None:
         count, self.device = len(source), torch.device(device)
-        first = source.gather(np.arange(1)).images[0]
+        first = source.gather(np.arange(1)).images[0]  # its size and type are those of all
         self.images = torch.empty((count, *first.shape), dtype=first.dtype, device=self.device)
         self.labels = torch.empty(count, dtype=torch.int64, device=self.device)
         self.indices = torch.empty_like(self.labels)
@@ -43,10 +43,10 @@ class Resident:
             place = slice(start, start + len(piece.labels))
             self.images[place], self.labels[place], self.indices[place] = piece.images, piece.labels, piece.indices
 
-    def gather(self, positions: Tensor) -> Gathered:
-        """What ``ImageSource.gather`` gives for positions (B,) int64, on the device."""
+    def gather(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B, 3, h, w), labels and indices of positions (B,) int64, as ``ImageSource.gather``; on the device."""
         place = sent(positions, self.device)
-        return Gathered(self.images[place], self.labels[place], self.indices[place])
+        return self.images[place], self.labels[place], self.indices[place]
 
 
 def resident(choice: Choice, source: ImageSource, *, size: int, device: str, view: View = NONE) -> Resident | None:

@@ -40,7 +40,11 @@ class Spec:
 
 
 def parse_spec(text: str) -> Spec:
-    """Split a specification into its parts. Raises FdlabError (2) on a malformed one."""
+    """Split a specification into its parts. Raises FdlabError (2) on a malformed one.
+
+    >>> parse_spec("digits#test[:100]")
+    Spec(base='digits', split='test', start=None, stop=100)
+    """
     if text.strip() and _exists(text):  # a path that holds # or [ in its name
         return Spec(text)
     found = _TAIL.match(text.strip())
@@ -65,7 +69,11 @@ def parse_spec(text: str) -> Spec:
 
 
 def with_split(spec: str, split: str) -> str:
-    """``spec`` with ``#train`` or ``#test``, unless it names a part itself."""
+    """``spec`` with ``#train`` or ``#test``, unless it names a part itself.
+
+    >>> with_split("digits[:100]", "train")
+    'digits#train[:100]'
+    """
     parsed = parse_spec(spec)
     return spec if parsed.split else str(Spec(parsed.base, split, parsed.start, parsed.stop))
 
@@ -167,7 +175,8 @@ def _open_path(path: Path) -> Images:
         raise FdlabError(
             f"There is no data at '{path}'.",
             why=f"It is neither a built-in name nor a path.{hint}",
-            fix="Give digits, photos, locality:ALPHA, an image folder, a parquet or tar file, hfds:NAME, torchvision:NAME.",
+            fix="Give digits, photos, locality:ALPHA, an image folder, a parquet or tar file, hfds:NAME, "
+            "torchvision:NAME.",
             code=NOT_UNDERSTOOD,
         )
     if path.is_dir():

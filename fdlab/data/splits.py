@@ -16,6 +16,10 @@ def split_labelled(labels: np.ndarray, *, per_class: int, validation: int, seed:
 
     Raises:
         FdlabError (2): unlabelled images, or too few of a class or in all.
+
+    >>> labelled, held_out = split_labelled(np.array([0, 0, 0, 0, 1, 1, 1, 1]), per_class=1, validation=2, seed=0)
+    >>> len(labelled), len(held_out), set(labelled) & set(held_out)
+    (2, 2, set())
     """
     labels = np.asarray(labels)
     if labels.size == 0 or labels.min() < 0:

@@ -12,7 +12,6 @@ import os
 import re
 import tarfile
 from collections.abc import Sequence
-from functools import cached_property
 from glob import glob
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from fdlab.data.decode import SUFFIXES, Unreadable, decode
 from fdlab.data.folders import peek, spread
-from fdlab.data.images import Images, Indices
+from fdlab.data.images import Images
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
 
 Place = tuple[int, int, int]  # shard, offset of the content, size
@@ -38,6 +37,8 @@ class Tars(Images):
     Raises:
         FdlabError (3): a shard is damaged or compressed, two members have one key, or no image is inside.
     """
+
+    digest = ""  # type: ignore[assignment]
 
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__()
@@ -58,21 +59,11 @@ class Tars(Images):
                 fix="Give a tar file of KEY.jpg and KEY.cls members.",
                 code=NOT_UNDERSTOOD,
             )
-        self._labels, self._digest = np.array(labels, dtype=np.int64), content.hexdigest()
+        self._labels, self.digest = np.array(labels, dtype=np.int64), content.hexdigest()
         self.native_size = peek([lambda i=i: self._content(i) for i in spread(list(range(len(self))))], paths[0])
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @cached_property
-    def digest(self) -> str:  # type: ignore[override]
-        return self._digest
 
     def read(self, index: int) -> Tensor:
         return decode(self._content(index))
-
-    def labels(self, indices: Indices) -> np.ndarray:
-        return self._labels[np.asarray(indices, dtype=np.int64)]
 
     def _content(self, index: int) -> bytes:
         shard, offset, size = self._places[index]
@@ -128,19 +119,23 @@ def _label(content: bytes, ending: str, before: int) -> int:
     try:
         if ending == "cls":
             return int(content)
-        found = json.loads(content)
-        return int(found.get("label", found.get("cls", before)))
+        notes = json.loads(content)
+        return int(notes.get("label", notes.get("cls", before)))
     except (ValueError, TypeError, AttributeError):
         return before
 
 
 def shards(pattern: str) -> list[Path]:
-    """The shards of a path, of a ``*`` pattern or of WebDataset's ``{000..009}``."""
-    found = _BRACES.search(pattern)
-    if found:
-        first, last = found[1], found[2]
+    """The shards of a path, of a ``*`` pattern or of WebDataset's ``{000..009}``.
+
+    >>> [path.name for path in shards("train-{09..11}.tar")]
+    ['train-09.tar', 'train-10.tar', 'train-11.tar']
+    """
+    braces = _BRACES.search(pattern)
+    if braces:
+        first, last = braces[1], braces[2]
         numbers = (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
-        return [path for n in numbers for path in shards(pattern[: found.start()] + n + pattern[found.end() :])]
+        return [path for n in numbers for path in shards(pattern[: braces.start()] + n + pattern[braces.end() :])]
     if any(sign in pattern for sign in "*?") and not Path(pattern).exists():
         return [Path(path) for path in sorted(glob(os.path.expanduser(pattern)))]
     return [Path(pattern).expanduser()]

@@ -87,8 +87,8 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Begun:
-    """Views of which a part is done.
+class PartialViews:
+    """Views half way between ``begin`` and ``finish``.
 
     Attributes:
         images: (B, 3, h, w), uint8 or float32 in [0, 1].
@@ -133,36 +133,36 @@ def apply(images: Tensor | Sequence[Tensor], view: View, draws: Draws, size: int
     return finish(begin(images, view, draws, size, direct=direct), view, size)
 
 
-def begin(images: Tensor | Sequence[Tensor], view: View, draws: Draws, size: int, *, direct: bool) -> Begun:
+def begin(images: Tensor | Sequence[Tensor], view: View, draws: Draws, size: int, *, direct: bool) -> PartialViews:
     """What is done image by image; small images of one size are left to ``finish``. uint8 stays uint8.
 
     Where nothing but a crop, a flip and RandAugment was asked for, nothing is left.
     """
     # resampling without antialiasing is right only where nothing is made smaller
     if isinstance(images, Tensor) and max(images.shape[-2:]) <= size:
-        return Begun(images, draws)
+        return PartialViews(images, draws)
     done = [_one(image, view, draws.uniforms[i : i + 1], size, direct) for i, image in enumerate(images)]
     same = len({image.dtype for image in done}) == 1
     out = torch.stack(done if same else [to_float(image) for image in done])
     if view.rotate or view.shift:
-        return Begun(out, draws, cropped=True)
+        return PartialViews(out, draws, cropped=True)
     mirrored = draws.uniforms[:, 4] < view.flip
     if mirrored.any():
         out = torch.where(torch.from_numpy(mirrored)[:, None, None, None], out.flip(-1), out)
     out = _augmented(out, draws)
-    return Begun(out, replace(draws, policies=()), cropped=True) if view.recolours else Begun(out, None)
+    return PartialViews(out, replace(draws, policies=()), cropped=True) if view.recolours else PartialViews(out, None)
 
 
-def finish(begun: Begun, view: View, size: int) -> Tensor:
-    """(B, 3, size, size) float32 in [0, 1], on the device of ``begun.images``."""
-    images, draws = to_float(begun.images), begun.draws
+def finish(partial: PartialViews, view: View, size: int) -> Tensor:
+    """(B, 3, size, size) float32 in [0, 1], on the device of ``partial.images``."""
+    images, draws = to_float(partial.images), partial.draws
     if draws is None:
         return images
-    if not begun.cropped or view.rotate or view.shift:
+    if not partial.cropped or view.rotate or view.shift:
         count = len(images)
         sizes = np.array([images.shape[-2:]] * count, dtype=np.float64)
         whole = np.tile([0.0, 0.0, size, size], (count, 1))
-        boxes = whole if begun.cropped else crop_boxes(view, draws.uniforms, sizes)
+        boxes = whole if partial.cropped else crop_boxes(view, draws.uniforms, sizes)
         images = _augmented(_resample(images, view, draws.uniforms, boxes, size), draws)
     return _recolour(images, view, draws)
 

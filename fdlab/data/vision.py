@@ -1,6 +1,6 @@
 """torchvision's functions on images, imported when the first of them is used.
 
-The import costs as much as torch's own, and who asks the store only needs to know which images there are.
+The import costs as much as torch's own, and a look into the store only needs to know which images there are.
 """
 
 from __future__ import annotations
@@ -13,6 +13,6 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "torchvision.transforms.v2"
-    found = getattr(importlib.import_module(module if name[0].isupper() else f"{module}.functional"), name)
-    globals()[name] = found  # the next use is a plain look-up
-    return found
+    function = getattr(importlib.import_module(module if name[0].isupper() else f"{module}.functional"), name)
+    globals()[name] = function  # the next use is a plain look-up
+    return function

@@ -32,16 +32,16 @@ class Average:
                 tensor.copy_(now[name])
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """The average of an earlier start."""
+        """Takes over the average that an earlier start saved."""
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
 
     @contextmanager
     def inside(self, module: nn.Module) -> Iterator[None]:
-        """Inside, the module has the averaged weights."""
-        own = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+        """The module has the averaged weights while this context lasts."""
+        trained = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
         module.load_state_dict(self.state)
         try:
             yield
         finally:
-            module.load_state_dict(own)
+            module.load_state_dict(trained)

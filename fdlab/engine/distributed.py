@@ -42,8 +42,8 @@ class Ranks:
 
     def shares(self, total: int, parts: int) -> list[Share | None]:
         """This rank's micro-batches of a global batch of ``total``, each of ``total / (ranks * parts)`` samples."""
-        every = equal_shares(total, parts * self.ranks)
-        return every[self.rank * parts : (self.rank + 1) * parts]
+        shares = equal_shares(total, parts * self.ranks)
+        return shares[self.rank * parts : (self.rank + 1) * parts]
 
     def part_of(self, batch: Any, share: Share | None, total: int) -> Any:
         """The samples of ``share`` in a batch that holds this rank's slice of ``total`` samples."""
@@ -55,7 +55,10 @@ class Ranks:
     def turns(self, count: int, size: int) -> Iterator[range]:
         """This rank's pieces of ``range(count)``, each position in one piece of one rank.
 
-        Every rank gets equally many pieces, so the last may be empty.
+        Every rank gets equally many pieces, since ranks meet after each; so the last may be empty.
+
+        >>> list(Ranks(rank=1, ranks=2).turns(10, 3))
+        [range(3, 6), range(9, 10)]
         """
         rounds = -(-count // (size * self.ranks))
         for turn in range(rounds):
@@ -86,31 +89,31 @@ class Ranks:
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any rank."""
+        """Whether the flag is set on any rank."""
         return flag if self.alone else self.total(float(flag))[0] > 0
 
     def first(self, act: Callable[[], T]) -> T | None:
-        """Rank 0 does it, the others wait; an FdlabError of rank 0 is raised on all."""
+        """Rank 0 calls ``act``, the others wait; an FdlabError of rank 0 is raised on all."""
         if self.alone:
             return act()
-        result, said = None, [None]
+        result, faults = None, [None]
         if self.leader:
             try:
                 result = act()
             except FdlabError as error:
-                said = [error]  # type: ignore[list-item]
-        dist.broadcast_object_list(said)
-        if said[0] is not None:
-            raise said[0]
+                faults = [error]  # type: ignore[list-item]
+        dist.broadcast_object_list(faults)
+        if faults[0] is not None:
+            raise faults[0]
         return result
 
     def told(self, value: T) -> T:
         """Rank 0's value, on all ranks."""
         if self.alone:
             return value
-        said = [value]
-        dist.broadcast_object_list(said)
-        return said[0]
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
 
     def together(self, batch: Batch) -> Batch:
         """The global batch from the ranks' slices, for what mixes the images of a batch."""

@@ -42,7 +42,7 @@ def check_device(recipe: Recipe, device: str, ranks: int) -> None:
 
 @contextmanager
 def determinism(on: bool) -> Iterator[None]:
-    """Inside, the same run gives the same bits on a GPU too: deterministic kernels only, and slower attention.
+    """Where ``on``, the same run gives the same bits on a GPU too: deterministic kernels only, and slower attention.
 
     The fused kernel that returns a bias's gradient adds it up in no fixed order, so attention is written out there.
     """
@@ -61,12 +61,16 @@ def determinism(on: bool) -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def peak(device: str, low: bool) -> float:
-    """FLOP/s of the device's best matrix product in the run's precision: the fastest of five looks, once a process."""
+    """FLOP/s of the device's best matrix product in the run's precision: the fastest of five, measured once a process.
+
+    Args:
+        low: bfloat16, else float32.
+    """
     target = torch.device(device)
     side = SIDES[target.type]
     kind = torch.bfloat16 if low else torch.float32
-    own = torch.Generator(target).manual_seed(0)  # random numbers: a GPU multiplies constant ones faster
-    factor = torch.randn(side, side, device=target, generator=own).to(kind)
+    generator = torch.Generator(target).manual_seed(0)  # random numbers: a GPU multiplies constant ones faster
+    factor = torch.randn(side, side, device=target, generator=generator).to(kind)
     out, products = torch.empty_like(factor), 1 if target.type == "cpu" else 20
     best = float("inf")
     for _ in range(6):  # the first one warms up

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Protocol
 
 import torch
-from torch import nn
 
 from fdlab.engine.settings import Recipe
 from fdlab.engine.state import State
 from fdlab.engine.strategy import Strategy
-
-
-class Judged(Protocol):
-    """What is judged of a task."""
-
-    module: nn.ModuleDict
-
-    def train_mode(self, on: bool) -> None: ...
+from fdlab.engine.trainable import Trainable
 
 
 class Judging:
@@ -32,7 +23,7 @@ class Judging:
 
     def __init__(
         self,
-        task: Judged,
+        task: Trainable,
         recipe: Recipe,
         state: State,
         strategy: Strategy,
@@ -69,7 +60,9 @@ class Judging:
             with torch.no_grad(), stance:
                 result = self.strategy.evaluate()
                 if self.watch is not None:
-                    result |= self.strategy.ranks.told(self.strategy.ranks.first(self.watch)) or {}
+                    watched: dict[str, float] | None = self.strategy.ranks.first(self.watch)
+                    watched = self.strategy.ranks.told(watched)
+                    result |= watched or {}
                 return result
         finally:
             self.task.train_mode(True)

@@ -1,4 +1,4 @@
-"""The run's log: means over a window of steps, one JSON line a window."""
+"""The run's log: means over a window of steps, one JSON line a window, and the same numbers as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from fdlab.engine.board import Board
 from fdlab.engine.distributed import current
 from fdlab.engine.hardware import most_memory, queued_work
 from fdlab.errors import Diverged
@@ -65,7 +66,7 @@ class Log:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Inside is no training: its time does not count."""
+        """Stands around work that is no training (evaluating, saving), whose time does not count."""
         before = time.monotonic()
         yield
         self.clock += time.monotonic() - before
@@ -95,18 +96,18 @@ class Log:
         MFU: FLOPs by formula over what the devices could do at most (``hardware.peak``). On a GPU the numbers are
         those of the whole window, whose end waits for the device.
         """
-        found = {}
+        numbers = {}
         if self.batch and seconds > 0:
             rate = self.batch * self.steps / seconds
-            found = {"images_per_second": round(rate, 1), "data_wait": round(min(self.waited / seconds, 1.0), 4)}
+            numbers = {"images_per_second": round(rate, 1), "data_wait": round(min(self.waited / seconds, 1.0), 4)}
             if self.flops:
-                found["tflops"] = round(rate * self.flops / 1e12, 6)
+                numbers["tflops"] = round(rate * self.flops / 1e12, 6)
                 if self.peak is not None:
-                    found["mfu"] = round(rate * self.flops / (self.peak() * current().ranks), 5)
-        return {**found, "memory_gb": round(most_memory() / 1e9, 3)}
+                    numbers["mfu"] = round(rate * self.flops / (self.peak() * current().ranks), 5)
+        return {**numbers, "memory_gb": round(most_memory() / 1e9, 3)}
 
     def check_finite(self) -> None:
-        """Raises where a loss or gradient since the last look was not finite."""
+        """Raises Diverged where a loss or gradient was not finite; reading it waits for the device."""
         if self.first_bad is not None and math.isfinite(step := float(self.first_bad)):
             last = self.folder.last
             raise Diverged(
@@ -116,6 +117,7 @@ class Log:
             )
 
     def write(self, line: dict[str, Any]) -> None:
+        """Appends one line to metrics.jsonl and to the events; rank 0 alone does so."""
         if current().leader:
             self.folder.append_log(line)
             self.board.add(line)
@@ -127,4 +129,36 @@ class Log:
         return sum(tail) / len(tail) if tail else math.nan
 
     def state(self) -> dict[str, Any]:
+        """The unfinished window, for a checkpoint."""
         return {"sums": dict(self.sums), "count": self.count}
+
+
+class Board:
+    """Writes each log line's numbers to ``folder``; does nothing where there is no tensorboard or it is off.
+
+    Events of steps that a continued run makes again are hidden by the first new one.
+    """
+
+    def __init__(self, folder: Path, on: bool) -> None:
+        self.folder = folder
+        self.on = on and find_spec("tensorboard") is not None
+        self.writer: Any = None
+
+    def add(self, line: dict[str, Any]) -> None:
+        """One line of metrics.jsonl."""
+        if not self.on:
+            return
+        step = int(line["step"])
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(self.folder), purge_step=step)
+        for name, value in line.items():
+            if name != "step" and isinstance(value, (int, float)):
+                self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Puts everything on disk."""
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from fdlab.engine.shares import equal_shares, sharing
+from fdlab.engine.trainable import Trainable
 from fdlab.errors import OUT_OF_SPACE, FdlabError
 
 
-class Steps(Protocol):
-    """What is tried of a task."""
-
-    module: nn.ModuleDict
-
-    def step(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-
-def largest_part(task: Steps, batches: Callable[[int], Iterable[Any]], batch: int, parts: int) -> int:
+def largest_part(task: Trainable, batches: Callable[[int], Iterable[Any]], batch: int, parts: int) -> int:
     """The largest halving of ``batch / parts`` images whose loss and gradient fit; 0: not even one image does.
 
     The optimiser's state is not there yet, or no longer: a part that only just fits may still fail.

@@ -17,7 +17,7 @@ from fdlab.engine.settings import OptimSettings
 STEM = ("patch_embed", "cls_token", "pos_embed", "reg_token", "dist_token", "norm_pre")
 
 
-def parameter_groups(module: nn.ModuleDict, settings: OptimSettings) -> list[dict[str, Any]]:
+def optimizer_groups(module: nn.ModuleDict, settings: OptimSettings) -> list[dict[str, Any]]:
     """AdamW groups with ``lr_scale``: the encoder by depth, everything else at scale 1.
 
     The scale is ``layer_decay`` to the power of the distance from the head: 0 for the head, 1 for the last
@@ -30,7 +30,7 @@ def parameter_groups(module: nn.ModuleDict, settings: OptimSettings) -> list[dic
     for part_name, part in module.items():
         depth = len(blocks_of(part)) if part_name == "encoder" else 0
         starts = _first_blocks(part) if depth else {}
-        exempt = set(part.no_weight_decay()) if hasattr(part, "no_weight_decay") else set()
+        exempt = set(getattr(part, "no_weight_decay", set)())  # timm's names of what is not decayed
         for name, parameter in part.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -44,10 +44,15 @@ def parameter_groups(module: nn.ModuleDict, settings: OptimSettings) -> list[dic
 
 
 def levels_below_head(name: str, depth: int, starts: Mapping[str, int] | None = None) -> int:
-    """How many levels an encoder's parameter stands below the head; see ``parameter_groups``.
+    """How many levels an encoder's parameter stands below the head; see ``optimizer_groups``.
 
     ``starts``: the number of the first block of each stage; what else a stage has (its downsampling) goes
     with that block.
+
+    >>> levels_below_head("blocks.11.mlp.fc1.weight", 12), levels_below_head("blocks.0.norm1.weight", 12)
+    (1, 12)
+    >>> levels_below_head("patch_embed.proj.weight", 12), levels_below_head("norm.weight", 12)
+    (13, 1)
     """
     for stage, first in (starts or {}).items():
         if name.startswith(f"{stage}."):
@@ -75,6 +80,10 @@ def learning_rate(step: int, total: int, settings: OptimSettings) -> float:
     """The learning rate of this step (from 0) at layer scale 1; a pure function, so that resuming needs no state.
 
     Linear from ``warmup_start`` over the warm-up, then constant, or a cosine down to ``floor``.
+
+    >>> settings = OptimSettings(lr=1.0, warmup=0.1)
+    >>> [round(learning_rate(step, 100, settings), 2) for step in (0, 4, 9, 55, 99)]
+    [0.1, 0.5, 1.0, 0.5, 0.0]
     """
     warm = settings.warmup if settings.warmup > 1 else settings.warmup * total
     if step < warm:
@@ -88,11 +97,11 @@ def learning_rate(step: int, total: int, settings: OptimSettings) -> float:
 
 
 def make_optimizer(module: nn.ModuleDict, settings: OptimSettings) -> torch.optim.Optimizer:
-    """AdamW (one fused kernel a step) or LARS over ``parameter_groups``.
+    """AdamW (one fused kernel a step) or LARS over ``optimizer_groups``.
 
     LARS (You et al. 2017) adapts matrices and leaves vectors alone, as MAE's linear probe does.
     """
-    groups = parameter_groups(module, settings)
+    groups = optimizer_groups(module, settings)
     if settings.kind == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, fused=True)
     from timm.optim import Lars

@@ -22,12 +22,12 @@ from fdlab.errors import USAGE, FdlabError, nearest
 
 def names() -> list[str]:
     """The packaged recipes, as ``folder/name``."""
-    found = []
+    packaged = []
     for folder in resources.files("fdlab.recipes").iterdir():
         if folder.is_dir():
             endings = (p.name for p in folder.iterdir() if p.name.endswith(".toml"))
-            found += [f"{folder.name}/{name.removesuffix('.toml')}" for name in endings]
-    return sorted(found)
+            packaged += [f"{folder.name}/{name.removesuffix('.toml')}" for name in endings]
+    return sorted(packaged)
 
 
 def read(name: str) -> dict[str, Any]:
@@ -47,15 +47,15 @@ def origins(name: str) -> dict[str, str]:
 
     A packaged recipe says so of each of its values; what says nothing is left out.
     """
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for _, text in _chain(name):
         table = ""
         for line in text.splitlines():
             if header := re.fullmatch(r"\[([\w.]+)\]", line.strip()):
                 table = f"{header[1]}."
-            elif said := ORIGIN.fullmatch(line):
-                found[f"{table}{said['key']}"] = said["origin"]
-    return found
+            elif comment := ORIGIN.fullmatch(line):
+                result[f"{table}{comment['key']}"] = comment["origin"]
+    return result
 
 
 # A value's line: the key, the value without a comment sign in it, and where the value comes from.
@@ -85,8 +85,8 @@ def _chain(name: str, above: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     if base in (*above, name):
         raise FdlabError(f"The recipe {name} extends itself, by way of {base}.", fix="Break the circle.", code=USAGE)
     beside = path.parent / base
-    found = str(beside) if path.exists() and beside.suffix == ".toml" else base
-    return [*_chain(found, (*above, name)), (name, text)]
+    extended = str(beside) if path.exists() and beside.suffix == ".toml" else base
+    return [*_chain(extended, (*above, name)), (name, text)]
 
 
 def _file_text(path: Path) -> str:
@@ -99,7 +99,11 @@ def _file_text(path: Path) -> str:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` laid over ``below``, table by table."""
+    """``above`` laid over ``below``, table by table.
+
+    >>> merge({"optim": {"lr": 1, "clip": 3}}, {"optim": {"lr": 2}})
+    {'optim': {'lr': 2, 'clip': 3}}
+    """
     result = dict(below)
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
@@ -110,7 +114,11 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
-    """``["optim.lr=3e-4"]`` -> ``{"optim.lr": 0.0003}``; a value that is no TOML is a string."""
+    """The values of ``--set``; a value that is no TOML is a string.
+
+    >>> parse_overrides(["optim.lr=3e-4", "run.device=cuda"])
+    {'optim.lr': 0.0003, 'run.device': 'cuda'}
+    """
     result: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -124,16 +132,20 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
 
 
 def nested(dotted: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"a.b": 1}`` -> ``{"a": {"b": 1}}``."""
+    """Dotted settings as tables.
+
+    >>> nested({"a.b": 1})
+    {'a': {'b': 1}}
+    """
     result: dict[str, Any] = {}
     for key, value in dotted.items():
         *tables, last = key.split(".")
-        place = result
+        inner = result
         for table in tables:
-            place = place.setdefault(table, {})
-            if not isinstance(place, dict):
+            inner = inner.setdefault(table, {})
+            if not isinstance(inner, dict):
                 raise FdlabError(f"{key} goes through a value that is no table.", code=USAGE)
-        place[last] = value
+        inner[last] = value
     return result
 
 
@@ -184,7 +196,11 @@ def _field_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` -> ``{"a.b": 1}``."""
+    """Tables as dotted settings.
+
+    >>> flat({"a": {"b": 1}})
+    {'a.b': 1}
+    """
     result: dict[str, Any] = {}
     for key, value in tables.items():
         if isinstance(value, Mapping):

@@ -24,12 +24,12 @@ REST = "rest.pt"
 
 def newest(folder: Path) -> Path | None:
     """The last whole state below ``folder``, or None."""
-    found = sorted(folder.glob("step-*.dcp"))
-    return found[-1] if found else None
+    states = sorted(folder.glob("step-*.dcp"))  # the step has nine digits, so names sort as numbers do
+    return states[-1] if states else None
 
 
 def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, rest: dict[str, Any]) -> None:
-    """Weights and optimiser in parts, ``rest`` (plain values, equal on all ranks) by rank 0.
+    """Writes weights and optimiser in parts, ``rest`` (plain values, equal on all ranks) by rank 0.
 
     Raises:
         FdlabError: code 4, the disk of a rank is full; the state before is untouched.
@@ -41,7 +41,7 @@ def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Opti
     ranks = current()
     target = folder / f"step-{step:09d}.dcp"
     draft = target.with_suffix(".dcp.part")
-    ranks.first(lambda: shutil.rmtree(draft, ignore_errors=True))
+    ranks.first(lambda: shutil.rmtree(draft, ignore_errors=True))  # what a killed run left
     weights, moments = get_state_dict(module, optimizer)
     full = False
     try:
@@ -50,7 +50,7 @@ def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Opti
         if not any(_full(cause) for cause in _causes(error)):
             raise _causes(error)[0] from None  # an ordinary error again, e.g. of a rank that died
         full = True
-    if ranks.any(full):
+    if ranks.any(full):  # one full disk is enough: no rank may count on this state
         ranks.first(lambda: shutil.rmtree(draft, ignore_errors=True))
         raise FdlabError(
             f"No space left while writing {target}.",
@@ -85,7 +85,7 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     from fdlab.engine.sharded_reading import Planner, Reader
 
     weights, moments = get_state_dict(module, optimizer)
-    state = {"module": weights, "optimizer": moments}
+    state: dict[str, Any] = {"module": weights, "optimizer": moments}
     try:
         dcp.load(state, storage_reader=Reader(path), planner=Planner())
         rest = torch.load(path / REST, map_location="cpu", weights_only=True)

@@ -29,10 +29,9 @@ class _Descriptions(pickle.Unpickler):
     """Knows the data classes and enumerations that describe a checkpoint, sizes, types and paths; nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name) if "." not in name and self._known(module, name) else None
-        if found is None:
+        if "." in name or not self._known(module, name):
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is no description of a checkpoint")
-        return found
+        return super().find_class(module, name)
 
     def _known(self, module: str, name: str) -> bool:
         if (module, name) in PLAIN or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
@@ -40,8 +39,8 @@ class _Descriptions(pickle.Unpickler):
         if module not in DESCRIPTIONS:
             return False
         kind = super().find_class(module, name)  # a module of torch that is imported already
-        own = isinstance(kind, type) and kind.__module__ == module
-        return own and (is_dataclass(kind) or issubclass(kind, Enum))
+        defined_there = isinstance(kind, type) and kind.__module__ == module
+        return defined_there and (is_dataclass(kind) or issubclass(kind, Enum))
 
 
 class Reader(FileSystemReader):
@@ -49,19 +48,20 @@ class Reader(FileSystemReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         with (self.path / ".metadata").open("rb") as file:  # type: ignore[operator]
-            found = _Descriptions(file).load()
-        if not isinstance(found, Metadata):
+            contents = _Descriptions(file).load()
+        if not isinstance(contents, Metadata):
             raise pickle.UnpicklingError("its table of contents is none")
-        if found.storage_meta is None:
-            found.storage_meta = StorageMeta()
-        found.storage_meta.load_id = self.load_id
-        return found
+        if contents.storage_meta is None:
+            contents.storage_meta = StorageMeta()
+        contents.storage_meta.load_id = self.load_id
+        return contents
 
 
 class Planner(DefaultLoadPlanner):
     """torch's planner, which takes plain values only."""
 
     def load_bytes(self, read_item: Any, value: io.BytesIO) -> None:
-        torch.load(value, weights_only=True)  # raises where it holds anything but plain values and tensors
+        # Raises where the value is anything but plain numbers, texts and tensors; what torch does next executes.
+        torch.load(value, weights_only=True)
         value.seek(0)
         super().load_bytes(read_item, value)

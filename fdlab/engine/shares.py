@@ -32,7 +32,7 @@ _current: list[Share] = []
 
 @contextmanager
 def sharing(share: Share | None) -> Iterator[None]:
-    """Inside, ``drawn`` and drop path give this share; None: the whole."""
+    """While this lasts, ``drawn`` and drop path give this share; None: the whole batch."""
     if share is None:
         yield
         return
@@ -73,8 +73,8 @@ class SharedDropPath(DropPath):
         if self.drop_prob == 0.0 or not self.training:
             return x
         keep = 1 - self.drop_prob
-        one = (1,) * (x.ndim - 1)
-        kept = drawn(len(x), lambda count: x.new_empty((count, *one)).bernoulli_(keep))
+        axes = (1,) * (x.ndim - 1)
+        kept = drawn(len(x), lambda count: x.new_empty((count, *axes)).bernoulli_(keep))
         if keep > 0 and self.scale_by_keep:
             kept = kept / keep
         return x * kept
@@ -99,7 +99,11 @@ def draw_ahead(module: nn.Module, rows: int) -> None:
 
 
 def equal_shares(total: int, parts: int) -> list[Share | None]:
-    """``parts`` shares of ``total`` samples, which they must divide; one part is the whole."""
+    """``parts`` shares of ``total`` samples, which they must divide; one part is the whole.
+
+    >>> equal_shares(6, 2)
+    [Share(start=0, stop=3, total=6), Share(start=3, stop=6, total=6)]
+    """
     if parts == 1:
         return [None]
     size, rest = divmod(total, parts)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import nn
 
 from fdlab.engine import sharded
 from fdlab.engine.average import Average
@@ -16,19 +15,10 @@ from fdlab.engine.hardware import peak
 from fdlab.engine.log import Log
 from fdlab.engine.optim import make_optimizer
 from fdlab.engine.settings import Recipe
+from fdlab.engine.trainable import Trainable
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import replacing
 from fdlab.records.run_folder import RunFolder
-
-
-class Stateful(Protocol):
-    """What is kept of a task."""
-
-    module: nn.ModuleDict
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class State:
@@ -38,7 +28,7 @@ class State:
     where there is an average) of the best evaluation by ``save.best``.
     """
 
-    def __init__(self, task: Stateful, recipe: Recipe, folder: RunFolder, *, sharded: bool = False) -> None:
+    def __init__(self, task: Trainable, recipe: Recipe, folder: RunFolder, *, sharded: bool = False) -> None:
         self.task, self.recipe, self.folder, self.sharded = task, recipe, folder, sharded
         self.ranks = current()
         self.optimizer = make_optimizer(task.module, recipe.optim)

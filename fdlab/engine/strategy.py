@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +19,14 @@ from fdlab.encoders.position_bias import align_bias
 from fdlab.engine.distributed import current
 from fdlab.engine.settings import Recipe
 from fdlab.engine.shares import draw_ahead
+from fdlab.engine.trainable import Trainable
 from fdlab.errors import USAGE, FdlabError
-
-
-class Steps(Protocol):
-    """What is wrapped of a task."""
-
-    module: nn.ModuleDict
-
-    def step(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]: ...
-
-    def evaluate(self) -> dict[str, float]: ...
 
 
 class Step(nn.Module):
     """A task's step as the forward of a module that owns the task's parameters."""
 
-    def __init__(self, task: Steps) -> None:
+    def __init__(self, task: Trainable) -> None:
         super().__init__()
         self.module, self._task = task.module, (task,)
 
@@ -53,10 +44,11 @@ class Strategy:
         FdlabError: code 2, ``fsdp`` without torchrun or with what it cannot hold.
     """
 
-    def __init__(self, task: Steps, recipe: Recipe) -> None:
+    def __init__(self, task: Trainable, recipe: Recipe) -> None:
         self.task, self.ranks = task, current()
         self.sharded = recipe.run.strategy == "fsdp"
-        self.root: nn.Module = Step(task)
+        # A plain module, DDP's or FSDP2's: the latter two have methods of their own.
+        self.root: Any = Step(task)
         self.device = next(task.module.parameters()).device.type
         self.low = recipe.run.precision == "bf16"
         self.compiled = recipe.run.compile
@@ -68,7 +60,7 @@ class Strategy:
                     block.compile(dynamic=False)  # in place: the names of the weights stay
         if self.sharded:
             _check(recipe, getattr(task, "slow_copy", False))
-            # The unsharded twin that receives the trained weights at the end.
+            # The plain copy that receives the trained weights at the end.
             self.plain = copy.deepcopy(task.module).to("cpu")
             _shard(self.root)
         elif not self.ranks.alone:
@@ -149,7 +141,7 @@ def _check(recipe: Recipe, slow_copy: bool) -> None:
     }
     if wrong := [name for name, on in faults.items() if on]:
         raise FdlabError(
-            f"{', '.join(wrong)} cannot be had with run.strategy=fsdp.",
+            f"{', '.join(wrong)} cannot be used with run.strategy=fsdp.",
             why="They need the whole weights at once.",
             fix="Leave them out, or use run.strategy=ddp.",
             code=USAGE,

@@ -13,13 +13,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from fdlab.data.workers import deaths_said
+from fdlab.data.sending import worker_deaths
 from fdlab.engine.distributed import current
 from fdlab.engine.judging import Judging
 from fdlab.engine.optim import learning_rate, set_learning_rate
@@ -27,41 +27,11 @@ from fdlab.engine.settings import Recipe
 from fdlab.engine.shares import share_drop_path, sharing
 from fdlab.engine.state import State
 from fdlab.engine.strategy import Strategy
+from fdlab.engine.trainable import Trainable
 from fdlab.errors import INTERRUPTED, FdlabError
 from fdlab.progress import Progress
 from fdlab.randomness import seed_for
 from fdlab.records.run_folder import RunFolder
-
-
-class Trainable(Protocol):
-    """What the loop needs of a task."""
-
-    module: nn.ModuleDict
-
-    def step(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of this batch, and what else is worth logging."""
-        ...
-
-    def prepare(self, batch: Any, step: int) -> Any:
-        """What is drawn for the whole batch (mixing of images), before it is computed in parts."""
-        ...
-
-    def train_mode(self, on: bool) -> None:
-        """Training or evaluation mode; frozen parts stay in evaluation mode."""
-        ...
-
-    def after_step(self, step: int) -> None:
-        """Called after the optimiser (moving averages)."""
-        ...
-
-    def evaluate(self) -> dict[str, float]:
-        """Numbers on held-out data."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
@@ -104,7 +74,7 @@ def train(
     if progress:
         progress.done = start
     task.train_mode(True)
-    with deaths_said(), closing(state.log.board), stop_requests() as stop:
+    with worker_deaths(), closing(state.log.board), stop_requests() as stop:
         for step, batch in enumerate(state.log.waiting(batches(start)), start):
             lr = learning_rate(step, steps, recipe.optim)
             values = one_step(task, batch, step, lr, recipe, state, strategy)
@@ -135,7 +105,7 @@ def _between_steps(
         judging.judge(done)
     stopping = current().any(stop.is_set())
     if done % recipe.save.every == 0 or done == steps or stopping:
-        state.log.check_finite()
+        state.log.check_finite()  # first: a state with weights that are no numbers must not replace a good one
         with state.log.aside():
             state.save(done)
     return stopping
@@ -155,6 +125,7 @@ def one_step(
     parts = recipe.run.accumulate
     shares = strategy.ranks.shares(recipe.run.batch, parts)
     for number, share in enumerate(shares, 1):
+        # Before every part and not once a step: each part draws for the whole batch and takes its slice.
         torch.manual_seed(seed_for(recipe.run.seed, "step", step))
         with sharing(share), strategy.synchronising(last=number == parts):
             loss, metrics = strategy.step(strategy.ranks.part_of(batch, share, recipe.run.batch), step)
@@ -175,8 +146,8 @@ def one_step(
 def checkpoint_blocks(module: nn.ModuleDict) -> None:
     """Activations inside a block are computed again in the backward pass, where the class can do so."""
     for part in module.values():
-        if hasattr(part, "set_grad_checkpointing"):
-            part.set_grad_checkpointing(True)
+        if recompute := getattr(part, "set_grad_checkpointing", None):
+            recompute(True)
 
 
 def clip_gradients(module: nn.Module, largest: float) -> Tensor:
@@ -194,12 +165,12 @@ def stop_requests() -> Iterator[threading.Event]:
         yield stop
         return
     # A signal that is ignored stays so: a worker leaves Ctrl-C to its parent.
-    both = {number: signal.getsignal(number) for number in STOPPING}
-    before = {number: handler for number, handler in both.items() if handler is not signal.SIG_IGN}
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def ask(number: int, frame: Any) -> None:
         stop.set()
-        for each, handler in before.items():
+        for each, handler in before.items():  # the second signal finds the handlers that were there
             signal.signal(each, handler)
 
     for number in before:

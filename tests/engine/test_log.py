@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from fdlab.engine import board as module
 from fdlab.engine import log as logging
-from fdlab.engine.board import Board
-from fdlab.engine.log import Log
+from fdlab.engine.log import Board, Log
 from fdlab.records.run_folder import RunFolder
 from fdlab.study.training import plan, run
 
@@ -103,7 +101,7 @@ def test_numbers_become_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     fake: Any = ModuleType("torch.utils.tensorboard")
     fake.SummaryWriter = Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
-    monkeypatch.setattr(module, "find_spec", lambda _: True)
+    monkeypatch.setattr(logging, "find_spec", lambda _: True)
     board = Board(tmp_path, on=True)
     board.add({"step": 30, "loss": 0.5, "note": "words"})
     writer = board.writer
@@ -114,7 +112,7 @@ def test_numbers_become_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(("installed", "on"), [(False, True), (True, False)])
 def test_no_tensorboard_no_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool, on: bool) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda _: installed or None)
+    monkeypatch.setattr(logging, "find_spec", lambda _: installed or None)
     board = Board(tmp_path, on=on)
     board.add({"step": 1, "loss": 1.0})
     board.close()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fdlab.encoders.student import Design, build
-from fdlab.engine.optim import learning_rate, make_optimizer, parameter_groups, set_learning_rate
+from fdlab.engine.optim import learning_rate, make_optimizer, optimizer_groups, set_learning_rate
 from fdlab.engine.settings import OptimSettings
 
 DESIGN = Design(image_size=16, patch_size=4, width=16, depth=3, heads=2, class_token=True, layer_scale=0.1)
@@ -44,7 +44,7 @@ def test_known_points_of_the_cosine() -> None:
 
 def test_layers_decay_from_the_head_down_and_vectors_are_spared() -> None:
     module = nn.ModuleDict({"encoder": build(DESIGN, seed=0), "head": nn.Linear(16, 4)})
-    groups = parameter_groups(module, OptimSettings(layer_decay=0.5, weight_decay=0.1))
+    groups = optimizer_groups(module, OptimSettings(layer_decay=0.5, weight_decay=0.1))
     scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     encoder = module["encoder"]
@@ -67,7 +67,7 @@ def test_layers_decay_from_the_head_down_and_vectors_are_spared() -> None:
 def test_every_design_gets_the_same_scales_and_no_table_is_decayed(position: str, class_token: bool) -> None:
     design = Design(16, 4, 16, 3, 2, position=position, class_token=class_token)  # type: ignore[arg-type]
     module = nn.ModuleDict({"encoder": build(design, seed=0), "head": nn.Linear(16, 4)})
-    groups = parameter_groups(module, OptimSettings(layer_decay=0.8, weight_decay=0.1))
+    groups = optimizer_groups(module, OptimSettings(layer_decay=0.8, weight_decay=0.1))
     where = {id(p): (g["lr_scale"], g["weight_decay"]) for g in groups for p in g["params"]}
     for name, parameter in module["encoder"].named_parameters():
         if not parameter.requires_grad:

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from fdlab.engine.settings import OptimSettings, Recipe, RunSettings, SaveSettings
-from fdlab.engine.trainer import stop_requests, train
+from fdlab.engine.state import State
+from fdlab.engine.strategy import Strategy
+from fdlab.engine.trainer import one_step, stop_requests, train
 from fdlab.errors import FdlabError
+from fdlab.randomness import seed_for
 from fdlab.records.run_folder import RunFolder
 
 STEPS = 17
@@ -95,6 +98,41 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_bitwise(tmp_path: Path, 
     assert steps == [line["step"] for line in RunFolder(tmp_path / "whole").read_log()]
     losses = [[line.get("loss") for line in RunFolder(tmp_path / n).read_log()] for n in ("cut", "whole")]
     assert losses[0] == losses[1]
+
+
+class Rows:
+    """A batch that can be taken in parts."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def part(self, start: int, stop: int) -> Rows:
+        return Rows(self.rows[start:stop])
+
+
+class InParts(Toy):
+    def step(self, batch: Rows, step: int) -> tuple[Tensor, dict[str, Tensor]]:  # type: ignore[override]
+        return super().step(batch.rows, step)
+
+
+def test_a_step_is_the_seeds_the_clipped_gradients_and_the_mean_of_its_parts(tmp_path: Path) -> None:
+    """By hand: each of two parts from the step's seed, the mean of their gradients, its norm cut to 0.01, AdamW."""
+    run, optim = RunSettings(steps=9, seed=3, batch=8, accumulate=2), OptimSettings(lr=1e-2, clip=0.01)
+    recipe = Recipe(task="toy", run=run, optim=optim)
+    rows, hand, task = next(batches(5)), InParts(), InParts()
+    losses = []
+    for part in (rows[:4], rows[4:]):
+        torch.manual_seed(seed_for(3, "step", 5))
+        losses.append(hand.step(Rows(part), 5)[0])
+    mean = torch.stack(losses).mean()
+    mean.backward()
+    wanted = torch.cat([p.grad.flatten() for p in hand.module.parameters()])
+    state = State(task, recipe, RunFolder(tmp_path))
+    values = one_step(task, Rows(rows), 5, 1e-2, recipe, state, Strategy(task, recipe))
+    assert float(values["loss"]) == pytest.approx(float(mean.detach()))
+    assert float(values["grad_norm"]) == pytest.approx(float(wanted.norm()), rel=1e-5)
+    moments = torch.cat([state.optimizer.state[p]["exp_avg"].flatten() for p in task.module.parameters()])
+    assert torch.allclose(moments / (1 - optim.betas[0]), 0.01 * wanted / wanted.norm(), rtol=1e-3, atol=1e-7)
 
 
 def test_a_loss_that_is_no_number_names_its_step_and_keeps_the_last_state(tmp_path: Path) -> None:
