@@ -39,7 +39,7 @@ def blank(make: Callable[[], nn.Module]) -> nn.Module:
 def unfitting(make: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> list[str]:
     """Keys that are missing, not known or of another shape; made without memory, so before anything is."""
     with torch.device("meta"):
-        wanted = {key: tuple(tensor.shape) for key, tensor in make().state_dict().items()}
+        wanted = {key: tuple(tensor.shape) for key, tensor in blank(make).state_dict().items()}
     missing = [f"{key} is missing" for key in wanted if key not in state]
     extra = [f"{key} is not known" for key in state if key not in wanted]
     shapes = [

@@ -85,7 +85,7 @@ def _locate(text: str) -> tuple[Path | str, str | None]:
     if "/" not in base and timm.is_model(base):
         return base, suffix if at else None
     if "/" in base or Path(base).suffix in (".pth", ".pt", ".bin", ".safetensors", ".tar", ".ckpt"):
-        raise refusal(base, "does not exist.", "No file or folder has this name.", "Check the path.")
+        raise refusal(Path(base), "does not exist.", "No file or folder has this name.", "Check the path.")
     raise FdlabError(
         f"'{text}' is no file, run folder or timm model.",
         fix=f"Give a path, timm:NAME or random:NAME.{nearest(base, timm.list_models())}",

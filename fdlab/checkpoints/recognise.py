@@ -202,7 +202,7 @@ def _fitting(ask: Ask, built: Built) -> dict[str, Tensor]:
     """The state, once every key is used and every parameter found with its shape, before anything is loaded."""
     try:
         with torch.device("meta"):
-            wanted = built.call.make().state_dict()
+            wanted = blank(built.call.make).state_dict()
     except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
         raise FdlabError(
