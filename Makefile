@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Processes that share the fast tests, one thread each (some of the slow ones start several themselves).
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow mutants check format reports study clean
+.PHONY: help demo test test-slow mutants mutants-sample check format reports study clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
 
@@ -37,6 +37,10 @@ test-slow: $(VENV)/.installed-dev  ## the remaining tests
 
 mutants: $(VENV)/.installed-dev  ## known faults, one at a time, and whether the tests notice them; some minutes
 	$(BIN)/python tests/mutants/run.py
+
+mutants-sample: $(VENV)/.installed-dev  ## changes drawn by chance in files of every room (tests/mutants/sample.toml); some 20 minutes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
+	$(BIN)/python tests/mutants/sample.py
 
 format: $(VENV)/.installed-dev  ## put the code into shape
 	$(BIN)/ruff check --fix .

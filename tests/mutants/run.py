@@ -41,6 +41,7 @@ from queue import Queue
 ROOT = Path(__file__).resolve().parents[2]
 CHANGED = ("fdlab", "tests")  # copied; whatever else lies in the tree is linked
 ENTRIES = ("says", "file", "find", "put", "test")
+SAMPLE = "sample.toml"  # of sample.py, no list of faults
 LEAST_FAULTS, LEAST_SHARE = 40, 0.95
 AT_A_TIME, PATIENCE = 2, 300.0  # processes, seconds a test may take
 
@@ -70,7 +71,8 @@ class Outcome:
 def read_faults(root: Path, rooms: list[str]) -> list[Fault]:
     """The faults of these rooms (all rooms where none is named), in the order of the files."""
     folder = root / "tests" / "mutants"
-    files = [folder / f"{room}.toml" for room in rooms] if rooms else sorted(folder.glob("*.toml"))
+    every = sorted(path for path in folder.glob("*.toml") if path.name != SAMPLE)
+    files = [folder / f"{room}.toml" for room in rooms] if rooms else every
     faults = []
     for path in files:
         for number, entry in enumerate(tomllib.loads(path.read_text(encoding="utf-8"))["fault"], 1):
@@ -116,19 +118,29 @@ def copies(root: Path, count: int) -> Iterator[Queue[Path]]:
         yield free
 
 
-def passes(copy: Path, test: str, root: Path) -> tuple[str, float]:
-    """Runs a test in a copy: ``passed``, ``failed``, ``hung`` or ``did not run`` (skipped, absent), and its seconds."""
-    env = os.environ | {
+def surroundings(copy: Path, root: Path) -> dict[str, str]:
+    """The environment in which the copy's own fdlab is imported."""
+    return os.environ | {
         "PYTHONPATH": str(copy),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
         "FDLAB_SHARED": os.environ.get("FDLAB_SHARED", str(root.parent / "shared")),
     }
+
+
+def passes(copy: Path, test: str, root: Path) -> tuple[str, float]:
+    """Runs a test in a copy: ``passed``, ``failed``, ``hung`` or ``did not run`` (skipped, absent), and its seconds."""
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", test]
     before = time.perf_counter()
     try:
         done = subprocess.run(
-            command, cwd=copy, env=env, capture_output=True, text=True, timeout=PATIENCE, start_new_session=True
+            command,
+            cwd=copy,
+            env=surroundings(copy, root),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            start_new_session=True,
         )
     except subprocess.TimeoutExpired:
         return "hung", time.perf_counter() - before
