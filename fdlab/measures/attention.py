@@ -1,4 +1,4 @@
-"""The metrics of one block's attention, from maps or straight from logits; ``METRICS`` defines each of them.
+"""The metrics of one block's attention, from maps or straight from logits; ``DEFINITIONS`` defines each of them.
 
 Notation for one head: queries i and keys j are the N = Gh * Gw patches (row major); P prefix tokens
 (class, distillation, registers) stand before them. Prefix queries are never looked at. y_ij is the
@@ -101,13 +101,13 @@ def metrics_from_logits(
 
 def metrics_from_sums(sums: QuerySums, wanted: Collection[str]) -> dict[str, Tensor]:
     """The metrics ``wanted`` of a block all of whose patch queries were added, and ``prefix_mass_KIND`` where known."""
-    metrics = {name: METRICS[name].value(sums) for name in ALL if name in wanted}
+    metrics = {name: DEFINITIONS[name].value(sums) for name in ALL if name in wanted}
     return metrics | {name: sums[name] / sums.patches for name in BY_KIND if name in sums.sums}
 
 
 def sums_for(metrics: Iterable[str]) -> set[str]:
     """The names of the sums over queries (``QuerySums``) that these metrics are made from."""
-    return {name for metric in metrics for name in METRICS[metric].needs}
+    return {name for metric in metrics for name in DEFINITIONS[metric].needs}
 
 
 # --- from sums to metrics ----------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class Definition(NamedTuple):
     needs: tuple[str, ...]
 
 
-METRICS: dict[str, Definition] = {
+DEFINITIONS: dict[str, Definition] = {
     "distance": Definition(lambda sums: sums["distance"] / sums.patches, ("distance",)),
     "distance_ratio": Definition(_distance_ratio, ("distance",)),
     "entropy": Definition(_entropy, ("entropy",)),
@@ -220,9 +220,9 @@ METRICS: dict[str, Definition] = {
     "head_similarity_centred": Definition(_centred_cosine, ("cosine",)),
     "head_divergence": Definition(_head_divergence, ("entropy", "divergence")),
 }
-PER_IMAGE = tuple(name for name in METRICS if name.startswith("head_"))
-PER_HEAD = tuple(name for name in METRICS if name not in PER_IMAGE)
-ALL = tuple(METRICS)
+PER_IMAGE = tuple(name for name in DEFINITIONS if name.startswith("head_"))
+PER_HEAD = tuple(name for name in DEFINITIONS if name not in PER_IMAGE)
+ALL = tuple(DEFINITIONS)
 
 
 # --- geometry ----------------------------------------------------------------------------------------
