@@ -49,14 +49,14 @@ def run_case(name: str, dtype: torch.dtype = torch.float64) -> list[Check]:
     """Every metric of one case, through the same code as any model's attention."""
     case = next(case for case in truth()["cases"] if case["name"] == name)
     maps = maps_of(name).to(dtype)
-    place: dict[str, Any] = {"grid": tuple(case["grid"]), "patch_size": tuple(case["patch"])}
-    found = attention_metrics(maps, prefix_tokens=case["prefix"], **place)
-    raw = attention_metrics(maps, prefix_tokens=case["prefix"], renormalise=False, metrics=("distance",), **place)
-    line = uniform_distance(place["grid"], place["patch_size"])
+    tokens: dict[str, Any] = {"grid": tuple(case["grid"]), "patch_size": tuple(case["patch"])}
+    metrics = attention_metrics(maps, prefix_tokens=case["prefix"], **tokens)
+    raw = attention_metrics(maps, prefix_tokens=case["prefix"], renormalise=False, metrics=("distance",), **tokens)
+    line = uniform_distance(tokens["grid"], tokens["patch_size"])
     checks = []
     for head, known in enumerate(case["heads"]):
         checks += [
-            _check(f"{ours}, head {head}", found[ours][0, head], known[theirs], dtype)
+            _check(f"{ours}, head {head}", metrics[ours][0, head], known[theirs], dtype)
             for ours, theirs in HEAD_NAMES.items()
         ]
         checks.append(
@@ -68,10 +68,12 @@ def run_case(name: str, dtype: torch.dtype = torch.float64) -> list[Check]:
             )
         )
         checks.append(
-            _check(f"distance_ratio, head {head}", found["distance_ratio"][0, head], known["distance_px"] / line, dtype)
+            _check(
+                f"distance_ratio, head {head}", metrics["distance_ratio"][0, head], known["distance_px"] / line, dtype
+            )
         )
     for ours, theirs in PAIR_NAMES.items():
-        checks.append(_check(ours, found[ours][0], case["pairs"][theirs] if case["pairs"] else None, dtype))
+        checks.append(_check(ours, metrics[ours][0], case["pairs"][theirs] if case["pairs"] else None, dtype))
     return checks
 
 
@@ -138,22 +140,22 @@ def _simple() -> dict[str, Tensor]:
 
 def maps_of(name: str) -> Tensor:
     """(1, heads, T, T) float64 of the case of this name."""
-    one = _simple()
+    simple = _simple()
     key = name.removesuffix("_4x4_p16")
-    if key in one:
-        return one[key][None, None]
+    if key in simple:
+        return simple[key][None, None]
     heads = {
         "mod11_heads0to2": lambda: [mod11(16, h) for h in range(3)],
         "mod11_prefix1_heads0to1": lambda: [mod11(17, h) for h in range(2)],
         "uniform_prefix1": lambda: [torch.full((17, 17), 1 / 17, dtype=torch.float64)],
         "uniform_prefix5": lambda: [torch.full((21, 21), 1 / 21, dtype=torch.float64)],
-        "gauss1_prefix1_mass0.75": lambda: [with_prefix(one["gauss1"], 0.75)],
+        "gauss1_prefix1_mass0.75": lambda: [with_prefix(simple["gauss1"], 0.75)],
         "uniform_2x3_p16x8": lambda: [torch.full((6, 6), 1 / 6, dtype=torch.float64)],
         "mod11_2x5_p14": lambda: [mod11(10, 0)],
-        "heads_identity_uniform": lambda: [one["identity"], one["uniform"]],
-        "heads_identity_shift": lambda: [one["identity"], one["shift_right_wrap"]],
-        "heads_equal_gauss": lambda: [one["gauss1"], one["gauss1"]],
+        "heads_identity_uniform": lambda: [simple["identity"], simple["uniform"]],
+        "heads_identity_shift": lambda: [simple["identity"], simple["shift_right_wrap"]],
+        "heads_equal_gauss": lambda: [simple["gauss1"], simple["gauss1"]],
         "heads_gauss1_gauss2": lambda: [gauss(1.0), gauss(2.0)],
-        "heads_mix_uniform": lambda: [one["half_identity_half_uniform"], one["halves"]],
+        "heads_mix_uniform": lambda: [simple["half_identity_half_uniform"], simple["halves"]],
     }
     return torch.stack(heads[key]())[None]

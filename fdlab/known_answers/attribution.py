@@ -19,8 +19,8 @@ Answers = Iterator[tuple[str, float | Tensor, float]]
 
 def run_case(name: str, dtype: torch.dtype = torch.float64) -> list[Check]:
     """All checks of one case, with inputs in ``dtype``."""
-    found = CASES[name](dtype)
-    return [Check(what, float(got), want, TOLERANCE[dtype] * max(1.0, abs(want))) for what, got, want in found]
+    answers = CASES[name](dtype)
+    return [Check(what, float(got), want, TOLERANCE[dtype] * max(1.0, abs(want))) for what, got, want in answers]
 
 
 def picture(dtype: torch.dtype) -> Tensor:
@@ -32,11 +32,13 @@ def picture(dtype: torch.dtype) -> Tensor:
 def _linear(dtype: torch.dtype) -> Answers:
     """s = sum w x: attributions w x, whatever the steps."""
     x, w = picture(dtype), picture(dtype).flip(3) / 4
-    found, gap = form.integrated_gradients(lambda images, _: (images * w).sum((1, 2, 3)), x, torch.zeros(1), steps=2)
-    yield "attribution of a pixel", found[0, 1, 2, 3], float(x[0, 1, 2, 3] * w[0, 1, 2, 3])
-    yield "sum", found.sum(), float((x * w).sum())
+    attributions, gap = form.integrated_gradients(
+        lambda images, _: (images * w).sum((1, 2, 3)), x, torch.zeros(1), steps=2
+    )
+    yield "attribution of a pixel", attributions[0, 1, 2, 3], float(x[0, 1, 2, 3] * w[0, 1, 2, 3])
+    yield "sum", attributions.sum(), float((x * w).sum())
     yield "completeness", gap[0], 0.0
-    cell = form.cell_sums(found, GRID)[0, 5]
+    cell = form.cell_sums(attributions, GRID)[0, 5]
     yield "cell of row 1, column 1", cell, float((x * w)[0, :, 2:4, 2:4].sum())
 
 
@@ -44,8 +46,8 @@ def _square(dtype: torch.dtype) -> Answers:
     """s = sum x^2 from b: attributions x^2 - b^2."""
     x, baseline = picture(dtype), 0.5
     square: form.Score = lambda images, _: (images**2).sum((1, 2, 3))  # noqa: E731
-    found, gap = form.integrated_gradients(square, x, torch.zeros(1), baseline, steps=3)
-    yield "attribution of a pixel", found[0, 2, 1, 6], float(x[0, 2, 1, 6]) ** 2 - baseline**2
+    attributions, gap = form.integrated_gradients(square, x, torch.zeros(1), baseline, steps=3)
+    yield "attribution of a pixel", attributions[0, 2, 1, 6], float(x[0, 2, 1, 6]) ** 2 - baseline**2
     yield "completeness", gap[0] / square(x, x)[0], 0.0
 
 
@@ -56,12 +58,12 @@ def _rollout(dtype: torch.dtype) -> Answers:
         for _ in range(blocks):
             rollout.add(maps.to(dtype).expand(1, 2, -1, -1))
         off = (1 - 2.0**-blocks) / tokens if name == "uniform" else 0.0
-        own = off + 2.0**-blocks if name == "uniform" else 1.0
+        diagonal = off + 2.0**-blocks if name == "uniform" else 1.0
         yield f"{name}, class row to a patch", rollout.patches(1, 0)[0, 2], off
         yield (
             f"{name}, patch rows to a patch",
             rollout.patches(1, None)[0, 2],
-            (own + (tokens - 2) * off) / (tokens - 1),
+            (diagonal + (tokens - 2) * off) / (tokens - 1),
         )
 
 
@@ -70,7 +72,7 @@ def _one_cell(dtype: torch.dtype) -> Answers:
     x, cell, count = torch.ones(1, 3, 4, 8, dtype=dtype), 6, GRID[0] * GRID[1]
     shares = torch.arange(count + 1, dtype=dtype) / count
     for rank in (0, 4):
-        others = [place for place in range(count) if place != cell]
+        others = [other for other in range(count) if other != cell]
         order = torch.tensor([[*others[:rank], cell, *others[rank:]]])
         removed, added = form.curves(
             lambda images, _: 3 + form.cell_sums(images, GRID)[:, cell],

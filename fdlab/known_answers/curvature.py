@@ -71,8 +71,8 @@ def _given(name: str) -> Callable[[dict[str, Any], torch.dtype], Iterator[Check]
             lambda v: matrix @ v, len(values), tolerance=1e-6 if dtype == torch.float64 else 1e-4, cap=CAP, dtype=dtype
         )
         yield from _ends(ritz.top(5)[0], ritz.lowest[0], known, dtype)
-        found = density(lambda v: matrix @ v, ritz, probes=4, trace_probes=12)
-        yield _within("trace", found.trace, known["trace"], 4 * found.trace_error, dtype)
+        estimate = density(lambda v: matrix @ v, ritz, probes=4, trace_probes=12)
+        yield _within("trace", estimate.trace, known["trace"], 4 * estimate.trace_error, dtype)
 
     return checks
 
@@ -112,9 +112,9 @@ def _softmax_at_zero(known: dict[str, Any], dtype: torch.dtype) -> Iterator[Chec
 def _module(
     layer: nn.Module, loss: Any, batches: list[Any], known: dict[str, Any], dtype: torch.dtype
 ) -> Iterator[Check]:
-    found = hessian_spectrum(layer, loss, batches, tolerance=1e-6, probes=4)
-    yield from _ends(found.eigenvalues, found.lowest, known, dtype)
-    yield _within("trace", found.trace, known["trace"], 4 * found.trace_error, dtype)
+    result = hessian_spectrum(layer, loss, batches, tolerance=1e-6, probes=4)
+    yield from _ends(result.eigenvalues, result.lowest, known, dtype)
+    yield _within("trace", result.trace, known["trace"], 4 * result.trace_error, dtype)
 
 
 def two_layers(case: str, dtype: torch.dtype) -> tuple[list[nn.Parameter], Hessian, GaussNewton]:
@@ -157,8 +157,8 @@ def _two_layers(case: str) -> Callable[[dict[str, Any], torch.dtype], Iterator[C
 def _curvature(matrix: Curvature, known: dict[str, Any], dtype: torch.dtype) -> Iterator[Check]:
     ritz = lanczos(matrix, matrix.size, tolerance=1e-6 if dtype == torch.float64 else 1e-4, cap=CAP, dtype=dtype)
     yield from _ends(ritz.top(5)[0], ritz.lowest[0], known, dtype)
-    found = density(matrix, ritz, probes=4, trace_probes=8)
-    yield _within("trace", found.trace, known["trace"], 4 * found.trace_error, dtype)
+    estimate = density(matrix, ritz, probes=4, trace_probes=8)
+    yield _within("trace", estimate.trace, known["trace"], 4 * estimate.trace_error, dtype)
 
 
 def _micro_batch_weights(known: dict[str, Any], dtype: torch.dtype) -> Iterator[Check]:
@@ -196,8 +196,8 @@ def _sharpness(known: dict[str, Any], dtype: torch.dtype) -> Iterator[Check]:
 
     with moving({"w": weight}) as place, torch.no_grad():
         for name, adaptive in (("worst_l2_rho_0p1", False), ("adaptive_worst_l2_rho_0p1", True)):
-            found = worst_case(place, losses, gradient, 0.1, adaptive=adaptive, steps=80)
-            yield from _numbers(name, [float(found.losses.mean())], [known[name]], dtype)
+            worst = worst_case(place, losses, gradient, 0.1, adaptive=adaptive, steps=80)
+            yield from _numbers(name, [float(worst.losses.mean())], [known[name]], dtype)
         for name, adaptive in (("average_sigma_0p1", False), ("adaptive_average_rho_0p1", True)):
             step = partial(noise, place.start, 0, adaptive=adaptive)
             rises = losses_around(place, losses, step, 400, 0.1, lambda: None)
@@ -211,8 +211,8 @@ def _sharpness(known: dict[str, Any], dtype: torch.dtype) -> Iterator[Check]:
 
 def _filter_norm(known: dict[str, Any], dtype: torch.dtype) -> Iterator[Check]:
     weight, draw, rows = (torch.tensor(known[name], dtype=torch.float64) for name in ("weight", "d", "rows"))
-    found = normalised(weight.to(dtype), draw.to(dtype))
-    yield from _numbers("row", found.flatten().tolist(), rows.flatten().tolist(), dtype)
+    scaled = normalised(weight.to(dtype), draw.to(dtype))
+    yield from _numbers("row", scaled.flatten().tolist(), rows.flatten().tolist(), dtype)
 
 
 def _plane_axes(known: dict[str, Any], dtype: torch.dtype) -> Iterator[Check]:
@@ -256,8 +256,8 @@ def _ends(top: np.ndarray, lowest: float, known: dict[str, Any], dtype: torch.dt
 def _numbers(what: str, measured: list[Any], expected: list[float], dtype: torch.dtype) -> Iterator[Check]:
     scale = max(abs(value) for value in expected)
     tolerance = (1e-8 if dtype == torch.float64 else 1e-4) * scale
-    for number, (own, value) in enumerate(zip(measured, expected, strict=True), start=1):
-        yield Check(f"{what} {number}" if len(expected) > 1 else what, float(own), value, tolerance)
+    for number, (got, want) in enumerate(zip(measured, expected, strict=True), start=1):
+        yield Check(f"{what} {number}" if len(expected) > 1 else what, float(got), want, tolerance)
 
 
 def _within(what: str, measured: float, expected: float, error: float, dtype: torch.dtype) -> Check:

@@ -19,8 +19,8 @@ Answers = Iterator[tuple[str, float | Tensor, float]]
 
 def run_case(name: str, dtype: torch.dtype = torch.float64) -> list[Check]:
     """All checks of one case, with inputs in ``dtype``."""
-    found = CASES[name](truth()["features"], dtype)
-    return [Check(what, float(got), want, TOLERANCE[dtype] * max(1.0, abs(want))) for what, got, want in found]
+    answers = CASES[name](truth()["features"], dtype)
+    return [Check(what, float(got), want, TOLERANCE[dtype] * max(1.0, abs(want))) for what, got, want in answers]
 
 
 def grid_values(rows: int, columns: int, up: int, across: int, modulus: int, dtype: torch.dtype) -> Tensor:
@@ -51,8 +51,8 @@ def _spectrum(known: dict[str, Any], dtype: torch.dtype) -> Answers:
     singular = torch.tensor(answers["singular_values"], dtype=dtype)
     mirror = torch.eye(4, dtype=dtype) - 0.5  # a reflection: the covariance is full, its spectrum known
     covariance = mirror @ torch.diag(singular**2) @ mirror
-    for place, value in enumerate(form.spectrum(covariance)):
-        yield f"singular value {place + 1}", value, float(singular[place])
+    for rank, value in enumerate(form.spectrum(covariance)):
+        yield f"singular value {rank + 1}", value, float(singular[rank])
     yield "effective rank", form.effective_rank(form.spectrum(covariance)), answers["effective_rank_from_sv"]
     yield "participation ratio", form.participation_ratio(singular), answers["participation_ratio"]
     yield "rank of equal values", form.effective_rank(torch.ones(5, dtype=dtype)), 5.0

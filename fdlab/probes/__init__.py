@@ -1,4 +1,4 @@
 """Probes: one model and some images in, one record (table, per-image arrays, manifest) out.
 
-``measure`` finds a probe by name and goes through the store. Read ``measure.measure``, then ``attention``.
+``probe.PROBES`` lists them; ``measure`` asks the store first. Read ``probe.Probe``, then ``measure.measure``.
 """

@@ -105,7 +105,7 @@ def measure_attribution(
         raise FdlabError("None of the images could be read.", fix="Check --data.", code=NOT_UNDERSTOOD)
     arrays = {name: np.concatenate([group[name] for group in readable]) for name in readable[0]}
     if part == "curves":
-        rows, undefined = curve_rows(arrays, groups.shares(), chosen, seed)
+        rows, undefined = curve_rows(arrays, groups.shares, chosen, seed)
         rows += score_rows(arrays, seed)
     else:
         left_out = []
@@ -165,10 +165,7 @@ class _Groups:
     def __post_init__(self) -> None:
         self.grid = self.encoder.info.grid
         self.counts = form.counts_of(self.grid[0] * self.grid[1], self.steps)
-
-    def shares(self) -> np.ndarray:
-        """(points,): the share of the cells that is changed at each point of a curve."""
-        return np.array(self.counts) / self.counts[-1]
+        self.shares = np.array(self.counts) / self.counts[-1]  # of the cells, changed at each point of a curve
 
     def plan(self, images: int, part: str) -> None:
         """Progress is counted in passes over a group; one with gradients counts as three."""
@@ -192,13 +189,9 @@ class _Groups:
         """``batch`` images and their aims at a time."""
         return zip(images.split(self.batch), aims.split(self.batch), strict=True)
 
-    def ends(self, images: Tensor, aims: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) scores of the whole images and of images without any of their parts."""
-        return self.scores(images, aims), self.scores(torch.zeros_like(images), aims)
-
     def curves(self, images: Tensor, aims: Tensor, first: int) -> dict[str, Tensor]:
         """Scores along the curves of every order; ``first`` is the number of the group's first image."""
-        whole, empty = self.ends(images, aims)
+        whole, empty = self.scores(images, aims), self.scores(torch.zeros_like(images), aims)
         results = {"score_whole": whole, "score_empty": empty}
         for name in self.orders:
             if name == "random":
@@ -242,7 +235,7 @@ class _Groups:
 
     def heads(self, images: Tensor, aims: Tensor, _first: int) -> dict[str, Tensor]:
         """(B, blocks, heads) of both head measures; NaN where a block has fewer heads."""
-        whole, empty = self.ends(images, aims)
+        whole, empty = self.scores(images, aims), self.scores(torch.zeros_like(images), aims)
         blocks = projections(self.encoder)
         shape = (len(images), len(blocks), max(block.heads for block in blocks))
         effect = torch.full(shape, float("nan"), dtype=whole.dtype, device=whole.device)
@@ -256,9 +249,7 @@ class _Groups:
         for pair, total in zip(self.pairs(images, aims), conductance.split(self.batch), strict=True):
             self._conductance(blocks, *pair, total)
         self.done(3 * self.gradient_steps)
-        return {
-            "score_whole": whole, "score_empty": empty, "head_effect": effect, "head_conductance": conductance,
-        }  # fmt: skip
+        return {"score_whole": whole, "score_empty": empty, "head_effect": effect, "head_conductance": conductance}
 
     def _conductance(self, blocks: list[Projection], images: Tensor, aims: Tensor, total: Tensor) -> None:
         """Adds captum's ``LayerConductance`` at every projection's input, summed over tokens and each head's channels.

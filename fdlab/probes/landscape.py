@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -96,10 +95,8 @@ def measure_landscape(
         "landscape", VERSION, images, labels, label, seed, batch, progress, objective, teacher,
         "all" if what == "interpolation" else parameters,
     )  # fmt: skip
-    with ExitStack() as stack:
-        built = loss.objective_of(encoder)
-        place = stack.enter_context(moving(built.parameters))
-        stack.enter_context(full_precision(encoder.device))
+    built = loss.objective_of(encoder)
+    with moving(built.parameters) as place, full_precision(encoder.device):
         surface = Points(built, place, unfinished, progress)
         if what == "line":
             rows, facts = _line(surface, seed, directions, span, points)

@@ -93,6 +93,15 @@ def test_rows_are_complete_and_the_model_is_untouched(part: str) -> None:
     assert again.table.equals(table)
 
 
+def test_the_control_measures_the_copies() -> None:
+    """Plain measures move with the weights, the adaptive one does not where only their scale is another."""
+    table = measured(encoder(), "control").table
+    plain = table[table["metric"] == "moved_sharpness_average"]["value"]
+    adaptive = table[table["metric"] == "moved_sharpness_adaptive"]["value"]
+    assert ((plain[:4] - 1).abs() > 1e-3).all()
+    np.testing.assert_allclose(adaptive[:4], 1.0, rtol=1e-3)
+
+
 def test_the_worst_place_is_worse_than_a_random_one_as_far_away() -> None:
     model = encoder()
     record = measured(model, "worst", steps=12, radius_worst=0.3, radius_adaptive_worst=0.3)
