@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
+from fdlab.report.figures.figure import Lines
 from fdlab.report.figures.heads import OfHeads
 from fdlab.report.figures.layout import REFERENCE_LINE
 from fdlab.report.numbers import plain, show
@@ -32,7 +32,7 @@ class AttentionDistance(OfHeads):
         lines = [line for line in lines if math.isfinite(line)]
         together = not lines or max(lines) < 1.6 * min(lines)
         figure, across, grid = self.grid(sharey=together)
-        for axes, name in self.panels(grid, across):
+        for axes, name in self.panels(grid):
             self._panel(axes, name)
         for axes in grid.flat[:1] if together else grid.flat[: len(self.shown)]:
             axes.margins(y=0.08)
@@ -63,27 +63,22 @@ class AttentionDistance(OfHeads):
             axes.axhline(uniform, **REFERENCE_LINE, zorder=1)
         block_ticks(axes, int(heads["block"].max()) + 1)
 
-    @property
-    def windowed(self) -> bool:
-        """Whether some model attends in windows, whose uniform line differs by stage."""
-        return any(self.report.uniform_by_block(name) for name in self.shown)
+    def terms(self) -> dict[str, object]:
+        # Attention in windows has a uniform line that differs by stage.
+        return super().terms() | {"windowed": any(self.report.uniform_by_block(name) for name in self.shown)}
 
-    def numbers(self) -> pd.DataFrame:
-        lines = []
+    def lines(self) -> Lines:
         for name in self.names:
             spread = self.report.by_block("distance_spread", name)
             for index, heads in self.of(name).groupby("block"):
                 block = int(str(index)) + 1
                 known = block in set(spread["block"])
-                lines.append(
-                    {
-                        "model": name,
-                        "block": block,
-                        "heads, mean (px)": plain(heads["value"].mean()),
-                        "smallest": plain(heads["value"].min()),
-                        "largest": plain(heads["value"].max()),
-                        "spread (95 %)": show(estimate_at(spread, block), "distance_spread") if known else "–",
-                        "uniform": plain(self.report.uniform_in(name, block)),
-                    }
-                )
-        return pd.DataFrame(lines)
+                yield {
+                    "model": name,
+                    "block": str(block),
+                    "heads, mean (px)": plain(heads["value"].mean()),
+                    "smallest": plain(heads["value"].min()),
+                    "largest": plain(heads["value"].max()),
+                    "spread (95 %)": show(estimate_at(spread, block), "distance_spread") if known else "–",
+                    "uniform": plain(self.report.uniform_in(name, block)),
+                }

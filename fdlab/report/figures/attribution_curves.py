@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from fdlab.records.metrics.names import ORDERS
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import bands
 from fdlab.report.numbers import show
 from fdlab.report.report import Report, along
@@ -87,19 +87,17 @@ class AttributionCurves(Figure):
         """The gain over chance of the first ranking, compared or alone."""
         if self.best is not None:
             return super().shows()
-        area = self.report.whole(self.probe, "deletion_area_random", self.names[0])
+        area = self.whole("deletion_area_random", self.names[0])
         return self.say("only_random", area=show(area, "deletion_area_random"), name=self.names[0])
 
-    @property
-    def undefined(self) -> list[str]:
-        return without_shares(self.rows, self.names)
+    def terms(self) -> dict[str, object]:
+        return {
+            "undefined": without_shares(self.rows, self.names),
+            "ranking": ORDERS.get(self.best or ""),
+            "against_chance": self._against_chance(),
+        }
 
-    @property
-    def ranking(self) -> str:
-        return ORDERS[str(self.best)]
-
-    @property
-    def against_chance(self) -> str:
+    def _against_chance(self) -> str:
         gain = self.value(self.names[0])
         if not gain.bounded:
             return "without an interval, it is not told from chance"
@@ -107,19 +105,17 @@ class AttributionCurves(Figure):
             return "better than chance"
         return "worse than chance" if gain.high < 0 else "not told from chance"
 
-    def numbers(self) -> pd.DataFrame:
+    def lines(self) -> Lines:
         """Areas and gains of every model and order."""
-        lines = []
         for name in self.names:
             for order in self.orders:
                 line = {"model": name, "order": ORDERS[order]}
                 for kind in KINDS:
                     for what in ("area", "gain"):
                         metric = f"{kind}_{what}_{order}"
-                        text = show(self.report.whole(self.probe, metric, name), metric)
+                        text = show(self.whole(metric, name), metric)
                         line[f"{kind}, {what}"] = text if what == "area" or order != "random" else "–"
-                lines.append(line)
-        return pd.DataFrame(lines)
+                yield line
 
 
 def _handle(order: str, color: str) -> Line2D:

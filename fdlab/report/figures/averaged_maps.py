@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure as Drawing
 
 from fdlab.records.estimate import Estimate
 from fdlab.report.captions import listed, pair
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import SHADES, matrix_of, shade_bar
 from fdlab.report.numbers import plain, show
 from fdlab.report.report import Report, estimate
@@ -50,6 +51,11 @@ class Maps(Figure):
         found = self.report.rows(self.probe, self.metric)
         return found[found["model"].isin(self.names)]
 
+    def heads(self) -> Iterator[tuple[str, int, int]]:
+        """(model, block, head) of every map."""
+        for name in self.names:
+            yield from ((name, block, head) for block, heads in self.panels(name) for head in heads)
+
     def panels(self, name: str) -> list[tuple[int, list[int]]]:
         """(block, heads as the probe chose them: smallest distance first) of one model, from the first block."""
         found = self.of(name)[["block", "head"]].drop_duplicates()
@@ -60,11 +66,11 @@ class Maps(Figure):
         found = self.of(name)
         return matrix_of(found[(found["block"] == block) & (found["head"] == head)], "y", "x")
 
-    @property
-    def blocks(self) -> str:
-        """Which blocks the probe chose: of all that were asked for, the first, the middle and the last."""
+    def terms(self) -> dict[str, object]:
+        # Which blocks the probe chose: of all that were asked for, the first, the middle and the last.
         count = self.rows["block"].nunique()
-        return f"the {listed(['first', 'middle', 'last'][:count] if count != 2 else ['first', 'last'])} block"
+        chosen = ["first", "middle", "last"][:count] if count != 2 else ["first", "last"]
+        return {"blocks": f"the {listed(chosen)} block"}
 
     def small_multiples(self, norm: BoundaryNorm, most: float) -> tuple[Drawing, Any, Any]:
         """The figure, the last picture drawn (for a bar of its shades) and all axes."""
@@ -116,21 +122,16 @@ class AveragedMaps(Maps):
         found = self.of(name, "r2_relative_of_mean")
         return estimate(found[found["block"] == found["block"].max()])
 
-    @property
-    def missing(self) -> list[str]:
-        """The models that are left out for room."""
-        return [name for name in self.measured if name not in self.names]
+    def terms(self) -> dict[str, object]:
+        return super().terms() | {"missing": [name for name in self.measured if name not in self.names]}
 
-    def numbers(self) -> pd.DataFrame:
-        lines = []
-        for name in self.names:
-            for block, head in ((block, head) for block, heads in self.panels(name) for head in heads):
-                line = {"model": name, "block": str(block + 1), "head": str(head + 1)}
-                for metric in self.metrics[1:]:
-                    found = self.of(name, metric)
-                    found = found[(found["block"] == block) & (found["head"] == head)]
-                    label = metric.removesuffix("_of_mean")
-                    line[label] = show(estimate(found), label)
-                most = np.fmax.reduce(self.matrix(name, block, head), axis=None)
-                lines.append(line | {"largest / uniform": plain(most, ".3g")})
-        return pd.DataFrame(lines)
+    def lines(self) -> Lines:
+        for name, block, head in self.heads():
+            line = {"model": name, "block": str(block + 1), "head": str(head + 1)}
+            for metric in self.metrics[1:]:
+                found = self.of(name, metric)
+                found = found[(found["block"] == block) & (found["head"] == head)]
+                label = metric.removesuffix("_of_mean")
+                line[label] = show(estimate(found), label)
+            most = np.fmax.reduce(self.matrix(name, block, head), axis=None)
+            yield line | {"largest / uniform": plain(most, ".3g")}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pandas as pd
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure as Drawing
 
 from fdlab.report.captions import listed
 from fdlab.report.figures.averaged_maps import Maps
+from fdlab.report.figures.figure import Lines
 from fdlab.report.figures.layout import SHADES, shade_bar
 from fdlab.report.numbers import plain
 from fdlab.report.style import MARK
@@ -49,8 +49,7 @@ class BiasMaps(Maps):
         middle = (np.array(values.shape) - 1) / 2
         return float(np.nanmax(values) - np.nanmin(values)), float(np.hypot(down - middle[0], across - middle[1]))
 
-    @property
-    def largest(self) -> str:
+    def _largest(self) -> str:
         """The largest difference in the last block of the compared models."""
         parts = []
         for name in self.pair or self.names[:1]:
@@ -59,21 +58,13 @@ class BiasMaps(Maps):
             parts.append(f"{plain(most, '.2g')} in {name}")
         return listed(parts)
 
-    @property
-    def without(self) -> list[str]:
-        """The models that have maps and no such bias."""
-        return [name for name in self.report.measured(self.probe) if name not in self.measured]
+    def terms(self) -> dict[str, object]:
+        without = [name for name in self.report.measured(self.probe) if name not in self.measured]
+        more = {"without": without, "several_without": len(without) > 1, "largest": self._largest()}
+        return super().terms() | more
 
-    @property
-    def several_without(self) -> bool:
-        return len(self.without) > 1
-
-    def numbers(self) -> pd.DataFrame:
-        lines = []
-        for name in self.names:
-            for block, head in ((block, head) for block, heads in self.panels(name) for head in heads):
-                width, distance = self.reach(name, block, head)
-                line = {"model": name, "block": str(block + 1), "head": str(head + 1)}
-                line |= {"largest - smallest": plain(width, ".3g"), "patches to the largest": plain(distance, ".2g")}
-                lines.append(line)
-        return pd.DataFrame(lines)
+    def lines(self) -> Lines:
+        for name, block, head in self.heads():
+            width, distance = self.reach(name, block, head)
+            line = {"model": name, "block": str(block + 1), "head": str(head + 1)}
+            yield line | {"largest - smallest": plain(width, ".3g"), "patches to the largest": plain(distance, ".2g")}

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Drawing
 
 from fdlab.records.estimate import UNKNOWN, Estimate
 from fdlab.report.figures.averaged_maps import chosen
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import SHADES, matrix_of
 from fdlab.report.numbers import show
 from fdlab.report.report import estimate
@@ -116,19 +116,17 @@ class Cka(Figure):
             return sentence
         return f"{sentence.rstrip('.')}; the last blocks of the two have {show(between, 'cka')}."
 
-    @property
-    def missing(self) -> int:
-        """How many models are left out for room."""
-        return len([n for n in self.report.measured(self.probe, self.metric) if n not in self.names])
+    def terms(self) -> dict[str, object]:
+        return {"missing": len([n for n in self.report.measured(self.probe, self.metric) if n not in self.names])}
 
-    def numbers(self) -> pd.DataFrame:
+    def lines(self) -> Lines:
         """First with last block of each model, last with last block of every two, with intervals."""
         values = [(name, "first, last", self.value(name)) for name in self.names]
         for number, second in enumerate(self.names):
             for first in self.names[:number]:
                 between = self.of_last(first, second)
                 values += [(f"{first}, {second}", "last, last", between)] if between.known else []
-        return pd.DataFrame({"models": m, "blocks": blocks, "CKA (95 %)": show(v, "cka")} for m, blocks, v in values)
+        yield from ({"models": m, "blocks": blocks, "CKA (95 %)": show(v, "cka")} for m, blocks, v in values)
 
 
 def _panel(axes: Axes, values: np.ndarray) -> Any:

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
-from fdlab.report.figures.figure import Figure
-from fdlab.report.figures.layout import REFERENCE_LINE, filled
+from fdlab.report.figures.figure import Figure, Lines
+from fdlab.report.figures.layout import REFERENCE_LINE, filled, label_outer
 from fdlab.report.style import COLUMN, WIDE, new_figure, wrap
 
 
@@ -42,10 +42,7 @@ class Curves(Figure):
         for number, axes, stage in filled(grid, stages):
             handles |= self._panel(axes, stage)
             axes.set_title(wrap(stage or "training", 30, 2), loc="left")
-            if number % across == 0:
-                axes.set_ylabel("loss")
-            if number + across >= len(stages):
-                axes.set_xlabel("step")
+            label_outer(axes, number, grid, len(stages), "step", "loss")
             if "distil" in stage.lower():
                 self._position_only(axes)
         drawn = [name for name in names if name in handles]
@@ -99,19 +96,15 @@ class Curves(Figure):
             ends[str(name)] = (first, last)
         return ends
 
-    @property
-    def line(self) -> bool:
-        """Whether the loss of the position mean is drawn."""
+    def terms(self) -> dict[str, object]:
         distilled = any("distil" in stage.lower() for stage in self.stages)
-        return distilled and self.report.facts.position_only_loss is not None
+        return {"line": distilled and self.report.facts.position_only_loss is not None}  # of the position mean
 
-    def numbers(self) -> pd.DataFrame:
-        lines = []
+    def lines(self) -> Lines:
         for stage in self.stages:
             curves, ends = self.stage(stage), self._ends(stage)
             for name in (name for name in self.report.ordered(curves["model"]) if name in ends):
                 first, last = ends[name]
                 line = {"stage": stage, "model": name}
                 line["last step"] = f"{curves[curves['model'] == name]['x'].max():g}"
-                lines.append(line | {"first loss": f"{first:.3g}", "last loss": f"{last:.3g}"})
-        return pd.DataFrame(lines)
+                yield line | {"first loss": f"{first:.3g}", "last loss": f"{last:.3g}"}

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from fdlab.records.estimate import Estimate
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import log_ticks, row_a_model
 from fdlab.report.numbers import show
 from fdlab.report.style import COLUMN, INK, WIDE, Look, new_figure
@@ -30,10 +30,6 @@ class Eigenvalues(Figure):
     def rows(self) -> pd.DataFrame:
         found = self.report.rows(self.probe, self.metric)
         return found[found["block"].isna()]
-
-    def whole(self, metric: str, name: str) -> Estimate:
-        """A quantity over all parameters of a model."""
-        return self.report.whole(self.probe, metric, name)
 
     def balanced(self, metric: str) -> bool:
         """Whether some model has the quantity in its balanced form."""
@@ -69,20 +65,16 @@ class Eigenvalues(Figure):
             return f"{sentence[:-1]}; balanced, it is {first} and {second}."
         return sentence
 
-    @property
-    def crossed(self) -> bool:
-        """Whether crosses stand for the balanced form of the largest eigenvalue."""
-        return self.balanced(self.metric)
+    def terms(self) -> dict[str, object]:
+        return {"crossed": self.balanced(self.metric)}
 
-    def numbers(self) -> pd.DataFrame:
-        lines = []
+    def lines(self) -> Lines:
         for name in self.names:
             line = {"model": name}
             for metric in (*SHOWN, "eigenvalue_lowest"):
                 line[metric] = show(self.whole(metric, name), metric)
                 line[f"{metric}, balanced"] = show(self.whole(f"{metric}_balanced", name), metric)
-            lines.append(line)
-        return pd.DataFrame(lines)
+            yield line
 
 
 def _point(axes: Axes, value: Estimate, y: float, look: Look, style: dict[str, Any]) -> None:

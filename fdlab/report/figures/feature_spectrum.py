@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
 from fdlab.records.estimate import Estimate
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.numbers import plain, show
 from fdlab.report.report import along, estimate
 from fdlab.report.style import COLUMN, new_figure, wrap
@@ -45,12 +45,10 @@ class FeatureSpectrum(Figure):
         figure.legend(loc="outside upper left", ncols=1)
         return figure
 
-    def numbers(self) -> pd.DataFrame:
-        lines = []
+    def lines(self) -> Lines:
         for name in self.names:
             shares = self.last(name).groupby("x")["value"].mean()
             line = {"model": name, "effective rank (95 %)": show(self.value(name), "effective_rank")}
             for number in (1, 2, 10):
                 line[f"share of value {number}"] = plain(shares[number], ".3g") if number in shares.index else "–"
-            lines.append(line)
-        return pd.DataFrame(lines)
+            yield line

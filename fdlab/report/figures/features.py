@@ -8,10 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
 from fdlab.report.captions import listed
-from fdlab.report.figures.figure import Figure
-from fdlab.report.figures.layout import filled, legend_of_models, line_over_depth
-from fdlab.report.numbers import show
-from fdlab.report.report import Report, estimate_at
+from fdlab.report.figures.figure import Figure, Lines
+from fdlab.report.figures.layout import filled, label_outer, legend_of_models, line_over_depth
+from fdlab.report.report import Report
 from fdlab.report.style import WIDE, new_figure
 
 LABELS = {
@@ -66,9 +65,7 @@ class Features(Figure):
             axes.set_title(LABELS[metric], loc="left")
             axes.set_xlim(0, 1.07)
             axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-            if number + across >= len(self.known):
-                axes.tick_params(labelbottom=True)
-                axes.set_xlabel("relative depth")
+            label_outer(axes, number, grid, len(self.known), "relative depth")
         legend = legend_of_models(self.names, self.looks)
         if beside:
             grid.flat[-1].legend(*legend, loc="center left", fontsize=6.5, borderaxespad=0)
@@ -76,26 +73,9 @@ class Features(Figure):
             figure.legend(*legend, loc="outside upper left", ncols=2)
         return figure
 
-    @property
-    def quantities(self) -> str:
-        return listed([WORDS[metric] for metric in self.known]).capitalize()
+    def terms(self) -> dict[str, object]:
+        quantities = listed([WORDS[metric] for metric in self.known]).capitalize()
+        return {"quantities": quantities, "first": WORDS[self.metric], "ranked": "effective_rank" in self.known}
 
-    @property
-    def first(self) -> str:
-        return WORDS[self.metric]
-
-    @property
-    def ranked(self) -> bool:
-        return "effective_rank" in self.known
-
-    def numbers(self) -> pd.DataFrame:
-        lines = []
-        for name in self.names:
-            series = {metric: self.report.by_block(metric, name, self.probe) for metric in self.known}
-            for block in sorted(set().union(*(data["block"] for data in series.values()))):
-                line = {"model": name, "block": str(block)}
-                for metric, data in series.items():
-                    there = block in set(data["block"])
-                    line[LABELS[metric]] = show(estimate_at(data, block), metric) if there else "–"
-                lines.append(line)
-        return pd.DataFrame(lines)
+    def lines(self) -> Lines:
+        return self.lines_by_block({metric: LABELS[metric] for metric in self.known})

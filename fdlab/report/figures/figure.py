@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from importlib import resources
 from operator import attrgetter
@@ -26,8 +26,10 @@ from fdlab.report.captions import (
     seeds,
 )
 from fdlab.report.numbers import show
-from fdlab.report.report import Report
+from fdlab.report.report import Report, estimate_at
 from fdlab.report.style import Look, looks_of
+
+Lines = Iterator[dict[str, str]]  # rows of a table of text, column -> text
 
 
 @cache
@@ -41,7 +43,7 @@ def words_of(figure: str) -> dict[str, Any]:
 class Figure:
     """One subject of a report, drawn from its table and nothing else; its words are in captions.toml.
 
-    A figure states the variables below, ``draw`` and ``numbers``, and properties for the names in its words. The third
+    A figure states the variables below, ``draw``, ``lines`` and, for the names in its words, ``terms``. The third
     sentence compares ``value`` of the pair of models, or states that of the only one.
     """
 
@@ -88,9 +90,13 @@ class Figure:
         found = self.rows if metric is None else self.report.rows(self.probe, metric)
         return found[found["model"] == name]
 
+    def whole(self, metric: str, name: str) -> Estimate:
+        """A number of the whole model."""
+        return self.report.whole(self.probe, metric, name)
+
     def value(self, name: str) -> Estimate:
         """A model's number in sentence three."""
-        return self.report.whole(self.probe, self.headline or self.metric, name)
+        return self.whole(self.headline or self.metric, name)
 
     def draw(self) -> Drawing:
         """The figure, in its exact size."""
@@ -98,7 +104,34 @@ class Figure:
 
     def numbers(self) -> pd.DataFrame:
         """The figure's numbers as a table of text, for those who do not see the picture."""
+        return pd.DataFrame(self.lines())
+
+    def lines(self) -> Lines:
+        """The rows of ``numbers``."""
         raise NotImplementedError
+
+    def lines_by_block(self, labels: Mapping[str, str]) -> Lines:
+        """A row a model and block with several metrics (metric -> column), ``–`` where a block has no value."""
+        for name in self.names:
+            series = {metric: self.report.by_block(metric, name, self.probe) for metric in labels}
+            for block in sorted({block for data in series.values() for block in data["block"]}):
+                line = {"model": name, "block": str(block)}
+                for metric, data in series.items():
+                    there = block in set(data["block"])
+                    line[labels[metric]] = show(estimate_at(data, block), metric) if there else "–"
+                yield line
+
+    def terms(self) -> dict[str, object]:
+        """What the names in the words of this figure stand for, beside its attributes."""
+        return {}
+
+    @cached_property
+    def _terms(self) -> dict[str, object]:
+        return self.terms()
+
+    def term(self, name: str) -> object:
+        """What stands for a name in the figure's words."""
+        return self._terms[name] if name in self._terms else attrgetter(name)(self)
 
     @property
     def title(self) -> str:
@@ -110,7 +143,7 @@ class Figure:
         return self.say("what"), self.say("reading"), self.shows(), self.caution()
 
     def say(self, sentence: str, **more: object) -> str:
-        """A sentence of captions.toml with its names filled in, by ``more`` or by the figure's own attributes."""
+        """A sentence of captions.toml with its names filled in, by ``more`` or by the figure's ``term``."""
         return str(self.words[sentence]).format_map(_Names(self, more))
 
     def shows(self) -> str:
@@ -183,7 +216,7 @@ class Figure:
 
 
 class _Names:
-    """What stands for a name in a figure's words: a piece of a sentence, or an attribute of the figure."""
+    """What stands for a name in a figure's words: a piece of a sentence, or a term of the figure."""
 
     def __init__(self, figure: Figure, more: Mapping[str, object]) -> None:
         self.figure, self.more = figure, more
@@ -193,7 +226,7 @@ class _Names:
             return self.more[name]
         yes, no = self.figure.words["if"], self.figure.words["else"]
         for condition in (condition for side in (yes, no) for condition, pieces in side.items() if name in pieces):
-            side = yes if attrgetter(condition)(self.figure) else no
+            side = yes if self.figure.term(condition) else no
             return str(side.get(condition, {}).get(name, "")).format_map(self)
-        value = getattr(self.figure, name)
+        value = self.figure.term(name)
         return listed(value) if isinstance(value, list) else value

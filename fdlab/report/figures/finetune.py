@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from fdlab.report.captions import listed, separated, several_seeds
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import row_a_model
 from fdlab.report.numbers import show
 from fdlab.report.report import estimate
@@ -21,11 +18,6 @@ class Finetune(Figure):
 
     metrics = ("accuracy", "final_loss")
     probe, metric = "training", "accuracy"
-
-    @cached_property
-    def several(self) -> bool:
-        """Whether some model was fine-tuned with several seeds."""
-        return several_seeds(self.rows)
 
     def draw(self) -> Drawing:
         loss = self.report.has(self.probe, "final_loss")
@@ -64,21 +56,17 @@ class Finetune(Figure):
         sentence = super().shows()
         return f"{sentence.rstrip('.')}; with separate intervals, {listed(better)}." if better else sentence
 
-    @property
-    def labelled(self) -> int:
-        """Labelled images, 0 where unknown."""
-        return self.report.facts.splits.get("labelled") or 0
+    def terms(self) -> dict[str, object]:
+        splits, counts = self.report.facts.splits, self.rows["n"].dropna()
+        return {
+            "several": several_seeds(self.rows),
+            "labelled": splits.get("labelled") or 0,
+            "tested": splits.get("test") or (int(counts.max()) if len(counts) else 0),  # images, 0 where unknown
+        }
 
-    @property
-    def tested(self) -> int:
-        """Test images, 0 where unknown."""
-        counts = self.rows["n"].dropna()
-        return self.report.facts.splits.get("test") or (int(counts.max()) if len(counts) else 0)
-
-    def numbers(self) -> pd.DataFrame:
+    def lines(self) -> Lines:
         training = self.report.rows(self.probe)
         several = several_seeds(training)
-        lines = []
         for name in self.names:
             for seed, run in training[training["model"] == name].groupby("seed", dropna=False):
                 run = run[run["block"].isna()]
@@ -90,5 +78,4 @@ class Finetune(Figure):
                 line["test images"] = str(accuracy.n or "–")
                 line["final training loss"] = show(loss, "final_loss")
                 line["learning rate"] = f"{rate.value:.2g}" if rate.known else "–"
-                lines.append(line)
-        return pd.DataFrame(lines)
+                yield line

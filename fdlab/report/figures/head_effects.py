@@ -8,6 +8,7 @@ from matplotlib.figure import Figure as Drawing
 
 from fdlab.records.estimate import Estimate
 from fdlab.report.figures.attribution_curves import without_shares
+from fdlab.report.figures.figure import Lines
 from fdlab.report.figures.heads import OfHeads
 from fdlab.report.figures.layout import REFERENCE_LINE
 from fdlab.report.numbers import show
@@ -26,7 +27,7 @@ class HeadEffects(OfHeads):
 
     def draw(self) -> Drawing:
         figure, across, grid = self.grid(sharey=True)
-        for axes, name in self.panels(grid, across):
+        for axes, name in self.panels(grid):
             self._panel(axes, name)
         self.legend(figure, across, uniform=False, controls=self.any_control)
         return figure
@@ -54,30 +55,23 @@ class HeadEffects(OfHeads):
         known = set(self.rows.dropna(subset=["value"])["model"])
         return any(self.report.control_of(name, known) for name in self.shown)
 
-    @property
-    def undefined(self) -> list[str]:
-        return without_shares(self.rows, self.names)
+    def terms(self) -> dict[str, object]:
+        barred = any(len(self.of(name)) <= FEW for name in self.shown)
+        return super().terms() | {"undefined": without_shares(self.rows, self.names), "barred": barred}
 
-    @property
-    def barred(self) -> bool:
-        """Whether intervals are drawn."""
-        return any(len(self.of(name)) <= FEW for name in self.shown)
-
-    def numbers(self) -> pd.DataFrame:
+    def lines(self) -> Lines:
         """Of each block the mean over heads, and the head that the score needs most."""
-        lines = []
         for name in self.names:
             for block, heads in self.of(name).groupby("block"):
                 mean = show(estimate(heads), self.metric)
                 line = {"model": name, "block": str(int(str(block)) + 1), "heads, mean (%)": mean}
                 known = heads.dropna(subset=["value"])
                 if known.empty:
-                    lines.append(line | {"most needed head": "–", "its drop (%)": "undefined"})
+                    yield line | {"most needed head": "–", "its drop (%)": "undefined"}
                     continue
                 most = known.sort_values("value", kind="stable").iloc[-1]
                 drop = show(Estimate(*most[list(PARTS)]), self.metric)
-                lines.append(line | {"most needed head": str(int(most["head"]) + 1), "its drop (%)": drop})
-        return pd.DataFrame(lines)
+                yield line | {"most needed head": str(int(most["head"]) + 1), "its drop (%)": drop}
 
 
 def _beside(heads: pd.DataFrame) -> pd.Series:

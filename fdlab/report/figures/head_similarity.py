@@ -10,11 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
-from fdlab.report.figures.figure import Figure
-from fdlab.report.figures.layout import REFERENCE_LINE, bands
-from fdlab.report.numbers import show
-from fdlab.report.report import estimate_at
-from fdlab.report.style import COLUMN, FAINT, INK, WIDE, bars, new_figure, wrap
+from fdlab.report.figures.figure import Figure, Lines
+from fdlab.report.figures.layout import REFERENCE_LINE, bands, stacked
+from fdlab.report.style import COLUMN, FAINT, INK, WIDE, bars, new_figure
 
 LABELS = {"head_similarity": "similarity", "entropy": "entropy / log N", "distance_spread": "spread (px)"}
 UNIFORM = {"head_similarity": 1.0, "entropy": 1.0, "distance_spread": 0.0}  # of uniform attention in any model
@@ -39,7 +37,7 @@ class HeadSimilarity(Figure):
         return [metric for metric in LABELS if self.report.has(self.probe, metric)]
 
     @cached_property
-    def lines(self) -> dict[tuple[str, str], pd.DataFrame]:
+    def series(self) -> dict[tuple[str, str], pd.DataFrame]:
         """(quantity, model) -> its values by block."""
         wanted = [(metric, name) for metric in (*self.known, SHUFFLED) for name in self.names]
         return {(metric, name): self.report.by_block(metric, name) for metric, name in wanted}
@@ -50,27 +48,12 @@ class HeadSimilarity(Figure):
         figure = new_figure(COLUMN if across == 1 else WIDE, height)
         grid = figure.subplots(down * len(self.known), across, squeeze=False, sharex=True, sharey="none")
         top = float(np.nanmax(self.report.rows(self.probe, "distance_spread")[["value", "high"]], initial=0.0))
-        for number in range(down * across):
-            band, column = divmod(number, across)
-            for line, metric in enumerate(self.known):
-                axes = grid[band * len(self.known) + line, column]
-                if number >= len(self.shown):
-                    axes.set_axis_off()
-                    continue
-                self._lines(axes, metric, self.shown[number])
-                axes.set_ylim(0, 1.02 if metric != "distance_spread" else 1.08 * top if top > 0 else 1)
-                axes.set_xlim(0, 1.07)
-                axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-                if column == 0:
-                    axes.set_ylabel(LABELS[metric])
-                else:
-                    axes.tick_params(labelleft=False)
-                last = line == len(self.known) - 1 and number + across >= len(self.shown)
-                axes.tick_params(labelbottom=last)
-                if line == 0:
-                    axes.set_title(wrap(self.shown[number], 15 if across > 4 else 19, 3), loc="left")
-                if last:
-                    axes.set_xlabel("relative depth")
+        labels, title = {metric: LABELS[metric] for metric in self.known}, (15 if across > 4 else 19, 3)
+        for axes, name, metric in stacked(grid, self.shown, labels, title, "relative depth"):
+            self._lines(axes, metric, name)
+            axes.set_ylim(0, 1.02 if metric != "distance_spread" else 1.08 * top if top > 0 else 1)
+            axes.set_xlim(0, 1.07)
+            axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         figure.align_ylabels()
         handles = self._handles()
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles) if across > 1 else 1)
@@ -79,19 +62,19 @@ class HeadSimilarity(Figure):
     def _lines(self, axes: Axes, metric: str, name: str) -> None:
         for other in self.shown:
             if other != name:
-                data = self.lines[metric, other]
+                data = self.series[metric, other]
                 axes.plot(data["depth"], data["value"], color=FAINT, lw=0.7, zorder=1)
         control = self.report.control_of(name, self.names)
         if control is not None:
-            data = self.lines[metric, control]
+            data = self.series[metric, control]
             axes.plot(data["depth"], data["value"], color=self.looks[control].color, lw=1.0, ls=":")
-        data, look = self.lines[metric, name], self.looks[name]
+        data, look = self.series[metric, name], self.looks[name]
         axes.errorbar(
             data["depth"], data["value"], yerr=bars(data), ls=look.line, lw=1.2, elinewidth=0.8, zorder=3,
             **look.points(3.6 if len(data) <= 6 else 2.6),
         )  # fmt: skip
         axes.axhline(UNIFORM[metric], zorder=1, clip_on=False, **REFERENCE_LINE)
-        shuffled = self.lines[SHUFFLED, name]
+        shuffled = self.series[SHUFFLED, name]
         if metric == self.metric and len(shuffled):
             axes.plot(shuffled["depth"], shuffled["value"], color=look.color, lw=0.7, zorder=2)
 
@@ -102,34 +85,14 @@ class HeadSimilarity(Figure):
         if self.any_control:
             grey = next((self.looks[name].color for name in self.names if self.report.untrained(name)), FAINT)
             handles.append(Line2D([], [], color=grey, lw=1.2, ls=":", label="untrained, same design"))
-        if any(len(self.lines[SHUFFLED, name]) for name in self.shown):
+        if any(len(self.series[SHUFFLED, name]) for name in self.shown):
             handles.append(Line2D([], [], color=INK, lw=0.7, label="keys shuffled"))
         return handles
 
-    @property
-    def entropy(self) -> bool:
-        return "entropy" in self.known
+    def terms(self) -> dict[str, object]:
+        shuffled = self.report.has(self.probe, SHUFFLED)
+        return {"entropy": "entropy" in self.known, "spread": "distance_spread" in self.known, "shuffled": shuffled}
 
-    @property
-    def spread(self) -> bool:
-        return "distance_spread" in self.known
-
-    @property
-    def shuffled(self) -> bool:
-        """Whether the likeness with shuffled keys is known."""
-        return self.report.has(self.probe, SHUFFLED)
-
-    def numbers(self) -> pd.DataFrame:
-        lines = []
-        columns = dict(LABELS)
-        if self.report.has(self.probe, SHUFFLED):
-            columns[SHUFFLED] = "similarity, keys shuffled"
-        for name in self.names:
-            series = {metric: self.report.by_block(metric, name) for metric in columns}
-            for block in series[self.metric]["block"]:
-                line = {"model": name, "block": int(block)}
-                for metric, data in series.items():
-                    known = block in set(data["block"])
-                    line[columns[metric]] = show(estimate_at(data, block), metric) if known else "–"
-                lines.append(line)
-        return pd.DataFrame(lines)
+    def lines(self) -> Lines:
+        shuffled = {SHUFFLED: "similarity, keys shuffled"} if self.report.has(self.probe, SHUFFLED) else {}
+        return self.lines_by_block(LABELS | shuffled)

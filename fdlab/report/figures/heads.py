@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 
 from fdlab.report.captions import counted
 from fdlab.report.figures.figure import Figure
-from fdlab.report.figures.layout import REFERENCE_LINE, bands, filled
+from fdlab.report.figures.layout import REFERENCE_LINE, bands, filled, label_outer
 from fdlab.report.style import COLUMN, FAINT, INK, PAPER, WIDE, new_figure, wrap
 
 ACROSS = 4
@@ -34,10 +34,8 @@ class OfHeads(Figure):
         behind = {self.report.control_of(name, self.names) for name in trained}
         return trained + [name for name in self.names if name not in trained and name not in behind]
 
-    @property
-    def panels_shown(self) -> str:
-        """``5 models``: those with a panel."""
-        return counted(len(self.shown), "model")
+    def terms(self) -> dict[str, object]:
+        return {"panels_shown": counted(len(self.shown), "model")}
 
     def control(self, name: str) -> str | None:
         """The untrained control behind a panel."""
@@ -50,15 +48,12 @@ class OfHeads(Figure):
         figure = new_figure(COLUMN if across == 1 else WIDE, height)
         return figure, across, figure.subplots(down, across, squeeze=False, **shared)
 
-    def panels(self, grid: Any, across: int) -> Iterator[tuple[Axes, str]]:
+    def panels(self, grid: Any) -> Iterator[tuple[Axes, str]]:
         """The axes and the model of every panel, titled and labelled after they are drawn."""
         for number, axes, name in filled(grid, self.shown):
             yield axes, name
             axes.set_title(wrap(name, 20, 2), loc="left")
-            if number % across == 0:
-                axes.set_ylabel(self.label)
-            if number + across >= len(self.shown):
-                axes.set_xlabel("block")
+            label_outer(axes, number, grid, len(self.shown), "block", self.label)
 
     def mean_line(self, axes: Axes, mean: pd.DataFrame) -> None:
         """The mean over heads; a light edge keeps the line readable over dark dots."""

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
 from fdlab.records.estimate import Estimate
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.numbers import show
 from fdlab.report.report import estimate
 from fdlab.report.style import WIDE, bars, new_figure, wrap
@@ -36,7 +36,7 @@ class HessianBlocks(Figure):
     def at(self, name: str, metric: str, block: int | None) -> Estimate:
         """A quantity of one model in one block."""
         if block is None:
-            return self.report.whole(self.probe, f"{metric}_embedding", name)
+            return self.whole(f"{metric}_embedding", name)
         found = self.of(name, metric)
         return estimate(found[found["block"] == block])
 
@@ -61,22 +61,18 @@ class HessianBlocks(Figure):
         figure.legend(handles, labels, loc="outside upper center", ncols=min(len(self.names), 3))
         return figure
 
-    @cached_property
-    def peaks(self) -> str:
-        """Of each model the block of the largest eigenvalue."""
-        peaks = []
+    def terms(self) -> dict[str, object]:
+        peaks = []  # of each model the block of the largest eigenvalue
         for name in self.names:
             values = {block: self.at(name, self.metric, block).value for block in self.blocks if block is not None}
             known = {block: value for block, value in values.items() if value == value}
             if known:
                 peak = max(known, key=lambda block: known[block])
                 peaks.append(f"block {peak + 1} in {name} ({known[peak]:.3g})")
-        return "; ".join(peaks)
+        return {"peaks": "; ".join(peaks)}
 
-    def numbers(self) -> pd.DataFrame:
-        return pd.DataFrame(
-            {"model": name, "block": "embedding" if block is None else str(block + 1)}
-            | {label: show(self.at(name, metric, block), metric) for metric, label in SHOWN.items()}
-            for name in self.names
-            for block in self.blocks
-        )
+    def lines(self) -> Lines:
+        for name in self.names:
+            for block in self.blocks:
+                line = {"model": name, "block": "embedding" if block is None else str(block + 1)}
+                yield line | {label: show(self.at(name, metric, block), metric) for metric, label in SHOWN.items()}

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from fdlab.report.figures.figure import Figure
-from fdlab.report.figures.layout import bands, filled
+from fdlab.report.figures.figure import Figure, Lines
+from fdlab.report.figures.layout import bands, filled, label_outer
 from fdlab.report.numbers import show
 from fdlab.report.style import COLUMN, FAINT, WIDE, new_figure, wrap
 
@@ -32,11 +31,7 @@ class HessianSpectrum(Figure):
         for number, axes, name in filled(grid, self.names):
             self._panel(axes, name)
             axes.set_title(wrap(name, 20, 2), loc="left")
-            if number % across == 0:
-                axes.set_ylabel("share of eigenvalues")
-            if number + across >= len(self.names):
-                axes.set_xlabel("eigenvalue")
-                axes.tick_params(labelbottom=True)
+            label_outer(axes, number, grid, len(self.names), "eigenvalue", "share of eigenvalues")
         return figure
 
     def single(self, name: str) -> float:
@@ -60,11 +55,9 @@ class HessianSpectrum(Figure):
         axes.set_xticks(*_ticks(top), fontsize=6)
         axes.tick_params(axis="x", rotation=60)
 
-    def numbers(self) -> pd.DataFrame:
-        return pd.DataFrame(
-            {"model": name} | {metric: show(self.report.whole(self.probe, metric, name), metric) for metric in NUMBERS}
-            for name in self.names
-        )
+    def lines(self) -> Lines:
+        for name in self.names:
+            yield {"model": name} | {metric: show(self.whole(metric, name), metric) for metric in NUMBERS}
 
 
 def _bins(top: float, each: int = 3) -> tuple[np.ndarray, np.ndarray]:

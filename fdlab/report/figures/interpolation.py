@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.report import along
 from fdlab.report.style import COLUMN, WIDE, new_figure, wrap
 
@@ -36,20 +35,15 @@ class Interpolation(Figure):
         first, last = float(curve["value"].iloc[0]), float(curve["value"].iloc[-1])
         return float((curve["value"] - (first + (last - first) * curve["x"])).max())
 
-    @property
-    def barriers(self) -> str:
+    def terms(self) -> dict[str, object]:
         heights = {name: self.barrier(name) for name in self.names}
-        return ", ".join(f"{f'{h:.2g} nats' if h == h else 'unknown'} from {name}" for name, h in heights.items())
+        texts = [f"{f'{h:.2g} nats' if h == h else 'unknown'} from {name}" for name, h in heights.items()]
+        return {"barriers": ", ".join(texts)}
 
-    def numbers(self) -> pd.DataFrame:
+    def lines(self) -> Lines:
         accuracy = self.report.rows(self.probe, "accuracy_interpolation")
         right = dict(zip(zip(accuracy["model"], accuracy["x"], strict=True), accuracy["value"], strict=True))
-        return pd.DataFrame(
-            {
-                "model": model,
-                "share of the way": f"{x:.3g}",
-                "loss": f"{value:.4g}" if value == value else "not finite",
-                "accuracy": f"{right[model, x]:.3f}" if right.get((model, x), float("nan")) >= 0 else "–",
-            }
-            for model, x, value in zip(self.rows["model"], self.rows["x"], self.rows["value"], strict=True)
-        )
+        for model, x, value in zip(self.rows["model"], self.rows["x"], self.rows["value"], strict=True):
+            loss = f"{value:.4g}" if value == value else "not finite"
+            accuracy = f"{right[model, x]:.3f}" if right.get((model, x), float("nan")) >= 0 else "–"
+            yield {"model": model, "share of the way": f"{x:.3g}", "loss": loss, "accuracy": accuracy}

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from fdlab.records.estimate import UNKNOWN, Estimate
-from fdlab.report.figures.figure import Figure
-from fdlab.report.figures.layout import bands
+from fdlab.report.figures.figure import Figure, Lines
+from fdlab.report.figures.layout import bands, stacked
 from fdlab.report.numbers import spanned
 from fdlab.report.report import PARTS, Report, along
-from fdlab.report.style import COLUMN, FAINT, WIDE, new_figure, wrap
+from fdlab.report.style import COLUMN, FAINT, WIDE, new_figure
 
 ACROSS = 4
 
@@ -30,29 +29,14 @@ class LandscapeLine(Figure):
             self.distance = float(self.rows[self.rows["x"] >= away]["x"].min())  # where the rises are compared
 
     def draw(self) -> Drawing:
-        names = self.names
-        metrics = [metric for metric in self.metrics if self.report.has(self.probe, metric)]
-        down, across = bands(len(names), ACROSS)
-        figure = new_figure(COLUMN if across < 3 else WIDE, 0.4 + down * (0.2 + 1.15 * len(metrics)))
-        grid = figure.subplots(down * len(metrics), across, squeeze=False, sharex=True, sharey="none")
-        for number in range(down * across):
-            band, column = divmod(number, across)
-            for line, metric in enumerate(metrics):
-                axes = grid[band * len(metrics) + line, column]
-                if number >= len(names):
-                    axes.set_axis_off()
-                    continue
-                self._panel(axes, metric, names[number])
-                if column == 0:
-                    axes.set_ylabel("loss (nats)" if metric == self.metric else "accuracy")
-                else:
-                    axes.tick_params(labelleft=False)
-                if line == 0:
-                    axes.set_title(wrap(names[number], 19, 2), loc="left")
-                last = line == len(metrics) - 1 and number + across >= len(names)
-                axes.tick_params(labelbottom=last)
-                if last:
-                    axes.set_xlabel("distance (filter lengths)" if across < 3 else "distance")
+        labels = {"loss_line": "loss (nats)", "accuracy_line": "accuracy"}
+        labels = {metric: label for metric, label in labels.items() if self.report.has(self.probe, metric)}
+        down, across = bands(len(self.names), ACROSS)
+        figure = new_figure(COLUMN if across < 3 else WIDE, 0.4 + down * (0.2 + 1.15 * len(labels)))
+        grid = figure.subplots(down * len(labels), across, squeeze=False, sharex=True, sharey="none")
+        below = "distance (filter lengths)" if across < 3 else "distance"
+        for axes, name, metric in stacked(grid, self.names, labels, (19, 2), below):
+            self._panel(axes, metric, name)
         figure.align_ylabels()
         return figure
 
@@ -91,14 +75,8 @@ class LandscapeLine(Figure):
     def shows(self) -> str:
         return super().shows().replace("intervals", "bands")
 
-    def numbers(self) -> pd.DataFrame:
-        return pd.DataFrame(
-            {
-                "model": name,
-                "distance": f"{row['x']:g}",
-                "median loss (10 to 90 %)": spanned(loss) if loss.known else "not finite",
-            }
-            for name in self.names
-            for row in along(self.rows, name).to_dict("records")
-            for loss in [Estimate(row["value"], row["low"], row["high"])]
-        )
+    def lines(self) -> Lines:
+        for name in self.names:
+            for x, *loss in along(self.rows, name).to_numpy():
+                text = spanned(Estimate(*loss)) if Estimate(*loss).known else "not finite"
+                yield {"model": name, "distance": f"{x:g}", "median loss (10 to 90 %)": text}

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure as Drawing
 
-from fdlab.report.figures.figure import Figure
-from fdlab.report.figures.layout import bands, filled, shade_bar
+from fdlab.report.figures.figure import Figure, Lines
+from fdlab.report.figures.layout import bands, filled, label_outer, shade_bar
 from fdlab.report.style import COLUMN, INK, PAPER, SHADES_OF_BLUE, WIDE, new_figure, wrap
 
 FORMS = {"plane": "random", "eigenvectors": "sharpest two", "trajectory": "path of the training"}
@@ -63,10 +63,7 @@ class LandscapePlane(Figure):
         shaded: Any = None
         for number, axes, (form, name) in filled(grid, self.panels):
             shaded = self._panel(axes, form, name, levels) or shaded
-            if number + across >= len(self.panels):
-                axes.set_xlabel("first direction")
-            if number % across == 0:
-                axes.set_ylabel("second direction")
+            label_outer(axes, number, grid, len(self.panels), "first direction", "second direction")
             axes.set_title(wrap(name if len(self.forms) == 1 else f"{name}: {FORMS[form]}", 22, 3), loc="left")
         ticks = levels[::2]
         shade_bar(figure, shaded, grid, "loss (nats)", ticks, [f"{10**level:.2g}" for level in ticks])
@@ -107,26 +104,17 @@ class LandscapePlane(Figure):
         axes.locator_params(nbins=3)
         return shaded
 
-    @property
-    def spanned_by(self) -> str:
-        return " or ".join(SPANNED_BY[form] for form in self.forms)
+    def terms(self) -> dict[str, object]:
+        return {
+            "spanned_by": " or ".join(SPANNED_BY[form] for form in self.forms),
+            "shown": len(self.rows),  # points of the first form's planes
+            "interpolated": int(self.rows["n"].isna().sum()),  # of these points
+            "path": "trajectory" in self.forms,
+            "near_each": self._near_each(),
+            "explained": self._explained(),
+        }
 
-    @property
-    def shown(self) -> int:
-        """Points of the first form's planes."""
-        return len(self.rows)
-
-    @property
-    def interpolated(self) -> int:
-        """How many of them were not measured."""
-        return self.shown - int(self.rows["n"].notna().sum())
-
-    @property
-    def path(self) -> bool:
-        return "trajectory" in self.forms
-
-    @property
-    def near_each(self) -> str:
+    def _near_each(self) -> str:
         parts = []
         for form, name in self.panels[:3]:
             base, share = self.near(form, name)
@@ -134,8 +122,7 @@ class LandscapePlane(Figure):
             parts.append(f"{f'{share:.0%}' if np.isfinite(base) else 'an unknown share'} of the plane in {name}{which}")
         return ", ".join(parts)
 
-    @property
-    def explained(self) -> str:
+    def _explained(self) -> str:
         """What the two axes hold of each path, beside what they would hold of a random walk."""
         held, walk = (
             self.report.rows(self.probe, metric).groupby("model")["value"].sum()
@@ -144,23 +131,19 @@ class LandscapePlane(Figure):
         known = [name for name in self.names if name in held]
         return ", ".join(f"{held[n]:.0%} of the path of {n} ({walk[n]:.0%} of a random walk)" for n in known)
 
-    def numbers(self) -> pd.DataFrame:
-        """The loss at the model, in the corners and their share within a nat."""
-        lines = []
+    def lines(self) -> Lines:
+        """The loss at the model, the largest one, and the share of the plane within a nat."""
         for form, name in self.panels:
             x, _, z = self.surface(form, name)
             base, share = self.near(form, name)
             measured = int(self.of(name, f"loss_{form}")["n"].notna().sum())
-            lines.append(
-                {
-                    "model": name,
-                    "plane": FORMS[form],
-                    "loss at the model": f"{base:.4g}" if np.isfinite(base) else "not finite",
-                    "largest": f"{z[np.isfinite(z)].max():.3g}" if np.isfinite(z).any() else "not finite",
-                    "within one nat": f"{share:.0%}",
-                    "reach": f"{x.max():.3g}",
-                    "points measured": str(measured),
-                    "not finite": str(int((~np.isfinite(z)).sum())),
-                }
-            )
-        return pd.DataFrame(lines)
+            yield {
+                "model": name,
+                "plane": FORMS[form],
+                "loss at the model": f"{base:.4g}" if np.isfinite(base) else "not finite",
+                "largest": f"{z[np.isfinite(z)].max():.3g}" if np.isfinite(z).any() else "not finite",
+                "within one nat": f"{share:.0%}",
+                "reach": f"{x.max():.3g}",
+                "points measured": str(measured),
+                "not finite": str(int((~np.isfinite(z)).sum())),
+            }

@@ -42,6 +42,42 @@ def filled(grid: Any, items: Sequence[Item]) -> Iterator[tuple[int, Axes, Item]]
             axes.set_axis_off()
 
 
+def label_outer(axes: Axes, number: int, grid: Any, count: int, below: str, left: str = "") -> None:
+    """Labels panel ``number`` of ``count``: at the left of its row, and below where no panel follows."""
+    across = grid.shape[1]
+    if left and number % across == 0:
+        axes.set_ylabel(left)
+    if number + across >= count:
+        axes.set_xlabel(below)
+        axes.tick_params(labelbottom=True)
+
+
+def stacked(
+    grid: Any, names: Sequence[str], labels: Mapping[str, str], title: tuple[int, int], below: str
+) -> Iterator[tuple[Axes, str, str]]:
+    """The axes, the model and the metric of every panel: a column a model, a row a metric (metric -> label).
+
+    Titled (``title``: width, lines) and labelled after they are drawn; axes without a model are switched off.
+    """
+    across, metrics = grid.shape[1], list(labels)
+    for number, line in np.ndindex(grid.size // len(metrics), len(metrics)):
+        axes: Axes = grid[number // across * len(metrics) + line, number % across]
+        if number >= len(names):
+            axes.set_axis_off()
+            continue
+        yield axes, names[number], metrics[line]
+        if number % across == 0:
+            axes.set_ylabel(labels[metrics[line]])
+        else:
+            axes.tick_params(labelleft=False)
+        last = line == len(metrics) - 1 and number + across >= len(names)
+        axes.tick_params(labelbottom=last)
+        if line == 0:
+            axes.set_title(wrap(names[number], *title), loc="left")
+        if last:
+            axes.set_xlabel(below)
+
+
 def row_a_model(panels: Iterable[Axes], names: Sequence[str], width: int = 26) -> None:
     """Panels side by side with a row a model: names at the left of the first, faint lines for the values."""
     panels = list(panels)

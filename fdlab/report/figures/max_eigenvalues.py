@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.numbers import plain, show
 from fdlab.report.style import COLUMN, new_figure, wrap
 
@@ -32,23 +31,12 @@ class MaxEigenvalues(Figure):
         figure.legend(loc="outside upper left", ncols=1)
         return figure
 
-    @property
-    def size(self) -> int:
-        """Images of a minibatch."""
-        return int(self.rows["n"].dropna().iloc[0])
+    def terms(self) -> dict[str, object]:
+        # Images of a minibatch, and how many minibatches were measured.
+        return {"size": int(self.rows["n"].dropna().iloc[0]), "batches": int(self.rows["x"].max()) + 1}
 
-    @property
-    def batches(self) -> int:
-        """How many minibatches were measured."""
-        return int(self.rows["x"].max()) + 1
-
-    def numbers(self) -> pd.DataFrame:
-        return pd.DataFrame(
-            {
-                "model": name,
-                "values": str(len(self.of(name))),
-                "mean of the largest": show(self.value(name), "max_eigenvalue"),
-                "median of all": plain(self.of(name)["value"].median(), ".3g"),
-            }
-            for name in self.names
-        )
+    def lines(self) -> Lines:
+        for name in self.names:
+            values, mean = self.of(name)["value"], show(self.value(name), "max_eigenvalue")
+            line = {"model": name, "values": str(len(values)), "mean of the largest": mean}
+            yield line | {"median of all": plain(values.median(), ".3g")}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
 from fdlab.records.estimate import Estimate
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import REFERENCE_LINE, log_ticks
 from fdlab.report.numbers import spanned
 from fdlab.report.report import along
@@ -42,12 +41,8 @@ class Noise(Figure):
         figure.legend(loc="outside lower center", ncols=2)
         return figure
 
-    def numbers(self) -> pd.DataFrame:
+    def lines(self) -> Lines:
         curve = self.rows.sort_values(["model", "x"]).dropna(subset=["value"])
         columns = (curve[name] for name in ("model", "x", "value", "low", "high"))
-        return pd.DataFrame(
-            [
-                {"model": model, "noise": f"{x:.3g}", "rise (95 %)": spanned(Estimate(*rise))}
-                for model, x, *rise in zip(*columns, strict=True)
-            ]
-        )
+        for model, x, *rise in zip(*columns, strict=True):
+            yield {"model": model, "noise": f"{x:.3g}", "rise (95 %)": spanned(Estimate(*rise))}

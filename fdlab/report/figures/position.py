@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from fdlab.records.metrics import find_metric
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.numbers import plain, show
 from fdlab.report.style import INK, WIDE, bars, block_ticks, new_figure, wrap
 
@@ -61,12 +60,10 @@ class Position(Figure):
                 **self.looks[name].points(4 if len(data) <= 6 else 3),
             )  # fmt: skip
 
-    def numbers(self) -> pd.DataFrame:
-        lines = []
+    def lines(self) -> Lines:
         for name in self.names:
             line = {"model": name}
             for metric in self.metrics:
                 line[f"{metric}, last half of the blocks"] = show(self.report.late_mean(metric, name), metric)
             line["nmi by block"] = ", ".join(plain(value) for value in self.report.by_block("nmi", name)["value"])
-            lines.append(line)
-        return pd.DataFrame(lines)
+            yield line

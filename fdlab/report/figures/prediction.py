@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Drawing
 
 from fdlab.compare.significance import ALPHA
 from fdlab.records.metrics import METRICS
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.style import FAINT, INK, PAPER, WIDE, new_figure, wrap
 
 MOST = 24  # rows that are drawn; the numbers have all
@@ -23,7 +23,7 @@ class Prediction(Figure):
 
     metrics = ("kendall_tau", "kendall_one_out", "kendall_family_out", "kendall_p", "kendall_p_holm")
     probe, metric = "predict", "kendall_tau"
-    most, trainings = MOST, False
+    trainings = False
 
     @cached_property
     def names(self) -> list[str]:
@@ -63,44 +63,24 @@ class Prediction(Figure):
         axes.set_xlabel(f"Kendall's tau-b with {self.score} (95 %)")
         return figure
 
-    @property
-    def count(self) -> int:
-        """How many models are ranked."""
-        return int(self.ranks["n"].max())
+    def terms(self) -> dict[str, object]:
+        ranks, models = self.ranks, int(self.ranks["n"].max())
+        least = 2 / math.factorial(models)  # the smallest p that so few models allow, that of a perfect ranking
+        return {
+            "count": models,
+            "measures": len(ranks),
+            "cut": len(ranks) > MOST,
+            "most": MOST,
+            "least": least,
+            "enough": least <= ALPHA,
+            "clear": int((ranks["holm"] <= ALPHA).sum()),  # measures that are told from 0
+            "best": _label(ranks["measure"].iloc[0]),
+            "best_interval": _interval(ranks.iloc[0]),
+        }
 
-    @property
-    def measures(self) -> int:
-        return len(self.ranks)
-
-    @property
-    def cut(self) -> bool:
-        return self.measures > MOST
-
-    @property
-    def least(self) -> float:
-        """The smallest p that so few models allow, that of a perfect ranking."""
-        return 2 / math.factorial(self.count)
-
-    @property
-    def enough(self) -> bool:
-        return self.least <= ALPHA
-
-    @property
-    def clear(self) -> int:
-        """How many measures are told from 0."""
-        return int((self.ranks["holm"] <= ALPHA).sum())
-
-    @property
-    def best(self) -> str:
-        return _label(self.ranks["measure"].iloc[0])
-
-    @property
-    def best_interval(self) -> str:
-        return _interval(self.ranks.iloc[0])
-
-    def numbers(self) -> pd.DataFrame:
-        return pd.DataFrame(
-            {
+    def lines(self) -> Lines:
+        for rank in self.ranks.to_dict("records"):
+            yield {
                 "measure": _label(rank["measure"]),
                 "models": str(rank["n"]),
                 "tau-b (95 %)": _interval(rank),
@@ -109,8 +89,6 @@ class Prediction(Figure):
                 "p": f"{rank['p']:.2g}",
                 "p (Holm)": f"{rank['holm']:.2g}",
             }
-            for rank in self.ranks.to_dict("records")
-        )
 
 
 def _row(axes: Axes, row: int, rank: dict[Any, Any]) -> None:

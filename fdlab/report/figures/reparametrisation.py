@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,8 +10,8 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from fdlab.records.metrics.names import MAPS
-from fdlab.report.figures.figure import Figure
-from fdlab.report.figures.layout import REFERENCE_LINE, filled, log_ticks
+from fdlab.report.figures.figure import Figure, Lines
+from fdlab.report.figures.layout import REFERENCE_LINE, filled, label_outer, log_ticks
 from fdlab.report.style import INK, WIDE, new_figure, wrap
 
 SHOWN = {
@@ -25,6 +24,7 @@ SHOWN = {
     "noise_to_rise": "noise to a rise",
 }
 MARKS = (("o", INK), ("s", "none"), ("^", INK), ("D", "none"), ("X", INK))  # marker and its filling
+NOTHING_STILL = "no measure stays within 1 % under every map"
 ACROSS, MOST = 2, 4
 
 
@@ -48,9 +48,7 @@ class Reparametrisation(Figure):
         for number, axes, name in filled(grid, names):
             self._panel(axes, name)
             axes.set_title(wrap(name, 30, 1), loc="left")
-            if number + ACROSS >= len(names):
-                axes.set_xlabel("ratio to the untouched model")
-                axes.tick_params(labelbottom=True)
+            label_outer(axes, number, grid, len(names), "ratio to the untouched model")
         grid[0, 0].set_yticks(range(len(SHOWN)), list(SHOWN.values()), fontsize=7)
         grid[0, 0].set_ylim(len(SHOWN) - 0.4, -0.6)
         handles = [
@@ -73,49 +71,30 @@ class Reparametrisation(Figure):
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y")
 
-    @property
-    def change(self) -> float:
-        """The largest change of the tokens, which should be rounding alone."""
-        return float(self.report.rows(self.probe, "moved_function")["value"].max())
-
-    @property
-    def model(self) -> str:
-        return self.names[0]
-
-    @cached_property
-    def farthest(self) -> dict[str, tuple[float, int]]:
-        """Measure -> the ratio farthest from 1 in the first model, and the number of its map."""
+    def farthest(self, name: str) -> dict[str, tuple[float, int]]:
+        """Measure -> the ratio farthest from 1 in a model, and the number of its map."""
         moved = {}
         for measure in SHOWN:
-            found = self.ratios(self.model, measure)
+            found = self.ratios(name, measure)
             ratios = zip(found["value"].astype(float), found["x"].astype(int), strict=True)
             moved[measure] = max(ratios, key=lambda ratio: abs(math.log(ratio[0])))
         return moved
 
-    @property
-    def top(self) -> str:
-        return max(self.farthest, key=lambda measure: abs(math.log(self.farthest[measure][0])))
+    def terms(self) -> dict[str, object]:
+        moved = self.farthest(self.names[0])
+        still = [SHOWN[measure] for measure, (value, _) in moved.items() if abs(math.log(value)) < 0.01]
+        top = max(moved, key=lambda measure: abs(math.log(moved[measure][0])))
+        return {
+            # The largest change of the tokens, which should be rounding alone.
+            "change": float(self.report.rows(self.probe, "moved_function")["value"].max()),
+            "model": self.names[0],
+            "measure": SHOWN[top],
+            "ratio": moved[top][0],
+            "map": list(MAPS.values())[moved[top][1] - 1],
+            "still": f"within 1 % under every map: {', '.join(still)}" if still else NOTHING_STILL,
+        }
 
-    @property
-    def measure(self) -> str:
-        return SHOWN[self.top]
-
-    @property
-    def ratio(self) -> float:
-        return self.farthest[self.top][0]
-
-    @property
-    def map(self) -> str:
-        return list(MAPS.values())[self.farthest[self.top][1] - 1]
-
-    @property
-    def still(self) -> str:
-        still = [SHOWN[measure] for measure, (value, _) in self.farthest.items() if abs(math.log(value)) < 0.01]
-        rest = f"within 1 % under every map: {', '.join(still)}"
-        return rest if still else "no measure stays within 1 % under every map"
-
-    def numbers(self) -> pd.DataFrame:
-        lines = []
+    def lines(self) -> Lines:
         for name in self.names:
             for number, text in enumerate(MAPS.values(), start=1):
                 line = {"model": name, "map": text}
@@ -124,5 +103,4 @@ class Reparametrisation(Figure):
                     value = found[found["x"] == number]["value"]
                     label = SHOWN.get(measure, "change of the outputs")
                     line[label] = f"{float(value.iloc[0]):.3g}" if len(value) and value.notna().all() else "–"
-                lines.append(line)
-        return pd.DataFrame(lines)
+                yield line

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure as Drawing
 
 from fdlab.records.estimate import Estimate
 from fdlab.report.captions import listed
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import REFERENCE_LINE
 from fdlab.report.numbers import plain, show
 from fdlab.report.report import estimate
@@ -81,28 +81,19 @@ class Ruler(Figure):
         side = "above" if measured.low > uniform else "below" if measured.high < uniform else "not separated from"
         return f", {side} the uniform {uniform:.1f} px"
 
-    @property
-    def count(self) -> int:
-        return len(self.dials)
-
-    @property
-    def tested(self) -> str:
+    def terms(self) -> dict[str, object]:
         counts = self.rows["n"].dropna()
-        return f", {int(counts.max())} test images a dial" if len(counts) else ""
-
-    @property
-    def options(self) -> str:
+        tested = f", {int(counts.max())} test images a dial" if len(counts) else ""
         options = sorted({o for name in self.rows["model"] for o in self.report.facts.options.get(name, ())})
-        return f"; not the paper's setting: {'; '.join(options)} in every model" if options else ""
+        unlike = f"; not the paper's setting: {'; '.join(options)} in every model" if options else ""
+        return {"count": len(self.dials), "tested": tested, "options": unlike}
 
-    def numbers(self) -> pd.DataFrame:
-        return pd.DataFrame(
-            {
+    def lines(self) -> Lines:
+        for dial in self.dials:
+            yield {
                 "ALPHA": f"{dial:g}",
                 "ideal (px)": show(estimate(self.at(dial, "distance_ideal")), "distance"),
                 "measured (px, 95 %)": show(estimate(self.at(dial, "distance_weighted")), "distance"),
                 "heads (px)": ", ".join(plain(value, ".1f") for value in self.at(dial, "distance")["value"]),
                 "entropy of the heads": ", ".join(plain(value) for value in self.at(dial, "entropy")["value"]),
             }
-            for dial in self.dials
-        )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import pandas as pd
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import row_a_model
 from fdlab.report.numbers import show
 from fdlab.report.report import Report
@@ -44,7 +43,7 @@ class Sharpness(Figure):
         grid = figure.subplots(1, len(self.shown), squeeze=False, sharey=True)[0]
         for axes, metric in zip(grid, self.shown, strict=True):
             for row, name in enumerate(self.names):
-                value = self.report.whole(self.probe, metric, name)
+                value = self.whole(metric, name)
                 if value.known:
                     style = self.looks[name].points(4.5)
                     axes.errorbar([value.value], [row], xerr=bars(value), ls="", elinewidth=1.0, **style)
@@ -54,24 +53,10 @@ class Sharpness(Figure):
         row_a_model(grid, self.names, 22)
         return figure
 
-    @property
-    def first(self) -> str:
-        """The measure of the first panel."""
-        return SHOWN[self.metric]
+    def terms(self) -> dict[str, object]:
+        noise = self.metric == "noise_to_rise"  # of which flatter models have more, of the others less
+        return {"first": SHOWN[self.metric], "noise": noise, "others": noise and len(self.shown) > 1}
 
-    @property
-    def noise(self) -> bool:
-        """Whether the first measure is one that flatter models have more of."""
-        return self.metric == "noise_to_rise"
-
-    @property
-    def others(self) -> bool:
-        """Whether measures stand beside it that flatter models have less of."""
-        return self.noise and len(self.shown) > 1
-
-    def numbers(self) -> pd.DataFrame:
-        return pd.DataFrame(
-            {"model": name}
-            | {SHOWN[metric]: show(self.report.whole(self.probe, metric, name), metric) for metric in self.shown}
-            for name in self.names
-        )
+    def lines(self) -> Lines:
+        for name in self.names:
+            yield {"model": name} | {SHOWN[metric]: show(self.whole(metric, name), metric) for metric in self.shown}

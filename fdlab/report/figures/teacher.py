@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from functools import cached_property
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from fdlab.report.captions import caution, listed
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import row_a_model
 from fdlab.report.numbers import show
 from fdlab.report.style import INK, WIDE, bars, new_figure, number_above
@@ -63,39 +62,26 @@ class Teacher(Figure):
         return (name, other) if other else None
 
     def shows(self) -> str:
-        losses = self.say("losses") if self.lost else ""
+        losses = self.say("losses") if self.term("lost") else ""
         return f"{super().shows().rstrip('.')}{losses}."
 
     def caution(self) -> str:
         return caution(self.report, self.say("not_said"), self.names[:1], self.rows)
 
-    @property
-    def lost(self) -> bool:
-        """Whether the losses are said, and their line drawn."""
-        return bool(self.report.facts.distil_loss) and self.report.facts.position_only_loss is not None
+    def terms(self) -> dict[str, object]:
+        losses = self.facts.distil_loss
+        untrained = [self.value(name).value for name in self.names if self.report.untrained(name)]
+        return {
+            "lost": bool(losses) and self.facts.position_only_loss is not None,  # the line of the position mean
+            "ended": listed([f"{loss:.3g} in {name}" for name, loss in losses.items()]),
+            "large": max(untrained, default=0.0) >= 0.3,
+        }
 
-    @property
-    def ended(self) -> str:
-        return listed([f"{loss:.3g} in {name}" for name, loss in self.report.facts.distil_loss.items()])
-
-    @property
-    def large(self) -> bool:
-        """Whether an untrained model explains much."""
-        return max(self.value(name).value for name in self.names if self.report.untrained(name)) >= 0.3
-
-    def numbers(self) -> pd.DataFrame:
-        lines = []
+    def lines(self) -> Lines:
         for name in self.names:
-            value, loss = self.value(name), self.report.facts.distil_loss.get(name)
-            lines.append(
-                {
-                    "model": name,
-                    "teacher_r2 (95 %)": show(value, self.metric),
-                    "images": str(value.n or "–"),
-                    "distillation loss": "–" if loss is None else f"{loss:.3g}",
-                }
-            )
-        return pd.DataFrame(lines)
+            value, loss = self.value(name), self.facts.distil_loss.get(name)
+            line = {"model": name, "teacher_r2 (95 %)": show(value, self.metric), "images": str(value.n or "–")}
+            yield line | {"distillation loss": "–" if loss is None else f"{loss:.3g}"}
 
 
 def _dot(axes: Axes, x: float, y: float, text: str, **style: object) -> None:

@@ -7,10 +7,8 @@ from functools import cached_property
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
-from fdlab.records.estimate import Estimate
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import legend_of_models, line_over_depth
-from fdlab.report.numbers import show
 from fdlab.report.style import WIDE, new_figure
 
 
@@ -39,13 +37,5 @@ class TeacherBlocks(Figure):
         figure.legend(*legend_of_models(self.names, self.looks), loc="outside upper left", ncols=2)
         return figure
 
-    def numbers(self) -> pd.DataFrame:
-        return pd.DataFrame(
-            {
-                "model": name,
-                "block": str(line["block"]),
-                "teacher_r2 (95 %)": show(Estimate(line["value"], line["low"], line["high"]), self.metric),
-            }
-            for name in self.names
-            for line in self.report.by_block(self.metric, name, self.probe).dropna(subset=["value"]).to_dict("records")
-        )
+    def lines(self) -> Lines:
+        return self.lines_by_block({self.metric: "teacher_r2 (95 %)"})

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Drawing
 from fdlab.records.estimate import Estimate
 from fdlab.records.metrics.names import OF_FINETUNING
 from fdlab.report.captions import listed
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.numbers import plain
 from fdlab.report.report import estimate
 from fdlab.report.style import COLUMN, INK, WIDE, Look, new_figure, wrap
@@ -85,43 +85,29 @@ class Trainability(Figure):
         widths = listed([f"{plain(self.single(name, 'lr_width').value)} for {name}" for name in self.pair])
         return f"{super().shows().rstrip('.')}, and the good rates span {widths} decades."
 
-    @property
-    def rates(self) -> int:
-        """How many learning rates were tried."""
-        return self.rows["x"].nunique()
-
-    @property
-    def band(self) -> str:
+    def terms(self) -> dict[str, object]:
         seeds = self.rows["seed"].dropna().nunique()
         alone = f" {OF_FINETUNING.removeprefix('seeds ')}" if OF_FINETUNING in set(self.rows["objective"]) else ""
-        return f"95 % t-intervals over {seeds} seeds{alone}" if seeds > 1 else "of the test images alone (one seed)"
+        band = f"95 % t-intervals over {seeds} seeds{alone}" if seeds > 1 else "of the test images alone (one seed)"
+        return {
+            "rates": self.rows["x"].nunique(),
+            "band": band,
+            "curved": self.report.has(self.probe, CURVATURE),
+            "multiples": len(self.names) > TOGETHER,
+        }
 
-    @property
-    def curved(self) -> bool:
-        """Whether the curvature was measured along the way."""
-        return self.report.has(self.probe, CURVATURE)
-
-    @property
-    def multiples(self) -> bool:
-        """Whether every model has a panel of its own."""
-        return len(self.names) > TOGETHER
-
-    def numbers(self) -> pd.DataFrame:
-        lines = []
+    def lines(self) -> Lines:
         for name in self.names:
             diverged = self.of(name, "diverged").dropna(subset=["seed"])
             rates = self.of(name, "best_rate").dropna(subset=["seed", "value"]).sort_values("seed")["value"]
-            lines.append(
-                {
-                    "model": name,
-                    "best accuracy % (95 %)": _text(self.value(name), 100, 1),
-                    "best rate, by seed": " / ".join(f"{rate:g}" for rate in rates) or "–",
-                    "lr_width, decades": _text(self.single(name, "lr_width"), 1, 2),
-                    "steps_to_loss": _text(self.single(name, "steps_to_loss"), 1, 0),
-                    "diverged": f"{diverged['value'].sum():.0f} of {len(diverged)}",
-                }
-            )
-        return pd.DataFrame(lines)
+            yield {
+                "model": name,
+                "best accuracy % (95 %)": _text(self.value(name), 100, 1),
+                "best rate, by seed": " / ".join(f"{rate:g}" for rate in rates) or "–",
+                "lr_width, decades": _text(self.single(name, "lr_width"), 1, 2),
+                "steps_to_loss": _text(self.single(name, "steps_to_loss"), 1, 0),
+                "diverged": f"{diverged['value'].sum():.0f} of {len(diverged)}",
+            }
 
 
 def _rates(axes: Axes, label: bool = True) -> None:

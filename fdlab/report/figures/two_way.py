@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fdlab.records.metrics import METRICS
 from fdlab.report.captions import listed
-from fdlab.report.figures.figure import Figure
+from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.style import INK, WIDE, bars, new_figure, wrap
 
 # Told apart by marker and row as well as by colour.
@@ -45,11 +45,6 @@ class TwoWay(Figure):
         """(title, rows) of each measure, in the table's order."""
         groups = self.rows.groupby(MEASURE, sort=False, dropna=False)
         return [(title_of(group.iloc[0]), group) for _, group in groups]
-
-    @property
-    def seeds_each(self) -> int:
-        """The seeds that the intervals are taken over."""
-        return int(self.rows["n"].max())
 
     def draw(self) -> Drawing:
         columns = min(COLUMNS, len(self.measures))
@@ -90,30 +85,19 @@ class TwoWay(Figure):
         bounded = self.rows[(self.rows["reference"] == effect) & self.rows["low"].notna()]
         return sum(bool(seen(row)) for _, row in bounded.iterrows()), len(bounded)
 
-    @property
-    def several(self) -> bool:
-        return self.seeds_each > 1
+    def terms(self) -> dict[str, object]:
+        seeds, counts = int(self.rows["n"].max()), {effect: self.seen_in(effect) for effect in EFFECTS}
+        return {
+            "seeds_each": seeds,  # that the intervals are taken over
+            "several": seeds > 1,
+            "kinds": listed(self.names),
+            "count": len(self.measures),
+            "bounded": any(bounded for _, bounded in counts.values()),
+            "counts": listed([f"{effect} in {some} of {bounded}" for effect, (some, bounded) in counts.items()]),
+        }
 
-    @property
-    def kinds(self) -> str:
-        return listed(self.names)
-
-    @property
-    def count(self) -> int:
-        return len(self.measures)
-
-    @property
-    def bounded(self) -> bool:
-        """Whether some effect has an interval."""
-        return any(self.seen_in(effect)[1] for effect in EFFECTS)
-
-    @property
-    def counts(self) -> str:
-        return listed([f"{effect} in {some} of {all_}" for effect in EFFECTS for some, all_ in [self.seen_in(effect)]])
-
-    def numbers(self) -> pd.DataFrame:
+    def lines(self) -> Lines:
         """The effects, with the paper's comparison beside them."""
-        lines = []
         for title, group in self.measures:
             for kind, rows in group.groupby("model", sort=False):
                 line = {"measure": title, "pre-training": str(kind)}
@@ -121,8 +105,7 @@ class TwoWay(Figure):
                     row = rows[rows["reference"] == effect]
                     line[effect] = _text(row.iloc[0]) if len(row) else "–"
                 line["seeds"] = str(int(rows["n"].max()))
-                lines.append(line)
-        return pd.DataFrame(lines)
+                yield line
 
 
 def title_of(row: pd.Series) -> str:
