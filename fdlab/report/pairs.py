@@ -8,10 +8,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from fdlab.records.estimate import Estimate
+from fdlab.records.means import rows_of
 from fdlab.records.metrics import METRICS
 from fdlab.records.table import differences
 from fdlab.report.numbers import signed
-from fdlab.report.report import Report, estimate, late
+from fdlab.report.report import Report, estimate
 
 MOST = 40  # rows a page shows at once; table.csv has them all
 
@@ -38,7 +39,9 @@ def changes(table: pd.DataFrame) -> Iterator[Change]:
     for (model, reference, metric), rows in differences(table).groupby(["model", "reference", "metric"], sort=False):
         whole = rows[rows["block"].isna()]
         of_late = whole.empty or metric in by_block - with_whole
-        yield Change(str(model), str(reference), str(metric), of_late, estimate(late(rows) if whole.empty else whole))
+        yield Change(
+            str(model), str(reference), str(metric), of_late, estimate(rows_of(rows) if whole.empty else whole)
+        )
 
 
 def pairwise(report: Report) -> pd.DataFrame:

@@ -69,6 +69,11 @@ class Report:
             self._rows[key] = found
         return self._rows[key]
 
+    def of(self, model: str, probe: str, metric: str | None = None) -> pd.DataFrame:
+        """The rows of one model."""
+        found = self.rows(probe, metric)
+        return found[found["model"] == model]
+
     def has(self, probe: str, metric: str) -> bool:
         """Whether the table has values of a metric."""
         return not self.rows(probe, metric).empty
@@ -109,18 +114,16 @@ class Report:
 
     def whole(self, probe: str, metric: str, model: str) -> Estimate:
         """A number of the whole model; rows of single blocks are not part of it."""
-        found = self.rows(probe, metric)
-        return estimate(found[(found["model"] == model) & found["block"].isna()])
+        found = self.of(model, probe, metric)
+        return estimate(found[found["block"].isna()])
 
     def late_mean(self, metric: str, model: str, probe: str = "attention") -> Estimate:
         """The mean over the last half of the blocks (and all heads) of a metric."""
-        found = self.rows(probe, metric)
-        return estimate(late(found[found["model"] == model]))
+        return estimate(rows_of(self.of(model, probe, metric)))
 
     def late_blocks(self, metric: str, model: str, probe: str = "attention") -> str:
         """The last half of a model's blocks in words, counted from 1: ``"blocks 3 to 4"``."""
-        found = self.rows(probe, metric)
-        blocks = late(found[found["model"] == model])["block"].dropna()
+        blocks = rows_of(self.of(model, probe, metric))["block"].dropna()
         if blocks.empty:
             return "no blocks"
         first, last = int(blocks.min()) + 1, int(blocks.max()) + 1
@@ -128,9 +131,8 @@ class Report:
 
     def by_block(self, metric: str, model: str, probe: str = "attention") -> pd.DataFrame:
         """Means over heads and seeds by block; columns block (from 1), depth, value, low, high."""
-        found = self.rows(probe, metric)
-        found = found[(found["model"] == model) & found["block"].notna()]
-        mean = found.groupby("block", as_index=False)[["depth", *PARTS]].mean()
+        found = self.of(model, probe, metric)
+        mean = found[found["block"].notna()].groupby("block", as_index=False)[["depth", *PARTS]].mean()
         return mean.assign(block=mean["block"].astype(int) + 1)
 
     def uniform_by_block(self, model: str) -> list[float]:
@@ -148,8 +150,8 @@ class Report:
         stated = self.facts.uniform_px.get(model)
         if stated is not None:
             return float(stated)
-        found = self.rows("attention")
-        found = found[(found["model"] == model) & found["metric"].isin(["distance", "distance_ratio"])]
+        found = self.of(model, "attention")
+        found = found[found["metric"].isin(["distance", "distance_ratio"])]
         wide = found.pivot_table(index=["seed", "block", "head"], columns="metric", values="value", dropna=False)
         if not {"distance", "distance_ratio"} <= set(wide.columns):
             return math.nan
@@ -194,11 +196,6 @@ class Report:
         }
 
 
-def late(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the last half of the blocks (relative depth above one half)."""
-    return rows_of(rows)
-
-
 def estimate(rows: pd.DataFrame) -> Estimate:
     """The plain mean of rows of one quantity and of their bounds; several seeds: see the module's text."""
     numbers = rows[[*PARTS, "seed", "n"]].to_numpy(float)  # a page asks hundreds of times
@@ -217,7 +214,7 @@ def estimate(rows: pd.DataFrame) -> Estimate:
 
 
 def _means(columns: np.ndarray) -> np.ndarray:
-    """The mean of each column over its known numbers; NaN where it has none."""
+    """The mean of each column without NaN, which an infinite number stays in; NaN where all are NaN."""
     known = ~np.isnan(columns)
     count = known.sum(0)
     return np.where(count, np.where(known, columns, 0).sum(0) / np.maximum(count, 1), np.nan)

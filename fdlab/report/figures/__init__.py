@@ -18,37 +18,17 @@ if TYPE_CHECKING:
     from fdlab.report.figures.figure import Figure
     from fdlab.report.report import Report
 
-# File and class, in the order in which a page shows them; matplotlib is imported with the first file.
-FIGURES = {
-    "ruler": "Ruler",
-    "attention_distance": "AttentionDistance",
-    "head_similarity": "HeadSimilarity",
-    "position": "Position",
-    "averaged_maps": "AveragedMaps",
-    "bias_maps": "BiasMaps",
-    "attribution_curves": "AttributionCurves",
-    "head_effects": "HeadEffects",
-    "features": "Features",
-    "cka": "Cka",
-    "feature_spectrum": "FeatureSpectrum",
-    "eigenvalues": "Eigenvalues",
-    "hessian_spectrum": "HessianSpectrum",
-    "hessian_blocks": "HessianBlocks",
-    "max_eigenvalues": "MaxEigenvalues",
-    "landscape_line": "LandscapeLine",
-    "landscape_plane": "LandscapePlane",
-    "interpolation": "Interpolation",
-    "sharpness": "Sharpness",
-    "noise": "Noise",
-    "reparametrisation": "Reparametrisation",
-    "two_way": "TwoWay",
-    "trainability": "Trainability",
-    "prediction": "Prediction",
-    "finetune": "Finetune",
-    "teacher": "Teacher",
-    "teacher_blocks": "TeacherBlocks",
-    "curves": "Curves",
-}
+# In the order of a page. A figure's file is named by its id, its class too (TwoWay for two_way); matplotlib is imported
+# with the first file.
+FIGURES = (
+    *("ruler", "attention_distance", "head_similarity", "position", "averaged_maps", "bias_maps"),
+    *("attribution_curves", "head_effects"),
+    *("features", "cka", "feature_spectrum"),
+    *("eigenvalues", "hessian_spectrum", "hessian_blocks", "max_eigenvalues"),
+    *("landscape_line", "landscape_plane", "interpolation", "sharpness", "noise", "reparametrisation"),
+    *("two_way", "trainability", "prediction", "finetune", "teacher", "teacher_blocks"),
+    "curves",
+)
 
 
 def figure_of(figure: str, report: Report) -> Figure:
@@ -60,9 +40,9 @@ def figure_of(figure: str, report: Report) -> Figure:
     if figure not in FIGURES:
         what = f"There is no figure {figure!r}.{nearest(figure, FIGURES)}"
         raise FdlabError(what, f"There are: {', '.join(FIGURES)}.", code=USAGE)
-    kind = getattr(importlib.import_module(f"fdlab.report.figures.{figure}"), FIGURES[figure])
-    made: Figure = kind(report)
-    return made
+    module = importlib.import_module(f"fdlab.report.figures.{figure}")
+    subject: Figure = getattr(module, figure.title().replace("_", ""))(report)
+    return subject
 
 
 def available(report: Report) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, cached_property
 from importlib import resources
 from operator import attrgetter
@@ -87,8 +87,7 @@ class Figure:
 
     def of(self, name: str, metric: str | None = None) -> pd.DataFrame:
         """A model's rows of a metric, by default of the figure's own."""
-        found = self.rows if metric is None else self.report.rows(self.probe, metric)
-        return found[found["model"] == name]
+        return self.rows[self.rows["model"] == name] if metric is None else self.report.of(name, self.probe, metric)
 
     def whole(self, metric: str, name: str) -> Estimate:
         """A number of the whole model."""
@@ -130,8 +129,10 @@ class Figure:
         return self.terms()
 
     def term(self, name: str) -> object:
-        """What stands for a name in the figure's words."""
-        return self._terms[name] if name in self._terms else attrgetter(name)(self)
+        """What stands for a name in the figure's words: of its ``terms``, of those that all share, or an attribute."""
+        if name in self._terms:
+            return self._terms[name]
+        return SHARED[name](self) if name in SHARED else attrgetter(name)(self)
 
     @property
     def title(self) -> str:
@@ -165,54 +166,23 @@ class Figure:
         return caution(self.report, warning, self.names, self.rows) if self.trainings else f"{warning}."
 
     @property
-    def seeds(self) -> str:
-        """``, seeds 0 and 1``, or nothing."""
-        return seeds(self.report)
-
-    @property
-    def options(self) -> str:
-        """What of the models is not the paper's setting."""
-        return options(self.report, self.names)
-
-    @property
-    def settings(self) -> str:
-        """The seeds, and what of the models is not the paper's setting: the end of the first sentence."""
-        return self.seeds + self.options
-
-    @property
-    def on_images(self) -> str:
-        """The images behind the figure's rows: ``256 images of digits``."""
-        return on_data(self.report, self.rows, fewer=self.fewer)
-
-    @property
-    def objective(self) -> str:
-        """The loss that the figure's rows were measured on."""
-        return str(self.rows["objective"].iloc[0])
-
-    @property
-    def models(self) -> str:
-        """``3 models``."""
-        return counted(len(self.names), "model")
-
-    @property
-    def any_untrained(self) -> bool:
-        """Whether an untrained model is among those shown."""
-        return any(self.report.untrained(name) for name in self.names)
-
-    @property
     def any_control(self) -> bool:
         """Whether the untrained start of a model shown is known."""
         return any(self.report.control_of(name, self.names) for name in self.names)
 
-    @property
-    def images(self) -> int:
-        """The most images behind one of the figure's rows."""
-        return int(self.rows["n"].max())
 
-    @property
-    def objectives(self) -> str:
-        """All that the figure's rows were measured on."""
-        return listed(list(dict.fromkeys(self.rows["objective"])))
+# The names that all figures share in their words.
+SHARED: dict[str, Callable[[Figure], object]] = {
+    "seeds": lambda figure: seeds(figure.report),  # ", seeds 0 and 1", or nothing
+    "options": lambda figure: options(figure.report, figure.names),  # what of the models is not the paper's setting
+    "settings": lambda figure: seeds(figure.report) + options(figure.report, figure.names),
+    "on_images": lambda figure: on_data(figure.report, figure.rows, fewer=figure.fewer),  # "256 images of digits"
+    "images": lambda figure: int(figure.rows["n"].max()),  # the most behind one of the rows
+    "models": lambda figure: counted(len(figure.names), "model"),
+    "any_untrained": lambda figure: any(figure.report.untrained(name) for name in figure.names),
+    "objective": lambda figure: str(figure.rows["objective"].iloc[0]),  # the loss that the rows were measured on
+    "objectives": lambda figure: listed(list(dict.fromkeys(figure.rows["objective"]))),
+}
 
 
 class _Names:

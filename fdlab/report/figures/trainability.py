@@ -10,7 +10,7 @@ from fdlab.records.estimate import Estimate
 from fdlab.records.metrics.names import OF_FINETUNING
 from fdlab.report.captions import listed
 from fdlab.report.figures.figure import Figure, Lines
-from fdlab.report.numbers import plain
+from fdlab.report.numbers import plain, spanned
 from fdlab.report.report import estimate
 from fdlab.report.style import COLUMN, INK, WIDE, Look, new_figure, wrap
 
@@ -124,7 +124,5 @@ def _band(axes: Axes, mean: pd.DataFrame, look: Look, scale: float = 1, label: s
 
 
 def _text(value: Estimate, scale: float, digits: int) -> str:
-    if not value.known:
-        return "–"
-    text = f"{scale * value.value:.{digits}f}"
-    return text + (f" ({scale * value.low:.{digits}f} to {scale * value.high:.{digits}f})" if value.bounded else "")
+    scaled = Estimate(scale * value.value, scale * value.low, scale * value.high)
+    return spanned(scaled, f".{digits}f") if value.known else "–"
