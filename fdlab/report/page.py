@@ -28,7 +28,7 @@ from fdlab.report.figures import available, draw_figure, figure_of
 from fdlab.report.numbers import readable
 from fdlab.report.pairs import MOST, pairwise
 from fdlab.report.report import Report
-from fdlab.report.style import COLUMN, DARK, Look, laid_out, looks_of, settings
+from fdlab.report.style import COLUMN, DARK, METADATA, Look, laid_out, looks_of, settings
 from fdlab.report.svg import inches_wide, inline_svg, variable
 from fdlab.report.teach import cards, glossary
 
@@ -175,7 +175,7 @@ class _Page:
     def svg(self, name: str) -> str:
         drawn, text = draw_figure(name, self.report), StringIO()
         with settings(), laid_out(drawn):
-            drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+            drawn.savefig(text, format="svg", metadata=METADATA["svg"])
         return text.getvalue()
 
     def cells(self, numbers: pd.DataFrame) -> dict[str, Any]:

@@ -218,7 +218,7 @@ def save_figure(
     with settings(), laid_out(figure):
         for kind in kinds:
             path = folder / f"{name}.{kind}"
-            options: dict[str, Any] = {"metadata": _METADATA[kind] | ({_NOTE[kind]: note} if note else {})}
+            options: dict[str, Any] = {"metadata": METADATA[kind] | ({_NOTE[kind]: note} if note else {})}
             if kind == "png":
                 options |= {"dpi": DOTS, "facecolor": PAPER}
             with replacing(path) as draft:
@@ -241,10 +241,10 @@ def laid_out(figure: Figure) -> Iterator[None]:
         figure.set_layout_engine(engine)
 
 
-_METADATA: dict[str, dict[str, Any]] = {
+METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
     "png": {"Software": None},
 }
-KINDS = tuple(_METADATA)
+KINDS = tuple(METADATA)
 _NOTE = {"pdf": "Keywords", "svg": "Description", "png": "Description"}

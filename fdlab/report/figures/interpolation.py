@@ -41,8 +41,8 @@ class Interpolation(Figure):
         return {"barriers": ", ".join(texts)}
 
     def lines(self) -> Lines:
-        accuracy = self.report.rows(self.probe, "accuracy_interpolation")
-        right = dict(zip(zip(accuracy["model"], accuracy["x"], strict=True), accuracy["value"], strict=True))
+        known = self.report.rows(self.probe, "accuracy_interpolation")
+        right = dict(zip(zip(known["model"], known["x"], strict=True), known["value"], strict=True))
         for model, x, value in zip(self.rows["model"], self.rows["x"], self.rows["value"], strict=True):
             loss = f"{value:.4g}" if value == value else "not finite"
             accuracy = f"{right[model, x]:.3f}" if right.get((model, x), float("nan")) >= 0 else "–"
