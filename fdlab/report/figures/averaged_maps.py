@@ -69,8 +69,8 @@ class Maps(Figure):
     def terms(self) -> dict[str, object]:
         # Which blocks the probe chose: of all that were asked for, the first, the middle and the last.
         count = self.rows["block"].nunique()
-        chosen = ["first", "middle", "last"][:count] if count != 2 else ["first", "last"]
-        return {"blocks": f"the {listed(chosen)} block"}
+        places = ["first", "middle", "last"][:count] if count != 2 else ["first", "last"]
+        return {"blocks": f"the {listed(places)} block"}
 
     def small_multiples(self, norm: BoundaryNorm, most: float) -> tuple[Drawing, Any, Any]:
         """The figure, the last picture drawn (for a bar of its shades) and all axes."""
