@@ -90,6 +90,12 @@ def test_another_question_is_measured(store: Store, runs: list[str], change: dic
     assert len(runs) == 3
 
 
+def test_another_seed_is_another_question_on_the_same_images(store: Store, runs: list[str]) -> None:
+    for seed in (0, 1):
+        run({"a": encoder()}, store, data="digits[:20]", seed=seed)  # all of them: only the intervals are drawn anew
+    assert len(runs) == 2
+
+
 def test_an_older_version_and_a_damaged_answer_are_measured_again_and_that_is_said(
     store: Store, runs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
