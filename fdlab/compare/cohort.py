@@ -98,6 +98,12 @@ class Cohort(BaseModel):
         pairs += [(member.label, member.control) for member in self.model if member.control]
         return list(dict.fromkeys(pairs))
 
+    def facts(self) -> dict[str, Any]:
+        """What a report keeps of the cohort: its labels in order, its members, and label -> control."""
+        controls = {member.label: member.control for member in self.model if member.control}
+        members = [member.model_dump(exclude_defaults=True) for member in self.model]
+        return {"order": self.labels(), "cohort": members, **({"controls": controls} if controls else {})}
+
 
 def read_cohort(path: Path | str) -> Cohort:
     """Reads a cohort file.

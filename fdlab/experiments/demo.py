@@ -6,7 +6,6 @@ continues an interrupted demo. Then its runs and records become one table, the f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,8 @@ from fdlab.experiments.digits_words import LIMITS, notes
 from fdlab.experiments.stages import pretraining, probing, tuning
 from fdlab.experiments.two_factors import Cell, Study
 from fdlab.experiments.values import cohort_of, lost, shared_facts
-from fdlab.records.atomic import writable_folder, write_json
-from fdlab.records.run_folder import RunFolder
+from fdlab.records.atomic import read_json, writable_folder, write_json
+from fdlab.records.run_folder import RunFolder, refuse_foreign
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join
 from fdlab.report.report import Report
@@ -81,21 +80,9 @@ def same_question(folder: Path, question: dict[str, Any]) -> None:
     """
     path = folder / "demo.json"
     if not path.is_file():
-        foreign = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-        if foreign:
-            raise FdlabError(
-                f"{folder} is not empty and holds no demo.",
-                f"It holds {', '.join(foreign[:3])}.",
-                "Name another folder with --out; nothing there was touched.",
-                code=USAGE,
-            )
+        refuse_foreign(folder, "holds no demo", path.name)
         write_json(path, question)
-        return
-    try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        old = None
-    if old != question:
+    elif (old := read_json(path)) != question:
         raise FdlabError(
             f"{folder} holds a demo with other settings.",
             f"There: {old}; now: {question}.",
@@ -180,6 +167,9 @@ def trained(study: Study) -> list[Cell]:
 def _measured_facts(models: Mapping[str, Record], records: Mapping[str, Record]) -> dict[str, Any]:
     from fdlab.data.sources import open_data
 
+    def accuracy(table: pd.DataFrame) -> float:
+        return float(table.loc[table["metric"] == "accuracy", "value"].iloc[0])
+
     some = next(iter(models.values())).manifest
     rulers = {f"locality {alpha:g}": records[ruler_name(alpha)] for alpha in ALPHAS}
     options = {label: record.manifest["options"] for label, record in {**models, **rulers}.items()}
@@ -189,22 +179,17 @@ def _measured_facts(models: Mapping[str, Record], records: Mapping[str, Record])
         "skipped_images": some["skipped"],
         "uniform_px": {label: record.manifest["uniform_distance_px"] for label, record in models.items()},
         "ruler_uniform_px": next(iter(rulers.values())).manifest["uniform_distance_px"],
-        "ruler_accuracy": {label: _accuracy(record.table) for label, record in rulers.items()},
+        "ruler_accuracy": {label: accuracy(record.table) for label, record in rulers.items()},
         "options": {label: names for label, names in options.items() if names},
         "position_only_loss": some["position_only_loss"],
     }
 
 
-def _accuracy(table: pd.DataFrame) -> float:
-    return float(table.loc[table["metric"] == "accuracy", "value"].iloc[0])
-
-
 def _training_facts(study: Study, chosen: Chosen) -> dict[str, Any]:
     from fdlab.data.sources import open_data
 
-    def recipe_of(run: RunFolder) -> dict[str, Any]:
-        recipe: dict[str, Any] = Record.load(run.path / "record").manifest["recipe"]
-        return recipe
+    def recipe_of(run: RunFolder) -> Any:
+        return Record.load(run.path / "record").manifest["recipe"]
 
     (seed,), start = study.seeds, study.starts[0]
     runs = {cell: RunFolder(study.run(cell, seed)) for cell in trained(study)}
@@ -214,11 +199,7 @@ def _training_facts(study: Study, chosen: Chosen) -> dict[str, Any]:
         "distil_loss": {cell.label: run.facts()["final_loss"] for cell, run in runs.items() if cell.distilled},
         "budget": f"{tuned['run']['steps']} steps of {tuned['run']['batch']} images, each model's learning rate "
         f"the better of two on the validation images, {tuned['data']['per_class']} labels a class",
-        "splits": {
-            "labelled": some["labels"],
-            "validation": tuned["data"]["validation"],
-            "test": int(some["count"]),
-        },
+        "splits": {"labelled": some["labels"], "validation": tuned["data"]["validation"], "test": int(some["count"])},
         "pretraining_images": len(open_data(recipe_of(runs[study.cells[0]])["data"]["source"])),
         "learning_rates": {label: facts["lr"] for label, facts in chosen.items()},
         "training_loss": {label: facts["final_loss"] for label, facts in chosen.items()},

@@ -108,15 +108,8 @@ SIZE = Size(
     steps={"contrastive": 350, "masked": 450, "distill": 400, "finetune": 160},
     finetune={},
     few=(),
-    costs={
-        "contrastive": 155,
-        "masked": 85,
-        "distill": 120,
-        "finetune": 65,
-        "model": 3000,
-        "curvature": 12000,
-        "attribution": 2500,
-    },
+    costs={"contrastive": 155, "masked": 85, "distill": 120, "finetune": 65}
+    | {"model": 3000, "curvature": 12000, "attribution": 2500},
     images={"model": HELD_OUT, "curvature": CURVED, "attribution": ATTRIBUTED},
     asked=asked,
     recipes="digits",

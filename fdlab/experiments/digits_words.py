@@ -34,7 +34,7 @@ LIMITS = (
     "the teacher's own architecture shows what distillation alone does.",
 )
 LOSS_GAP = 0.1  # training losses further apart than this are named on the page
-TRAINED = tuple(cell.label for cell in CELLS if not cell.untrained)
+TRAINED = tuple(cell for cell in CELLS if not cell.untrained)
 ALSO = "their accuracies also tell how far they were trained."
 
 
@@ -58,7 +58,7 @@ def notes(
         _accuracies({label: (int(facts["correct"]), int(facts["count"])) for label, facts in chosen.items()}),
         _losses({label: facts["final_loss"] for label, facts in chosen.items()}),
         rate_note([{label: facts["lr"] for label, facts in chosen.items()}]),
-        *_weak_rulers([(label, accuracy) for label, accuracy in ruler.items()]),
+        *_weak_rulers(ruler.items()),
     ]
 
 
@@ -77,17 +77,14 @@ def notes_over_seeds(
         means = [[float(late(seed[label].arrays[metric]).mean()) for label in (first, second)] for seed in models]
         return t_interval([mean - other for mean, other in means])
 
-    weak = [
-        (f"{label} at seed {seed['seed']}", accuracy)
-        for seed in facts
-        for label, accuracy in seed["ruler_accuracy"].items()
-    ]
+    rulers = [(f"at seed {seed['seed']}", seed["ruler_accuracy"]) for seed in facts]
+    weak = [(f"{label} {where}", accuracy) for where, shares in rulers for label, accuracy in shares.items()]
     return [
         *_contrasts(f"mean of {len(models)} seeds with the interval over seeds", change),
         _accuracies_over_seeds(accuracies),
         _losses_over_seeds([seed["training_loss"] for seed in facts]),
         rate_note([seed["learning_rates"] for seed in facts]),
-        *_weak_rulers(weak, " ({:.0%})"),
+        *_weak_rulers(weak, "({:.0%})"),
     ]
 
 
@@ -111,18 +108,15 @@ def _separated(change: Estimate) -> bool:
 
 def _pairs(separated: Callable[[str, str], bool]) -> str:
     """The pairs of trained models that are told apart, as words; empty where there is none."""
-    return "; ".join(f"{a} and {b}" for a, b in combinations(TRAINED, 2) if separated(a, b))
+    return "; ".join(f"{a} and {b}" for a, b in combinations((cell.label for cell in TRAINED), 2) if separated(a, b))
 
 
 def _accuracies(counts: Mapping[str, tuple[int, int]]) -> str:
     spans = {label: proportion_interval(correct, count) for label, (correct, count) in counts.items()}
     apart = _pairs(lambda a, b: spans[a].high < spans[b].low or spans[b].high < spans[a].low)
     values = ", ".join(f"{label} {100 * span.value:.1f}" for label, span in spans.items())
-    verdict = (
-        f"separated by their 95 % intervals: {apart}"
-        if apart
-        else "the trained starts are not separated from each other by their 95 % intervals"
-    )
+    verdict = "the trained starts are not separated from each other by their 95 % intervals"
+    verdict = f"separated by their 95 % intervals: {apart}" if apart else verdict
     return f"Fine-tuned test accuracy in per cent: {values}; {verdict} (one seed)."
 
 
@@ -131,18 +125,11 @@ def _accuracies_over_seeds(values: Mapping[str, Sequence[float]]) -> str:
         return t_interval(np.subtract(values[label], values[other]))
 
     shown = ", ".join(f"{label} {' / '.join(f'{100 * v:.1f}' for v in each)}" for label, each in values.items())
-    gains = [
-        f"{cell.label} {_signed(gain(cell.label, cell.control.label), '+.1f', 100)}"
-        for cell in CELLS
-        if not cell.untrained
-    ]
+    gains = [f"{cell.label} {_signed(gain(cell.label, cell.control.label), '+.1f', 100)}" for cell in TRAINED]
     apart = _pairs(lambda a, b: _separated(gain(a, b)))
     count = len(TRAINED) * (len(TRAINED) - 1) // 2
-    order = (
-        f"separated over the seeds, uncorrected for {count} pairs: {apart}"
-        if apart
-        else "no two of the trained starts are separated over the seeds"
-    )
+    order = "no two of the trained starts are separated over the seeds"
+    order = f"separated over the seeds, uncorrected for {count} pairs: {apart}" if apart else order
     return (
         f"Fine-tuned test accuracy in per cent, seed by seed: {shown}. Points above the random start of the same "
         f"design: {', '.join(gains)}; {order}."
@@ -174,6 +161,6 @@ def rate_note(rates: Sequence[Mapping[str, float]]) -> str:
     return f"The highest learning rate tried was the best{each} for {', '.join(top)}: a wider search might raise these."
 
 
-def _weak_rulers(accuracies: Iterable[tuple[str, float]], form: str = " {:.0%}") -> list[str]:
-    weak = [name + form.format(accuracy) for name, accuracy in accuracies if accuracy < 0.9]
+def _weak_rulers(accuracies: Iterable[tuple[str, float]], form: str = "{:.0%}") -> list[str]:
+    weak = [f"{name} {form.format(accuracy)}" for name, accuracy in accuracies if accuracy < 0.9]
     return [f"The ruler's models have not learned their task everywhere: {', '.join(weak)}."] if weak else []

@@ -13,7 +13,7 @@ import pandas as pd
 from fdlab.compare.cohort import Cohort
 from fdlab.experiments.digits import CELLS, FULL_MINUTES, study_of
 from fdlab.experiments.digits_words import notes_over_seeds
-from fdlab.experiments.words import claim_lines, figure_lines, limits_of
+from fdlab.experiments.words import claim_lines, figure_lines, limits_of, opening
 from fdlab.records.atomic import writable_folder, write_text
 from fdlab.records.store import Record
 from fdlab.records.table import join, markdown_lines, read_table, write_table
@@ -72,9 +72,8 @@ def as_markdown(report: Report) -> str:
     """The gallery for those who read it without a browser: findings, figures, table, limits."""
     facts, numbers = report.facts.written, readable(report.summary())
     numbers.columns = [str(name).replace("late_", "").replace("_", " ") for name in numbers.columns]
-    lines = [f"# {facts['title']}", "", facts["question"], ""]
-    lines += ["Made by `make reports`; the whole page is `index.html`, every number is in `table.csv`.", ""]
-    lines += [*(f"- {note}" for note in facts["notes"]), ""]
+    origin = "Made by `make reports`; the whole page is `index.html`, every number is in `table.csv`."
+    lines = opening(facts, origin)
     if any(claim["verdict"] != "not tested" for claim in facts["claims"]):
         lines += [*claim_lines(facts["claims"]), ""]
     for figure in available(report):

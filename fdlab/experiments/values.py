@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,13 +12,14 @@ import pandas as pd
 from fdlab.compare.cohort import Cohort, Member
 from fdlab.errors import FdlabError
 from fdlab.experiments.two_factors import Cell, Study
+from fdlab.records.atomic import read_json
 from fdlab.records.means import means_over_seeds, rows_of
 from fdlab.records.metrics import METRICS
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join
 from fdlab.study import stage
-from fdlab.study.rate_search import accuracies
+from fdlab.study.rate_search import outcome
 from fdlab.version import versions
 
 PROBE = "cells"
@@ -35,20 +36,12 @@ class Measure(NamedTuple):
 
 
 MEASURES = (
-    Measure("attention", "distance_spread", late=True),
-    Measure("attention", "r2_relative", late=True),
-    Measure("attention", "r2_absolute", late=True),
-    Measure("attention", "nmi", late=True),
-    Measure("attention", "head_similarity", late=True),
-    Measure("attention", "entropy", late=True),
+    *(Measure("attention", metric, late=True) for metric in ("distance_spread", "r2_relative", "r2_absolute")),
+    *(Measure("attention", metric, late=True) for metric in ("nmi", "head_similarity", "entropy")),
     Measure("hessian", "eigenvalue_1_balanced", log=True),
-    Measure("sharpness", "sharpness_adaptive"),
-    Measure("sharpness", "noise_to_rise"),
-    Measure("features", "knn"),
-    Measure("features", "linear_probe"),
-    Measure("trainability", "best_accuracy"),
-    Measure("trainability", "lr_width"),
-    Measure("trainability", "steps_to_loss"),
+    *(Measure("sharpness", metric) for metric in ("sharpness_adaptive", "noise_to_rise")),
+    *(Measure("features", metric) for metric in ("knn", "linear_probe")),
+    *(Measure("trainability", metric) for metric in ("best_accuracy", "lr_width", "steps_to_loss")),
 )
 
 
@@ -58,10 +51,8 @@ def measured(study: Study) -> pd.DataFrame:
     for cell in study.cells:
         for seed in study.seeds:
             for name in study.size.asked(cell, seed):
-                try:
+                with contextlib.suppress(FdlabError):
                     tables.append(Record.load(study.record(cell, seed, name)).table)
-                except FdlabError:
-                    continue
     return join(tables)
 
 
@@ -71,12 +62,8 @@ def finetuned(study: Study) -> tuple[pd.DataFrame, list[str]]:
     rows: list[dict[str, Any]] = []
     for start in study.starts:
         for labels in study.size.few:
-            run, common = RunFolder(study.few_run(start, labels)), {**start.row, "probe": "few_labels", "x": labels}
-            failed = bool(stage.failure(str(run.path), start.after))
-            if run.finished or failed:
-                rows.append({**common, "metric": "diverged", "value": float(failed)})
-            if run.finished:
-                rows += [{**common, **line} for line in accuracies(run, ("accuracy",))]
+            run, columns = RunFolder(study.few_run(start, labels)), {"probe": "few_labels", "x": labels}
+            rows += outcome(run, start, columns, ("accuracy",))
     few = frame(rows)
     return join([table, few, means_over_seeds(few)]), notes
 
@@ -120,11 +107,9 @@ def lost(study: Study) -> list[str]:
             if why := next(filter(None, (stage.failure(run) for run in start.after)), ""):
                 sentences.append(f"{cell.label}, seed {seed}, has no result: {why}")
                 continue
-            for name in study.size.asked(cell, seed):
-                path = study.record(cell, seed, name) / "failed.json"
-                if path.is_file():
-                    why = json.loads(path.read_text(encoding="utf-8"))["why"]
-                    sentences.append(f"{name} of {cell.label}, seed {seed}, has no result: {why}")
+            asked = {name: study.record(cell, seed, name) for name in study.size.asked(cell, seed)}
+            failed = ((name, read_json(record / "failed.json").get("why")) for name, record in asked.items())
+            sentences += [f"{name} of {cell.label}, seed {seed}, has no result: {why}" for name, why in failed if why]
             runs = [study.search.run(start, rate).path for rate in study.size.rates]
             runs += [study.few_run(start, labels) for labels in study.size.few]
             if count := sum(bool(stage.failure(str(run))) for run in runs):
@@ -149,9 +134,7 @@ def cohort_of(cells: Sequence[Cell], source: Callable[[Cell], str] = lambda cell
 def shared_facts(study: Study, cohort: Cohort) -> dict[str, Any]:
     """What the page says of every two-factor study: its models in order, teachers and controls, seconds, versions."""
     return {
-        "order": cohort.labels(),
-        "cohort": [member.model_dump(exclude_defaults=True) for member in cohort.model],
-        "controls": {member.label: member.control for member in cohort.model if member.control},
+        **cohort.facts(),
         "seconds": {name: _seconds(study, patterns) for name, patterns in study.size.seconds.items()},
         "versions": versions(),
     }

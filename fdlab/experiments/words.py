@@ -94,14 +94,20 @@ def signed(change: Estimate, form: str = "+.3g", scale: float = 1.0, remark: str
 def as_markdown(report: Report) -> str:
     """The report for those who read it without a browser."""
     facts = report.facts.written
-    lines = [f"# {facts['title']}", "", facts["question"], ""]
-    lines += [f"Made by `{facts['command']}`; what was decided before is in `plan.md`, the whole page is `index.html`."]
-    lines += ["", *(f"- {note}" for note in facts["notes"]), "", *claim_lines([*facts["premises"], *facts["claims"]])]
+    where = "what was decided before is in `plan.md`, the whole page is `index.html`."
+    lines = opening(facts, f"Made by `{facts['command']}`; {where}")
+    lines += claim_lines([*facts["premises"], *facts["claims"]])
     for figure in ("two_way", "trainability"):
         subject = figure_of(figure, report)
         if subject.present:
             lines += ["", f"## {subject.title}", "", *figure_lines(figure, report), *markdown_lines(subject.numbers())]
     return "\n".join([*lines, "", "An interval is a 95 % t-interval over seeds; * leaves out 0.", ""])
+
+
+def opening(facts: Mapping[str, Any], origin: str) -> list[str]:
+    """Title, question, how the report was made, and the notes."""
+    notes = [f"- {note}" for note in facts["notes"]]
+    return [f"# {facts['title']}", "", facts["question"], "", origin, "", *notes, ""]
 
 
 def claim_lines(claims: Sequence[Mapping[str, Any]]) -> list[str]:

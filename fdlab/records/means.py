@@ -65,12 +65,12 @@ def known_mean(values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def means_over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+def means_over_seeds(table: pd.DataFrame, fewest: int = 2) -> pd.DataFrame:
     """Rows without a seed: the means over the seeds of each measure, with Student's t-interval and ``n`` = seeds.
 
-    A table of one seed has no such rows, as its own rows say it all.
+    A table of fewer seeds than ``fewest`` has no such rows: where there is one seed, its own rows say it all.
     """
-    if table["seed"].nunique() < 2:
+    if table["seed"].nunique() < fewest:
         return frame([])
     keys = ["model", "metric", "block", "head", "x", "y", "objective", "reference"]
     kept = table[table["value"].notna() & table["seed"].notna()]

@@ -32,6 +32,21 @@ def slug(label: str) -> str:
     return re.sub(r"[^\w.=]+", "-", label).strip("-")
 
 
+def refuse_foreign(folder: Path, what: str, marker: str) -> None:
+    """Refuses a folder with files in it, where the file ``marker`` would have said that they are fdlab's.
+
+    Raises:
+        FdlabError: code 2; ``what`` ends the sentence "The folder is not empty and".
+    """
+    if foreign := sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")):
+        raise FdlabError(
+            f"{folder} is not empty and {what}.",
+            f"It holds {', '.join(foreign[:3])} and no {marker}.",
+            "Name another folder with -o/--out; nothing there was touched.",
+            code=USAGE,
+        )
+
+
 class RunFolder:
     """Paths and small files of one run. Making it does not touch the disk; ``prepare`` does."""
 
@@ -90,14 +105,7 @@ class RunFolder:
             )
         writable_folder(self.path)
         if not self.recipe.is_file():
-            foreign = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
-            if foreign:
-                raise FdlabError(
-                    f"{self.path} is not empty and is no run of fdlab.",
-                    f"It holds {', '.join(sorted(foreign)[:3])} and no recipe.toml.",
-                    "Name another folder with -o/--out; nothing there was touched.",
-                    code=USAGE,
-                )
+            refuse_foreign(self.path, "is no run of fdlab", "recipe.toml")
             write_text(self.recipe, recipe_toml)
 
     def beside(self, name: str) -> RunFolder:

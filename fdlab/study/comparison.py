@@ -95,14 +95,8 @@ def compare(
     notes = list(dict.fromkeys(note for result in results.values() for note in result.notes)) + not_taken
     notes += _about_models(cohort, families, next(iter(results.values())).records)
     report = Report(table, {**_facts(cohort, results, data, seed, added), "notes": notes, "command": command})
-    page = write_report(folder, report)
-    return {
-        "page": page,
-        "table": table,
-        "summary": readable(report.summary()),
-        "pairs": pairwise(report),
-        "notes": notes,
-    }
+    page, summary, pairs = write_report(folder, report), readable(report.summary()), pairwise(report)
+    return {"page": page, "table": table, "summary": summary, "pairs": pairs, "notes": notes}
 
 
 def _about_models(cohort: Cohort, families: Mapping[str, str], records: Mapping[str, Record]) -> list[str]:
@@ -148,14 +142,9 @@ def _facts(cohort: Cohort, results: Mapping[str, Gathered], data: str, seed: int
     labels = cohort.labels()
     facts["title"] = f"{len(labels)} models compared: {', '.join(labels)}"
     facts["question"] = "How do these models differ, on the same images, beyond what the images' scatter explains?"
-    facts["order"] = [*labels, *([CONTROL] if added else [])]
-    facts["cohort"] = [member.model_dump(exclude_defaults=True) for member in cohort.model]
-    named = {member.label: member.control for member in cohort.model if member.control}
-    if named:
-        facts["controls"] = named
-    chosen = [member.label for member in cohort.model if member.pair_of]
-    if chosen:
-        first = next(member for member in cohort.model if member.label == chosen[0])
+    facts |= cohort.facts()
+    facts["order"] += [CONTROL] if added else []
+    if first := next((member for member in cohort.model if member.pair_of), None):
         facts["compare"] = [first.pair_of, first.label]
     elif cohort.baseline and len(labels) > 1:
         facts["compare"] = [cohort.baseline, next(label for label in labels if label != cohort.baseline)]

@@ -86,14 +86,12 @@ def diagnose(
     from fdlab.report.report import Report
 
     folder = writable_folder(out)
-    common: dict[str, Any] = {
-        "seed": seed, "device": device, "batch": batch, "fresh": fresh, "quiet": quiet, "random_control": control,
-    }  # fmt: skip
+    common = {"seed": seed, "device": device, "batch": batch, "fresh": fresh, "quiet": quiet, "random_control": control}
     result = gather(probe, list(models), data, parts=parts, images=images, **common, **settings)
     manifests = {label: record.manifest for label, record in result.records.items()}
     if maps:  # on as many of the same images as the tolerance asked for
         measured = max(manifest["offered"] for manifest in manifests.values())
-        result = _together(result, gather("attention_maps", list(models), data, images=measured, **common))
+        result = _together(result, gather("attention_maps", list(models), data, parts=(), images=measured, **common))
     facts = facts_of(probe, data, seed, manifests) | {"notes": result.notes}
     facts["command"] = command or f"fdlab diagnose {probe}"
     save_records(folder / "records", result.records)
@@ -120,7 +118,7 @@ def gather(probe: str, models: Any, data: str, *, parts: Sequence[str] = (), **s
     manifests = {label: record.manifest for label, record in records.items()}
     shown = {label: shown_family(label, str(m["kind"])) for label, m in manifests.items()}
     table = join(tables)
-    table = table.assign(family=[shown[label] for label in table["model"]])
+    table["family"] = [shown[label] for label in table["model"]]
     warned = [*open_data(data).notes, *(str(w.message) for w in caught if issubclass(w.category, UserWarning))]
     notes = [*dict.fromkeys(warned), *(f"{m['label']}: {text}" for m in manifests.values() for text in m["assumed"])]
     for m in manifests.values():
@@ -174,6 +172,7 @@ def facts_of(probe: str, data: str, seed: int, manifests: Mapping[str, dict[str,
     """What captions and the page say beside the table."""
     subject = SUBJECTS.get(probe, Subject(f"{probe.capitalize()} of", ""))
     named = [label for label in manifests if label != CONTROL]
+    by_block = {label: m["uniform_by_block_px"] for label, m in manifests.items() if "uniform_by_block_px" in m}
     uniform = {label: m["uniform_distance_px"] for label, m in manifests.items() if m.get("uniform_distance_px")}
     return {
         "title": f"{subject.title} {', '.join(named)}",
@@ -181,9 +180,7 @@ def facts_of(probe: str, data: str, seed: int, manifests: Mapping[str, dict[str,
         "data": data,
         "images": min(m["images"] for m in manifests.values()),
         "uniform_px": uniform,
-        "uniform_by_block_px": {
-            label: m["uniform_by_block_px"] for label, m in manifests.items() if "uniform_by_block_px" in m
-        },
+        "uniform_by_block_px": by_block,
         "options": {label: m["options"] for label, m in manifests.items() if m["options"]},
         "seed": seed,
         "order": list(manifests),

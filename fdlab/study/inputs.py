@@ -36,7 +36,7 @@ def prepared(recipe: Recipe, kind: type[Task], device: str) -> tuple[Task, Calla
     run, low = recipe.run, recipe.run.precision == "bf16"
     task = kind(recipe.own, data, size=size, seed=run.seed, device=device, low=low, workers=run.workers, **held_out)
     _check_parts(task, recipe)
-    task.steps = steps = _length(recipe, data)
+    task.steps = steps = recipe.run.steps or _length(recipe, data)
     ranks = current()
     kept = resident(recipe.data.resident, data, size=size, device=device, view=recipe.view)
 
@@ -69,8 +69,7 @@ def planned_steps(recipe: Recipe) -> int:
 
 
 def _length(recipe: Recipe, data: ImageSource) -> int:
-    if recipe.run.steps:
-        return recipe.run.steps
+    """Steps of a run whose length is told in epochs."""
     if data.endless or not recipe.run.epochs:
         raise FdlabError(
             "The training has no length.",
@@ -130,10 +129,10 @@ def check_held_out(data: ImageSource, test: ImageSource) -> None:
             code=USAGE,
         )
     if data.classes and test.classes and data.classes != test.classes:
+        shown, others = (f"{len(names)} ({', '.join(names[:3])}, ...)" for names in (data.classes, test.classes))
         raise FdlabError(
             f"{data.spec} and {test.spec} have different classes.",
-            f"{len(data.classes)} ({', '.join(data.classes[:3])}, ...) and {len(test.classes)} "
-            f"({', '.join(test.classes[:3])}, ...).",
+            f"{shown} and {others}.",
             "Give test images of the same classes.",
             code=USAGE,
         )

@@ -5,6 +5,7 @@ A worker is started once and keeps its imports; it runs one job at a time on ``t
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -12,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +82,9 @@ def run_jobs(
     before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main else None
     try:
         with Progress(label, total, quiet=quiet) as progress:
-            _drive(jobs, workers, pool, reports, progress, results)
+            _drive(jobs, workers, pool, results, lambda names: _count(reports, progress, names))
+            progress.done = progress.total
+            progress.advance(0)
     except KeyboardInterrupt:
         _terminate(pool)
         raise FdlabError(
@@ -104,13 +107,9 @@ def run_jobs(
 
 
 def _drive(
-    jobs: Mapping[str, Job],
-    workers: int,
-    pool: ProcessPoolExecutor,
-    reports: Any,
-    progress: Progress,
-    results: dict[str, Any],
+    jobs: Mapping[str, Job], workers: int, pool: Executor, results: dict[str, Any], tell: Callable[[str], None]
 ) -> None:
+    """Fills ``results``; ``tell`` is called with the names of the running jobs, several times a second."""
     waiting = dict(jobs)
     running: dict[Future[Any], str] = {}
     while waiting or running:
@@ -120,20 +119,16 @@ def _drive(
             job = waiting.pop(name)
             running[pool.submit(job.call, **job.keywords)] = name
         done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-        _count(reports, progress, ", ".join(sorted(running.values())))
+        tell(", ".join(sorted(running.values())))
         for future in done:
             results[running.pop(future)] = future.result()
-    progress.done = progress.total
-    progress.advance(0)
 
 
 def _count(reports: Any, progress: Progress, note: str) -> None:
     units = 0
-    while True:
-        try:
+    with contextlib.suppress(queue.Empty):
+        while True:
             units += reports.get_nowait()
-        except queue.Empty:
-            break
     if units:
         progress.advance(units, note)
 

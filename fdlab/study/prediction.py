@@ -13,6 +13,7 @@ from fdlab.compare.cohort import Cohort
 from fdlab.compare.predict import Prediction, Rank
 from fdlab.compare.predict import predict as rank
 from fdlab.records.atomic import writable_folder
+from fdlab.records.estimate import Estimate
 from fdlab.records.metrics import METRICS
 from fdlab.records.table import frame
 from fdlab.report.report import Report
@@ -88,16 +89,13 @@ def _rows(measure: Rank) -> list[dict[str, Any]]:
     """A measure's rows; ``objective`` names the measure."""
     same = {"model": "", "probe": PROBE, "objective": measure.metric, "n": measure.n}
     parts = {
-        "kendall_tau": (measure.tau, measure.low, measure.high),
-        "kendall_one_out": (measure.tau, *measure.one_out),
-        "kendall_family_out": (measure.tau, *measure.family_out),
-        "kendall_p": (measure.p, math.nan, math.nan),
-        "kendall_p_holm": (measure.p_holm, math.nan, math.nan),
+        "kendall_tau": Estimate(measure.tau, measure.low, measure.high),
+        "kendall_one_out": Estimate(measure.tau, *measure.one_out),
+        "kendall_family_out": Estimate(measure.tau, *measure.family_out),
+        "kendall_p": Estimate(measure.p, math.nan, math.nan),
+        "kendall_p_holm": Estimate(measure.p_holm, math.nan, math.nan),
     }
-    return [
-        {**same, "metric": metric, "value": value, "low": low, "high": high}
-        for metric, (value, low, high) in parts.items()
-    ]
+    return [{**same, "metric": metric, **estimate.row} for metric, estimate in parts.items()]
 
 
 def readable(result: Prediction) -> pd.DataFrame:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from fdlab.records.atomic import writable_folder, write_json
+from fdlab.records.atomic import read_json, writable_folder, write_json
 from fdlab.records.definitions import write_definitions
 from fdlab.records.table import write_table
 from fdlab.report.report import Report
@@ -42,30 +41,18 @@ def write_report(out: Path | str, report: Report, *, teach: bool = False, again:
     return page
 
 
-def _contents(folder: Path) -> dict[str, Any]:
-    """What the folder's page was made of; empty where nothing says so."""
-    try:
-        return dict(json.loads((folder / CONTENTS).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
 def _written(folder: Path, report: Report, teach: bool) -> bool:
     """Whether the folder holds this very report: the same facts, the page of this table, every figure that it shows.
 
     The figures are named by ``contents.json``: asking the table would import matplotlib, which a second comparison
     can do without.
     """
-    try:
-        old = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        if "claims" not in report.facts.written:
-            old.pop("claims", None)  # verdicts on this very table stay
-        same = old == json.loads(json.dumps(dict(report.facts.written)))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return False
-    contents = _contents(folder)
+    old, contents = read_json(folder / "facts.json"), read_json(folder / CONTENTS)
+    if "claims" not in report.facts.written:
+        old.pop("claims", None)  # verdicts on this very table stay
+    same = old == json.loads(json.dumps(dict(report.facts.written), default=str))
     figures = [f"figures/{figure}.pdf" for figure in contents.pop("figures", ())]
-    whole = all((folder / name).is_file() for name in ("index.html", "definitions.csv", *figures))
+    whole = all((folder / name).is_file() for name in ("index.html", "facts.json", "definitions.csv", *figures))
     return same and whole and contents == {"table_sha256": report.digest, "teach": teach}
 
 
@@ -74,7 +61,7 @@ def rewrite_page(folder: Path, report: Report) -> Path:
     from fdlab.report.page import write_page
 
     write_json(folder / "facts.json", dict(report.facts.written))
-    return write_page(folder / "index.html", report, teach=bool(_contents(folder).get("teach")))
+    return write_page(folder / "index.html", report, teach=bool(read_json(folder / CONTENTS).get("teach")))
 
 
 def publish(source: Path | str, out: Path | str, *, teach: bool = False, title: str = "") -> Path:

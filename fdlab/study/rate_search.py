@@ -23,6 +23,7 @@ from fdlab.study import stage
 from fdlab.study.parallel import Job
 
 PROBE = "trainability"
+ACCURACIES = ("accuracy", "validation_accuracy")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ class Search:
         Rows of probe ``trainability``: ``accuracy``, ``validation_accuracy`` and ``diverged`` with the rate in ``x``;
         ``best_accuracy``, ``best_rate``, ``lr_width`` and ``steps_to_loss`` for each model and seed.
         """
-        rows = [row for start in starts for row in self._by_rate(start)]
+        tried = ((start, rate) for start in starts for rate in sorted(self.rates))
+        rows = [row for start, x in tried for row in outcome(self.run(start, x), start, {"probe": PROBE, "x": x})]
         notes: list[str] = []
         for label in dict.fromkeys(start.label for start in starts):
             seeds = [start for start in starts if start.label == label]
@@ -136,17 +138,6 @@ class Search:
         rows += self._paces(starts)
         table = frame(rows)
         return join([table, means_over_seeds(table)]), notes
-
-    def _by_rate(self, start: Start) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
-        for rate in sorted(self.rates):
-            run, common = self.run(start, rate), {**start.row, "probe": PROBE, "x": rate}
-            failed = self.failed(start, rate)
-            if run.finished or failed:
-                rows.append({**common, "metric": "diverged", "value": float(failed)})
-            if run.finished:
-                rows += [{**common, **line} for line in accuracies(run)]
-        return rows
 
     def _width(self, start: Start) -> Width | None:
         rates = sorted(self.rates)
@@ -164,8 +155,7 @@ class Search:
         """``steps_to_loss``: for each seed, the steps to the highest of the models' final losses."""
         curves: dict[int, dict[str, tuple[Start, np.ndarray, np.ndarray]]] = {}
         for start in starts:
-            best = self.best_rate(start) if self.complete(start) else None
-            if best is not None:
+            if self.complete(start) and (best := self.best_rate(start)) is not None:
                 steps, losses = loss_curve(self.run(start, best))
                 curves.setdefault(start.seed, {})[start.label] = (start, steps, smoothed(losses))
         rows = []
@@ -177,13 +167,19 @@ class Search:
         return rows
 
 
-def accuracies(run: RunFolder, metrics: Sequence[str] = ("accuracy", "validation_accuracy")) -> list[dict[str, Any]]:
-    """The accuracies of a finished fine-tuning, with their intervals where these are known."""
-    table = Record.load(run.path / "record").table
-    rows = []
+def outcome(
+    run: RunFolder, start: Start, columns: Mapping[str, Any], metrics: Sequence[str] = ACCURACIES
+) -> list[dict[str, Any]]:
+    """The rows of one fine-tuning: whether it diverged, and its accuracies with their intervals where it did not.
+
+    There are none while it has not ended. ``columns`` are those that all rows share.
+    """
+    common, failed = {**start.row, **columns}, bool(stage.failure(str(run.path), start.after))
+    rows = [{**common, "metric": "diverged", "value": float(failed)}] if run.finished or failed else []
+    table = Record.load(run.path / "record").table if run.finished else frame([])
     for line in table[table["metric"].isin(metrics)].to_dict("records"):
         bounds = {} if np.isnan(line["low"]) else {"low": line["low"], "high": line["high"], "n": int(line["n"])}
-        rows.append({"metric": line["metric"], "value": line["value"], **bounds})
+        rows.append({**common, "metric": line["metric"], "value": line["value"], **bounds})
     return rows
 
 

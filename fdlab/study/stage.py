@@ -116,9 +116,9 @@ def once(record: str | Path, question: Mapping[str, Any], answer: Callable[[], R
     asked = {**question, "version": __version__}
     if not answered(record, asked):
         began = time.monotonic()
-        made = answer()
-        made.manifest |= {"stage_question": asked, "seconds": round(time.monotonic() - began, 3)}
-        made.save(record)
+        result = answer()
+        result.manifest |= {"stage_question": asked, "seconds": round(time.monotonic() - began, 3)}
+        result.save(record)
 
 
 def answered(record: str | Path, question: Mapping[str, Any]) -> bool:

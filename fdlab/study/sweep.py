@@ -17,7 +17,7 @@ import pandas as pd
 
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import writable_folder, write_json
-from fdlab.records.intervals import t_interval
+from fdlab.records.means import means_over_seeds
 from fdlab.records.run_folder import RunFolder, slug
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join, write_table
@@ -145,19 +145,7 @@ def collect(folder: Path, runs: Sequence[tuple[Point, int]]) -> pd.DataFrame:
         if run.finished:
             rows = Record.load(run.path / "record").table
             parts.append(rows.assign(model=point.label, x=np.nan if point.x is None else point.x))
-            parts.append(frame([{**common, "metric": "diverged", "value": 0.0}]))
-        elif stage.failure(str(run.path)):
-            parts.append(frame([{**common, "metric": "diverged", "value": 1.0}]))
-    return join([*parts, _means(join(parts))])
-
-
-def _means(table: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    kept = table[table["metric"] != "learning_rate"]
-    for (model, metric), group in kept.groupby(["model", "metric"], sort=False):
-        value, low, high, _ = t_interval(group["value"].to_numpy())
-        first = group.iloc[0]
-        common = {name: first[name] for name in ("family", "probe", "x", "unit", "objective")}
-        bounds = {"value": value, "low": low, "high": high, "n": len(group)}
-        rows.append({**common, "model": model, "metric": metric, **bounds})
-    return frame(rows)
+        if run.finished or stage.failure(str(run.path)):
+            parts.append(frame([{**common, "metric": "diverged", "value": float(not run.finished)}]))
+    table = join(parts)
+    return join([table, means_over_seeds(table[table["metric"] != "learning_rate"], fewest=1)])

@@ -152,8 +152,7 @@ def check(starts: Sequence[Start], rates: Sequence[float]) -> None:
         raise FdlabError("The learning rates are no grid.", fix=fix, code=USAGE)
     labels = [start.name for start in starts]
     if twice := sorted({name for name in labels if labels.count(name) > 1}):
-        label = twice[0].rpartition("_")[0]
-        raise FdlabError(f"Two models are called {label!r}.", fix="Name them apart.", code=USAGE)
+        raise FdlabError(f"Two models are called {twice[0].rpartition('_')[0]!r}.", fix="Name them apart.", code=USAGE)
 
 
 def trainability(

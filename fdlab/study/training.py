@@ -29,6 +29,8 @@ from fdlab.study.watch import Watch, attention_probe, check_best, steps_of
 from fdlab.tasks.base import Task, find_task
 from fdlab.version import __version__
 
+Hooks = Iterable[Callable[[int], None]]  # each is called with the number of every finished step
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -63,18 +65,14 @@ def plan(
     Raises:
         FdlabError: code 2, an unknown recipe, or settings that are unknown or wrong: all of them at once.
     """
-    options = {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in (options or {}).items()
-        if value not in (None, "")
-    }
+    options = {key: value for key, value in (options or {}).items() if value not in (None, "")}
     if "data.source" in options and "data.test" not in {*options, *(overrides or {})}:
         options["data.test"] = ""  # the recipe's test images belong to the recipe's own data
     layers = {
         f"recipe {recipe}": recipes.read(recipe),
         **({"--config": recipes.read(str(config))} if config else {}),
         "--set": recipes.nested(overrides or {}),
-        "command line": recipes.nested(options),
+        "command line": recipes.nested({k: str(v) if isinstance(v, Path) else v for k, v in options.items()}),
     }
     name = task or task_of(recipe)
     kind = find_task(name)
@@ -91,7 +89,7 @@ def run(
     out: str | Path,
     *,
     quiet: bool = False,
-    on_step: Iterable[Callable[[int], None]] = (),
+    on_step: Hooks = (),
     label: str = "",
     family: str = "",
     fork: str = "",
@@ -115,7 +113,7 @@ def run(
         check_device(recipe, device, ranks.ranks)
         if fork:
             folder = _forked(recipe, folder, fork)
-        ranks.first(lambda: _prepare(recipe, folder))
+        ranks.first(lambda: folder.prepare(recipe.as_toml(), _differences(recipe, folder)))
         if not ranks.any(folder.finished):
             held.enter_context(determinism(recipe.run.deterministic))
             ranks.first(lambda: held.enter_context(folder.locked()))
@@ -123,17 +121,17 @@ def run(
     return folder.path
 
 
-def _prepare(recipe: Recipe, folder: RunFolder) -> None:
-    old = folder.recipe.read_text(encoding="utf-8") if folder.recipe.is_file() else None
-    folder.prepare(recipe.as_toml(), recipes.differences(old, recipe) if old else None)
+def _differences(recipe: Recipe, folder: RunFolder) -> list[str]:
+    """How the settings differ from those of the run in the folder; empty where there is none."""
+    old = folder.recipe.read_text(encoding="utf-8") if folder.recipe.is_file() else ""
+    return recipes.differences(old, recipe) if old else []
 
 
 def _forked(recipe: Recipe, origin: RunFolder, name: str) -> RunFolder:
     def fork() -> None:
-        old = origin.recipe.read_text(encoding="utf-8") if origin.recipe.is_file() else ""
         if not origin.beside(name).recipe.is_file():  # else the same command was given before
             _check_fork(recipe, origin)
-        origin.fork(name, recipe.as_toml(), recipes.differences(old, recipe) if old else [])
+        origin.fork(name, recipe.as_toml(), _differences(recipe, origin))
 
     current().first(fork)
     return origin.beside(name)
@@ -159,46 +157,28 @@ def _check_fork(recipe: Recipe, origin: RunFolder) -> None:
 
 
 def _train(
-    planned: Plan,
-    folder: RunFolder,
-    device: str,
-    started: float,
-    quiet: bool,
-    on_step: Iterable[Callable[[int], None]],
-    label: str,
-    family: str,
+    planned: Plan, folder: RunFolder, device: str, started: float, quiet: bool, on_step: Hooks, label: str, family: str
 ) -> None:
-    recipe, ranks = planned.recipe, current()
+    recipe, ranks, label = planned.recipe, current(), label or folder.path.name
     task, batches, steps = prepared(recipe, planned.task, device)
     ranks.first(lambda: folder.same_inputs(identities(task)))
-    keep = snapshots(task, recipe, folder) if ranks.leader else []
+    hooks = [*on_step, *(snapshots(task, recipe, folder) if ranks.leader else ())]
     check_best(task, recipe)
-    watch_every, probe_every = (steps_of(n, task, recipe) for n in (recipe.watch.every, recipe.watch.probe_every))
-    watch = Watch(task, recipe) if watch_every else None
+    every, probe_every = (steps_of(epochs, task, recipe) for epochs in (recipe.watch.every, recipe.watch.probe_every))
+    watch = Watch(task, recipe) if every else None
     if probe_every and ranks.leader:
-        keep.append(attention_probe(task, recipe, folder, probe_every))
+        hooks.append(attention_probe(task, recipe, folder, probe_every))
     result = None
-    with (
-        contextlib.suppress(torch.OutOfMemoryError),
-        Progress(label or folder.path.name, steps, quiet=quiet) as progress,
-    ):
+    with contextlib.suppress(torch.OutOfMemoryError), Progress(label, steps, quiet=quiet) as progress:
         result = train(
-            task,
-            batches,
-            recipe,
-            folder,
-            steps=steps,
-            progress=progress,
-            on_step=(*on_step, *keep),
-            watch=watch,
-            watch_every=watch_every,
+            task, batches, recipe, folder, steps=steps, progress=progress, on_step=hooks, watch=watch, watch_every=every
         )
     if result is None:  # out of the handler, so that what the failed step held is free again
         batch, parts = recipe.run.batch, recipe.run.accumulate * ranks.ranks
         fits = largest_part(task, batches, batch, parts) if ranks.alone else 0
         raise out_of_memory(batch, parts, fits, task.couples_images)
     facts = {
-        "label": label or folder.path.name,
+        "label": label,
         "family": family or task.family,
         "seed": recipe.run.seed,
         "steps": steps,
@@ -259,8 +239,7 @@ def pretrain(
     Example:
         ``run = fdlab.pretrain("digits/masked", out="runs/mim", overrides={"run.steps": 500})``
     """
-    own = {key if "." in key else f"{task_of(recipe)}.{key}": value for key, value in settings.items()}
-    options = _common(data, test, seed, device) | own
+    options = _options(task_of(recipe), settings, data, test, seed, device)
     return run(plan(recipe, overrides=overrides, config=config, options=options), out, quiet=quiet)
 
 
@@ -295,8 +274,7 @@ def distill(
     Example:
         ``run = fdlab.distill(teacher="runs/contrastive", data="digits", out="runs/student")``
     """
-    own = {f"distill.{key}": value for key, value in {"teacher": teacher, **settings}.items()}
-    options = _common(data, test, seed, device) | own
+    options = _options("distill", {"teacher": teacher, **settings}, data, test, seed, device)
     return run(plan(recipe, task="distill", overrides=overrides, config=config, options=options), out, quiet=quiet)
 
 
@@ -331,11 +309,13 @@ def finetune(
     Example:
         ``run = fdlab.finetune(model="runs/student", data="digits#train", test="digits#test", out="runs/tuned")``
     """
-    own = {f"classify.{key}": value for key, value in {"model": model, **settings}.items()}
-    options = _common(data, test, seed, device) | own
+    options = _options("classify", {"model": model, **settings}, data, test, seed, device)
     return run(plan(recipe, task="classify", overrides=overrides, config=config, options=options), out, quiet=quiet)
 
 
-def _common(data: object, test: object, seed: int | None, device: str | None) -> dict[str, Any]:
-    """The settings that every training has, by dotted key; None where the caller said nothing."""
-    return {"data.source": data, "data.test": test, "run.seed": seed, "run.device": device}
+def _options(
+    task: str, own: Mapping[str, Any], data: object, test: object, seed: int | None, device: str | None
+) -> dict[str, Any]:
+    """The task's own settings and those that every training has, by dotted key; None leaves the recipe's."""
+    named = {key if "." in key else f"{task}.{key}": value for key, value in own.items()}
+    return {"data.source": data, "data.test": test, "run.seed": seed, "run.device": device} | named

@@ -20,11 +20,6 @@ from fdlab.study.publish import rewrite_page
 if TYPE_CHECKING:
     import pandas as pd
 
-CONTRASTS = (
-    *("id", "role", "metric", "direction", "smallest", "compared", "effect", "low", "high", "n", "unit"),
-    *("p_for", "p_against", "by_group"),
-)
-
 
 def claims(
     source: Path | str,
@@ -141,7 +136,7 @@ def contrasts_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
         for verdict in verdicts
         for contrast in verdict.contrasts
     ]
-    return pd.DataFrame(rows, columns=list(CONTRASTS))
+    return pd.DataFrame(rows, columns=["id", "role", *_effect(None), "p_for", "p_against", "by_group"])
 
 
 def _effect(contrast: Contrast | None) -> dict[str, Any]:
@@ -167,9 +162,8 @@ def effect_text(verdict: Verdict) -> str:
     if effect is None or verdict.p_holm is None:
         return ""
     metric, change = effect.result.metric, effect.change
-    number = signed(metric, change)
     unit = "test samples" if effect.result.unit == "intervals" else effect.result.unit
-    return f"{metric} {number}, {change.n} {unit}, p {p_text(verdict.p_holm)} after Holm"
+    return f"{metric} {signed(metric, change)}, {change.n} {unit}, p {p_text(verdict.p_holm)} after Holm"
 
 
 def p_text(p: float) -> str:

@@ -74,8 +74,7 @@ class Watch:
     def __init__(self, task: Task, recipe: Recipe) -> None:
         settings, seed = recipe.watch, recipe.run.seed
         held = task.validation or task.test
-        on_test = task.validation is None and task.test is not None
-        if recipe.save.best in WATCHED and on_test:
+        if recipe.save.best in WATCHED and held is not None and held is task.test:
             raise FdlabError(
                 f"The best state by {recipe.save.best!r} would be chosen on test images.",
                 "Their accuracy would then say too much.",
