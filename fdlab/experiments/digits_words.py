@@ -116,7 +116,8 @@ def _accuracies(counts: Mapping[str, tuple[int, int]]) -> str:
     apart = _pairs(lambda a, b: spans[a].high < spans[b].low or spans[b].high < spans[a].low)
     values = ", ".join(f"{label} {100 * span.value:.1f}" for label, span in spans.items())
     verdict = "the trained starts are not separated from each other by their 95 % intervals"
-    verdict = f"separated by their 95 % intervals: {apart}" if apart else verdict
+    if apart:
+        verdict = f"separated by their 95 % intervals: {apart}"
     return f"Fine-tuned test accuracy in per cent: {values}; {verdict} (one seed)."
 
 
@@ -129,7 +130,8 @@ def _accuracies_over_seeds(values: Mapping[str, Sequence[float]]) -> str:
     apart = _pairs(lambda a, b: _separated(gain(a, b)))
     count = len(TRAINED) * (len(TRAINED) - 1) // 2
     order = "no two of the trained starts are separated over the seeds"
-    order = f"separated over the seeds, uncorrected for {count} pairs: {apart}" if apart else order
+    if apart:
+        order = f"separated over the seeds, uncorrected for {count} pairs: {apart}"
     return (
         f"Fine-tuned test accuracy in per cent, seed by seed: {shown}. Points above the random start of the same "
         f"design: {', '.join(gains)}; {order}."
