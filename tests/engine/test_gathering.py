@@ -121,7 +121,7 @@ def test_a_slow_copy_needs_whole_weights(tmp_path: Path) -> None:
     sets = torchrun.sets(run__steps=2, run__strategy="fsdp")
     code, _, said = torchrun.finish(["pretrain", "digits/dino", "-o", str(tmp_path / "d"), *sets])
     assert code != 0
-    assert "task=dino cannot be had with run.strategy=fsdp" in said
+    assert "task=dino cannot be used with run.strategy=fsdp" in said
 
 
 @pytest.mark.parametrize("recipe", ["digits/contrastive", "digits/moco"])

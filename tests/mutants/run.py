@@ -183,6 +183,7 @@ def try_all(faults: list[Fault], root: Path = ROOT) -> list[Outcome]:
                 free.put(copy)
 
         tests = sorted({fault.test for fault in faults})
+        print(f"{len(tests)} tests without a fault, then {len(faults)} faults", flush=True)
         sound = dict(zip(tests, pool.map(without_fault, tests), strict=True))
         for outcome in pool.map(lambda fault: tried(fault, sound, free, root), faults):
             fault = outcome.fault
