@@ -53,7 +53,7 @@ class Family:
         default: names in the order of preference (what the authors publish or evaluate).
         matches: the signature, over the default network (prefix removed) and the whole file; families
             are asked in order, the first that answers yes wins.
-        builder: which builder of ``fdlab/encoders/builders`` turns the tensors into a timm class.
+        builder: which builder of ``fdlab/checkpoints/builders`` turns the tensors into a timm class.
         marker: the key of the patch embedding, by which a place is found.
         leftovers: patterns (full match) of keys that are known and not part of the encoder. Keys that
             do not lie under the network's prefix are written with a leading "/".
