@@ -28,7 +28,18 @@ def start(out: Path, steps: int = 4000) -> subprocess.Popen[str]:
     for text in (f"run.steps={steps}", "run.batch=16", "save.every=3", "run.log_every=1"):
         words += ["--set", text]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "fdlab", *words], env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "fdlab", *words],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_interrupts,
+    )
+
+
+def hear_interrupts() -> None:
+    """In the child: a shell's background job starts with SIGINT ignored, and its children would ignore it too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_step(out: Path, step: int, process: subprocess.Popen[str]) -> None:
