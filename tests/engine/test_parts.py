@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from fdlab.engine.average import Average
 from fdlab.engine.optim import make_optimizer
 from fdlab.engine.settings import OptimSettings
 from fdlab.engine.shares import Share, SharedDropPath, drawn, equal_shares, share_drop_path, sharing
+from fdlab.engine.state import State
 from fdlab.errors import FdlabError
 from fdlab.records.run_folder import RunFolder
 from fdlab.study.training import plan, run
@@ -139,6 +142,17 @@ def test_average_and_best_survive_a_stop_and_are_exported(tmp_path: Path) -> Non
     assert facts["validation_accuracy"] == max(judged.values())
     assert judged[int(facts["best_step"])] == max(judged.values())
     assert json.loads((tmp_path / "cut" / "run.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize(("name", "values", "best"), [("knn", [0.2, 0.5, 0.4, 0.5], 2), ("test_loss", [3, 1, 2, 1], 2)])
+def test_the_best_evaluation_is_the_highest_or_of_losses_the_lowest(name: str, values: list[float], best: int) -> None:
+    """Of equal evaluations the first one stays."""
+    state = object.__new__(State)  # nothing of it but the best evaluation is asked
+    state.recipe, state.ranks, state.best = SimpleNamespace(save=SimpleNamespace(best=name)), MagicMock(), {}
+    for step, value in enumerate(values, 1):
+        state.keep_best(step, {name: value})
+    assert (state.best["step"], state.best["value"]) == (best, values[best - 1])
+    assert state.ranks.first.call_count == best  # each better one is written
 
 
 def test_a_best_number_that_is_not_evaluated_is_named(tmp_path: Path) -> None:
