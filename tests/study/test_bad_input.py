@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,26 +36,51 @@ def table(name: str, values: dict[str, Any]) -> dict[str, Any]:
 # ---- a loader's process that dies
 
 
+KILLED = """
+import json, multiprocessing, os, signal, sys, torch
+from pathlib import Path
+from fdlab.errors import FdlabError
+from fdlab.study.training import plan, run
+
+options, out, late = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "True"
+
+def kill(step):
+    if step == 5:
+        worker = multiprocessing.active_children()[0]
+        os.kill(worker.pid or 0, signal.SIGKILL)
+        if late:
+            worker.join()
+            for _ in range(1000):
+                torch.ones(4).sum()
+
+if __name__ == "__main__":
+    planned = plan("digits/masked", options={**options, "run.workers": 2})
+    try:
+        run(planned, out, quiet=True, on_step=[kill])
+    except FdlabError as error:
+        print(json.dumps({"what": error.what, "fix": error.fix, "code": error.code}))
+"""
+
+
 @pytest.mark.parametrize("late", [False, True], ids=["while it waits for data", "while it computes"])
 def test_a_killed_worker_says_so_and_the_run_goes_on(tmp_path: Path, late: bool) -> None:
-    """torch tells of it wherever the training is at that moment: in the loader, or in the middle of a step."""
+    """torch tells of it wherever the training is at that moment: in the loader, or in the middle of a step.
+
+    It raises from a signal's handler, so the training has a process of its own: in the tests' own process, the error
+    could arise in the middle of pytest.
+    """
     own = {**table("masked.model", TINY), "run.steps": 40, "run.batch": 16, "save.every": 2, "data.resident": "off"}
     planned = plan("digits/masked", options={**own, "run.workers": 2})
-
-    def kill(step: int) -> None:
-        if step == 5:
-            worker = multiprocessing.active_children()[0]
-            os.kill(worker.pid or 0, signal.SIGKILL)
-            if late:
-                worker.join()
-                for _ in range(1000):
-                    torch.ones(4).sum()
-
     run(plan("digits/masked", options=own), tmp_path / "whole", quiet=True)
-    with pytest.raises(FdlabError, match="A process that prepares batches has died") as caught:
-        run(planned, tmp_path / "cut", quiet=True, on_step=[kill])
-    assert caught.value.code == 1
-    assert "run.workers=0" in caught.value.fix
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED, encoding="utf-8")
+    words = [sys.executable, str(script), json.dumps(own), str(tmp_path / "cut"), str(late)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shown = subprocess.run(words, capture_output=True, text=True, check=True, env=environment).stdout
+    caught = json.loads(shown.splitlines()[-1])
+    assert "A process that prepares batches has died" in caught["what"]
+    assert caught["code"] == 1
+    assert "run.workers=0" in caught["fix"]
     assert 4 <= torch.load(RunFolder(tmp_path / "cut").last, weights_only=True)["step"] < 40
     run(planned, tmp_path / "cut", quiet=True)
     whole, again = (load_file(tmp_path / name / "encoder.safetensors") for name in ("whole", "cut"))
