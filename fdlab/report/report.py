@@ -27,7 +27,7 @@ LATE_METRICS = (
     *("nmi", "nmi_shuffled", "r2_relative", "r2_absolute"),
 )
 NOT_MODELS = ("ruler", "curve", "predict")  # probes whose rows speak of no model of the report
-PARTS = ("value", "low", "high")
+BOUNDED = ("value", "low", "high")
 
 
 class Report:
@@ -132,7 +132,7 @@ class Report:
     def by_block(self, metric: str, model: str, probe: str = "attention") -> pd.DataFrame:
         """Means over heads and seeds by block; columns block (from 1), depth, value, low, high."""
         found = self.of(model, probe, metric)
-        mean = found[found["block"].notna()].groupby("block", as_index=False)[["depth", *PARTS]].mean()
+        mean = found[found["block"].notna()].groupby("block", as_index=False)[["depth", *BOUNDED]].mean()
         return mean.assign(block=mean["block"].astype(int) + 1)
 
     def uniform_by_block(self, model: str) -> list[float]:
@@ -198,7 +198,7 @@ class Report:
 
 def estimate(rows: pd.DataFrame) -> Estimate:
     """The plain mean of rows of one quantity and of their bounds; several seeds: see the module's text."""
-    numbers = rows[[*PARTS, "seed", "n"]].to_numpy(float)  # a page asks hundreds of times
+    numbers = rows[[*BOUNDED, "seed", "n"]].to_numpy(float)  # a page asks hundreds of times
     numbers = numbers[~np.isnan(numbers[:, 0])]
     if not len(numbers):
         return UNKNOWN
@@ -223,10 +223,10 @@ def _means(columns: np.ndarray) -> np.ndarray:
 def estimate_at(rows: pd.DataFrame, block: int) -> Estimate:
     """The estimate of one block in rows as ``Report.by_block`` gives them; unknown where there is no such block."""
     there = rows[rows["block"] == block]
-    return Estimate(*there.iloc[0][list(PARTS)]) if len(there) else UNKNOWN
+    return Estimate(*there.iloc[0][list(BOUNDED)]) if len(there) else UNKNOWN
 
 
 def along(curve: pd.DataFrame, model: str) -> pd.DataFrame:
     """A model's rows by ``x``, from the lowest: several seeds as their mean, from the lowest to the highest bound."""
-    kept = curve[curve["model"] == model][["x", *PARTS]].astype(float)
+    kept = curve[curve["model"] == model][["x", *BOUNDED]].astype(float)
     return kept.groupby("x", as_index=False).agg({"value": "mean", "low": "min", "high": "max"})

@@ -12,7 +12,7 @@ from fdlab.report.figures.figure import Lines
 from fdlab.report.figures.heads import OfHeads
 from fdlab.report.figures.layout import REFERENCE_LINE
 from fdlab.report.numbers import show
-from fdlab.report.report import PARTS, estimate
+from fdlab.report.report import BOUNDED, estimate
 from fdlab.report.style import FAINT, PAPER, bars, block_ticks
 
 FEW = 48  # heads of a panel whose intervals can be told apart
@@ -70,7 +70,7 @@ class HeadEffects(OfHeads):
                     yield line | {"most needed head": "–", "its drop (%)": "undefined"}
                     continue
                 most = known.sort_values("value", kind="stable").iloc[-1]
-                drop = show(Estimate(*most[list(PARTS)]), self.metric)
+                drop = show(Estimate(*most[list(BOUNDED)]), self.metric)
                 yield line | {"most needed head": str(int(most["head"]) + 1), "its drop (%)": drop}
 
 

@@ -10,7 +10,7 @@ from fdlab.records.estimate import UNKNOWN, Estimate
 from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import bands, stacked
 from fdlab.report.numbers import spanned
-from fdlab.report.report import PARTS, Report, along
+from fdlab.report.report import BOUNDED, Report, along
 from fdlab.report.style import COLUMN, FAINT, WIDE, new_figure
 
 ACROSS = 4
@@ -69,7 +69,7 @@ class LandscapeLine(Figure):
         base, there = curve[curve["x"] == 0]["value"], curve[curve["x"] == self.distance]
         if base.empty or there.empty:
             return UNKNOWN
-        value, low, high = (float(there.iloc[0][part] - base.iloc[0]) for part in PARTS)
+        value, low, high = (float(there.iloc[0][part] - base.iloc[0]) for part in BOUNDED)
         return Estimate(value, low, high)
 
     def shows(self) -> str:
