@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from multiprocessing import active_children
 from typing import Any
 
 import numpy as np
@@ -197,8 +198,10 @@ class Batches:
             generator=torch.Generator(),
             pin_memory=self.device.type == "cuda",
         )
-        with worker_deaths():
-            for item, unreadable in loader:
+        before = set(active_children())
+        items = iter(loader)
+        with worker_deaths(set(active_children()) - before):
+            for item, unreadable in items:
                 if isinstance(item, FdlabError):
                     raise item
                 self.source.learn(unreadable)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from fdlab.errors import FdlabError
 
 # Words of torch's error about a loader process that was killed.
 SIGNS = ("exited unexpectedly", "is killed by signal")
+UNTIL_REPORTED = 2.0  # seconds, far more than a signal takes
 
 
 def sent(tensor: Tensor, device: str | torch.device) -> Tensor:
@@ -23,20 +26,35 @@ def sent(tensor: Tensor, device: str | torch.device) -> Tensor:
 
 
 @contextmanager
-def worker_deaths() -> Iterator[None]:
+def worker_deaths(workers: Iterable[BaseProcess] = ()) -> Iterator[None]:
     """Stands around everything that happens while loaders run: torch reports a death wherever the program is then.
+
+    Args:
+        workers: the processes of a loader whose batches are fetched inside.
 
     Raises:
         FdlabError: code 1, a loader's process has died.
     """
     try:
-        yield
+        try:
+            yield
+        except (ConnectionError, EOFError) as error:
+            # A batch is fetched over a socket of the process that made it. Where that process is dead, torch's report
+            # follows: its signal handler raises in here. Unawaited, it would raise while the interpreter ends.
+            time.sleep(UNTIL_REPORTED)
+            if all(worker.is_alive() for worker in workers):
+                raise
+            raise _death("It was killed while a batch was fetched from it.") from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error) or not any(sign in str(error) for sign in SIGNS):
             raise
-        raise FdlabError(
-            "A process that prepares batches has died.",
-            why=str(error).splitlines()[0].strip(),
-            fix="Usually memory ran out: use fewer workers (run.workers=0: none) or a smaller batch. "
-            "The same command goes on from the last checkpoint.",
-        ) from error
+        raise _death(str(error).splitlines()[0].strip()) from error
+
+
+def _death(why: str) -> FdlabError:
+    return FdlabError(
+        "A process that prepares batches has died.",
+        why=why,
+        fix="Usually memory ran out: use fewer workers (run.workers=0: none) or a smaller batch. "
+        "The same command goes on from the last checkpoint.",
+    )
