@@ -20,6 +20,7 @@ __all__ = [
     "distill",
     "finetune",
     "hessian_spectrum",
+    "load_classifier",
     "measure",
     "open_model",
     "pretrain",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fdlab.measures.attention import attention_metrics
     from fdlab.measures.spectrum import hessian_spectrum
     from fdlab.probes.measure import measure
+    from fdlab.study.classifier import load_classifier
     from fdlab.study.training import distill, finetune, pretrain
 
 __getattr__, __dir__ = lazy_attributes(
@@ -44,5 +46,6 @@ __getattr__, __dir__ = lazy_attributes(
         "pretrain": "fdlab.study.training",
         "distill": "fdlab.study.training",
         "finetune": "fdlab.study.training",
+        "load_classifier": "fdlab.study.classifier",
     },
 )

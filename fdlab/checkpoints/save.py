@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fdlab.checkpoints.blank import blank, unfitting
-from fdlab.checkpoints.unpickle import WeightFile, fdlab_metadata, refusal
+from fdlab.checkpoints.unpickle import WeightFile, fdlab_metadata, read_weights, refusal
 from fdlab.encoders.encoder import Floats3, Size, TimmCall
 from fdlab.encoders.positions import METHODS, resize_absolute, resize_relative, sincos_table
 from fdlab.encoders.student import TABLE, Design, build, seeded, stock_state, timm_call
@@ -92,6 +92,15 @@ def save_heads(path: Path, heads: Mapping[str, nn.Module]) -> Path:
     for name, head in heads.items():
         state |= {f"{name}.{key}": tensor.detach().clone() for key, tensor in head.state_dict().items()}
     return write_safetensors(path, state, {"fdlab_heads": ",".join(heads)})
+
+
+def read_heads(path: Path) -> dict[str, Tensor]:
+    """What ``save_heads`` wrote: ``name.key`` -> tensor.
+
+    Raises:
+        FdlabError: code 3, the file is absent or damaged.
+    """
+    return dict(read_weights(path).content)
 
 
 @dataclass(frozen=True)

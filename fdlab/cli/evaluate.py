@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Option
 
-from fdlab.cli import options
+from fdlab.cli import options, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,19 +70,49 @@ def linear(
 @app.command()
 def classifier(
     models: options.Models,
-    test: Test = "digits#test",
+    data: str = Option(..., "--data", "--test", help="Labelled test images, not those of the training."),
+    out: Path | None = Option(None, "-o", "--out", help="Folder for tables, confusions and the surest mistakes."),
     seed: int = Option(0, min=0, help="Of random: weights."),
     device: options.Device = "cpu",
     as_json: options.Json = False,
     quiet: options.NoProgress = False,
 ) -> None:
-    """The classifier that the file itself holds: no training, the classes in the file's order.
+    """The classifier of a finished fine-tuning, or one that a file holds: accuracy, by class, calibration, mistakes.
 
-    Example: [bold]fdlab evaluate classifier finetuned.pth --test cifar10/test.parquet[/bold]
+    Classes are matched by their names; by their order where a file names none.
+
+    Example: [bold]fdlab evaluate classifier runs/tuned --data my_photos/test -o reports/tuned[/bold]
     """
     from fdlab.study.evaluate import classifier as accuracy
+    from fdlab.study.evaluate import write_answers
 
-    _print(accuracy(models, test, seed=seed, device=device, quiet=quiet), as_json)
+    table, answers = accuracy(models, data, seed=seed, device=device, quiet=quiet)
+    if as_json:
+        typer.echo(table.to_json(orient="records"))
+    else:
+        _print_classes(table)
+    if out:
+        for path in write_answers(out, table, answers, data, seed=seed):
+            typer.echo(str(path), err=as_json)
+
+
+def _print_classes(table: pd.DataFrame) -> None:
+    """Accuracy, the worst classes, and what the shares are worth, of each model."""
+    for _, rows in table.groupby("model", sort=False):
+        known = {row.metric: row for row in show.rows(rows) if row.metric != "class_accuracy"}
+        _print(rows[rows["metric"] == "accuracy"], as_json=False)
+        worst = rows[rows["metric"] == "class_accuracy"].nsmallest(3, "value")
+        parts = [f"{row.objective} {100 * row.value:.0f} % of {row.n}" for row in show.rows(worst)]
+        typer.echo(f"  lowest: {', '.join(parts)}")
+        gap, error, chance = (known[m] for m in ("overconfidence", "calibration_error", "calibration_error_by_chance"))
+        typer.echo(
+            f"  shares of the named class are on average {100 * abs(gap.value):.1f} points "
+            f"{'above' if gap.value > 0 else 'below'} the accuracy ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+        )
+        typer.echo(
+            f"  calibration error {error.value:.3f}; a calibrated classifier would show "
+            f"{chance.low:.3f} to {chance.high:.3f} on {error.n} images"
+        )
 
 
 def _print(table: pd.DataFrame, as_json: bool) -> None:

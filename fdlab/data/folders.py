@@ -58,6 +58,11 @@ class Folder(Images):
         self._labels = np.array([number.get(c or "", -1) for _, classes in scanned for c in classes], dtype=np.int64)
         self.native_size = peek([lambda f=f: Path(f).read_bytes() for f in spread(self._files)], path)
 
+    @property
+    def files(self) -> list[str]:
+        """The paths of the images, in order."""
+        return self._files
+
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
         content = hashlib.sha256()

@@ -271,6 +271,11 @@ class ImageSource:
         """Why images could not be read so far, by number in the data; workers hand theirs over with ``learn``."""
         return dict(self._images.unreadable)
 
+    def readable(self, positions: Sequence[int] | range) -> list[int]:
+        """Those positions that were not found unreadable so far, in order."""
+        bad = self._images.unreadable
+        return [int(p) for p, index in zip(positions, self._at(positions), strict=True) if int(index) not in bad]
+
     def learn(self, unreadable: dict[int, str]) -> None:
         """Takes over what a loader's process could not read."""
         self._images.unreadable.update(unreadable)

@@ -36,7 +36,8 @@ def write_others(out: str | Path, cohort: str | Path, data: str, command: str) -
     shutil.rmtree(out / "records")  # the store has them; this report is kept light
     report = read_report(out)
     table, facts = report.table, dict(report.facts.written)
-    accuracy = classifier([f"{member.label}={member.source}" for member in group.model], data, quiet=False)
+    answers, _ = classifier([f"{member.label}={member.source}" for member in group.model], data, quiet=False)
+    accuracy = answers[answers["metric"] == "accuracy"]
     families = dict(zip(table["model"], table["family"], strict=True))
     table = join([table, accuracy.assign(family=[families[label] for label in accuracy["model"]])])
     facts["notes"] = [*_accuracies(table), *facts["notes"]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,12 @@ from fdlab.encoders.encoder import Encoder
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures.classifier import knn_predict, logistic_predict
 from fdlab.progress import Progress
+from fdlab.records.atomic import replacing, writable_folder
 from fdlab.records.intervals import proportion_interval
-from fdlab.records.table import frame
+from fdlab.records.run_folder import slug
+from fdlab.records.table import frame, write_table
+from fdlab.study.accuracy import Answers, answers
+from fdlab.study.classifier import load_classifier
 from fdlab.study.inputs import check_held_out
 
 METRIC = {"knn": "knn", "linear": "linear_probe"}
@@ -77,24 +82,61 @@ def evaluate(
 
 def classifier(
     models: Sequence[str], test: str, *, seed: int = 0, device: str = "cpu", quiet: bool = True, batch: int = 64
-) -> pd.DataFrame:
-    """Accuracy of each model's own classifier on ``test``; one row a model, with Wilson's interval.
+) -> tuple[pd.DataFrame, dict[str, Answers]]:
+    """How good each model's own classifier is on ``test``.
 
     Args:
-        models: ``SOURCE`` or ``label=SOURCE``, each with a classifier of the images' classes in the same order.
+        models: ``SOURCE`` or ``label=SOURCE``: finished fine-tunings, or files that hold a classifier.
+
+    Returns:
+        The table (``Answers.rows`` of each model) and label -> ``Answers``.
 
     Raises:
-        FdlabError: code 3, a model without classifier, images without labels, or labels beyond the model's classes.
+        FdlabError: code 3, a model without classifier, images without labels, or labels beyond the model's classes;
+            code 2, images of classes that the model does not know by name.
     """
     held = open_data(test, seed=seed)
-    rows = []
+    rows, said = [], {}
     for text in models:
         label, source = parse_label(text)
-        encoder = open_model(source, device=device, seed=seed)
+        opened = load_classifier(source, device=device, seed=seed)
         with Progress(label, len(held), quiet=quiet) as progress:
-            correct, count = _correct(encoder, held, batch, progress)
-        rows.append({**_row(label, encoder, seed, correct, count), "probe": "training", "metric": "accuracy"})
-    return frame(rows)
+            said[label] = answers(opened, held, batch=batch, progress=progress)
+        same = {"model": label, "family": opened.encoder.info.family, "seed": seed, "probe": "training"}
+        rows += [{**same, **row} for row in said[label].rows(seed)]
+    return frame(rows), said
+
+
+def write_answers(
+    out: Path | str, table: pd.DataFrame, answers: Mapping[str, Answers], test: str, *, seed: int = 0
+) -> list[Path]:
+    """Writes a classifier's answers: ``table.csv``, and for each model its confusions and surest mistakes.
+
+    Args:
+        out: the folder. table, answers: as ``classifier`` returned them. test: the images, as it was given them.
+
+    Returns:
+        The files.
+    """
+    from fdlab.report.classified import confusion_figure, mistakes_figure
+    from fdlab.report.style import save_figure
+
+    folder, images = writable_folder(out), open_data(test, seed=seed)
+    write_table(folder / "table.csv", table)
+    files = [folder / "table.csv"]
+    for label, said in answers.items():
+        name = slug(label)
+        counts, wrong = said.confusion(), said.mistakes()
+        for ending, rows in (("confusions", counts.reset_index()), ("mistakes", wrong)):
+            path = folder / f"{name}-{ending}.csv"
+            with replacing(path) as draft:
+                rows.to_csv(draft, index=False, float_format="%.6g")
+            files.append(path)
+        pictures = [images.image(int(position)).permute(1, 2, 0).numpy() for position in wrong["position"]]
+        files += save_figure(confusion_figure(counts), folder, f"{name}-confusions", ("png",))
+        if pictures:
+            files += save_figure(mistakes_figure(wrong, pictures), folder, f"{name}-mistakes", ("png",))
+    return files
 
 
 def features(
@@ -111,30 +153,12 @@ def features(
     if pool == "class" and not prefix:
         raise FdlabError("This model has no class token.", fix="Give --pool patches.", code=USAGE)
     pooled, labels = [], []
-    for pixels, answers in _batches(encoder, images, batch, progress):
+    for pixels, numbers in _batches(encoder, images, batch, progress):
         with torch.no_grad():
             tokens = encoder.tokens(pixels).float().cpu()
         pooled.append(tokens[:, 0] if pool == "class" else tokens[:, prefix:].mean(1))
-        labels.append(answers)
+        labels.append(numbers)
     return torch.cat(pooled), torch.cat(labels)
-
-
-def _correct(encoder: Encoder, images: ImageSource, batch: int, progress: Progress) -> tuple[int, int]:
-    """How many images are classified right, and how many could be read."""
-    correct = count = 0
-    for pixels, answers in _batches(encoder, images, batch, progress):
-        with torch.no_grad():
-            scores = encoder.logits(pixels).float().cpu()
-        if int(answers.min()) < 0 or int(answers.max()) >= scores.shape[1]:
-            raise FdlabError(
-                f"The labels do not fit the model's {scores.shape[1]} classes.",
-                f"They go from {int(answers.min())} to {int(answers.max())} (-1: none).",
-                "Use labelled images of the classes that the model was trained on, in the same order.",
-                code=NOT_UNDERSTOOD,
-            )
-        correct += int((scores.argmax(1) == answers).sum())
-        count += len(answers)
-    return correct, count
 
 
 def _batches(

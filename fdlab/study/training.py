@@ -189,6 +189,7 @@ def _train(
         "notes": [*task.notes, *task.data.notes],
         "skipped_images": sum(s.skipped for s in (task.data, task.test, task.validation) if s is not None),
         "data_digest": task.data.digest,
+        **({"classes": list(task.data.classes)} if recipe.task == "classify" and task.data.classes else {}),
         "labels": len(task.data) if recipe.task == "classify" and not task.data.endless else 0,
         "versions": {"fdlab": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }

@@ -90,7 +90,7 @@ class Classify(Task):
             head = nn.Linear(width, classes)
             nn.init.normal_(head.weight, std=settings.head_init)
             nn.init.zeros_(head.bias)
-        norm = _head_norm(settings.head_norm, width)
+        norm = head_norm(settings.head_norm, width)
         self.module = nn.ModuleDict({"encoder": encoder, "norm": norm, "head": head})
         if settings.freeze:
             encoder.requires_grad_(False)
@@ -237,7 +237,8 @@ class Classify(Task):
         return correct, count
 
 
-def _head_norm(kind: str, width: int) -> nn.Module:
+def head_norm(kind: str, width: int) -> nn.Module:
+    """The norm of the pooled token, as ``classify.head_norm`` names it."""
     if kind == "standardise":
         return Standardise(width)
     if kind == "none":

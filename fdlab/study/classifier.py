@@ -1,0 +1,141 @@
+"""A classifier that is ready for use: an encoder with its head, its class names and its preprocessing.
+
+It is a finished run of ``fdlab finetune`` (``heads.safetensors`` beside the encoder) or a file that holds a classifier
+of its own, as its authors trained it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fdlab.checkpoints.open import open_model
+from fdlab.checkpoints.save import read_heads
+from fdlab.data.files import Files
+from fdlab.data.images import ImageSource
+from fdlab.encoders.encoder import Encoder
+from fdlab.engine.recipe import read
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.records.run_folder import RunFolder
+from fdlab.tasks.classify import head_norm
+
+
+class Guess(NamedTuple):
+    """One class that a classifier names for an image, and the share that its softmax gives it (no calibrated odds)."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """``logits`` of images, and ``predict`` of image files.
+
+    ``classes`` are the names of the outputs, in order; ``named`` is False where the file states none, and they are
+    numbers. ``head`` takes normalised images (B, 3, H, W) to (B, classes).
+    """
+
+    encoder: Encoder
+    classes: tuple[str, ...]
+    named: bool
+    head: Callable[[Tensor], Tensor]
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of the images that it takes."""
+        side = self.encoder.info.image_size
+        return side if isinstance(side, int) else side[0]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, classes) of images (B, 3, H, W) in [0, 1] at the model's size; no gradient."""
+        with torch.no_grad():
+            return self.head(self.encoder.normalise(images.to(self.encoder.device))).float().cpu()
+
+    def scores(self, images: ImageSource, batch: int = 64) -> Iterator[tuple[Tensor, Tensor, range]]:
+        """(B, classes) logits, (B,) labels and positions, batch by batch; unreadable images are left out."""
+        for start in range(0, len(images), batch):
+            part = range(start, min(start + batch, len(images)))
+            pixels, labels = images.stack(part, self.size)
+            yield (self.logits(pixels) if len(pixels) else torch.zeros(0, len(self.classes))), labels, part
+
+    def predict(
+        self, images: Sequence[str | Path] | str | Path, top: int = 5, batch: int = 64
+    ) -> dict[str, list[Guess]]:
+        """Image file -> its ``top`` likeliest classes, the likeliest first; files that cannot be read are left out.
+
+        Args:
+            images: files, or folders of which every image is taken.
+
+        Raises:
+            FdlabError: code 3, there is no image, or most of them cannot be read.
+
+        Example:
+            ``fdlab.load_classifier("runs/tuned").predict("holiday.jpg")``
+        """
+        files = Files([images] if isinstance(images, (str, Path)) else images)
+        answers: dict[str, list[Guess]] = {}
+        for logits, _, part in self.scores(ImageSource(files, files.name), batch):
+            readable = [files.paths[position] for position in part if position not in files.unreadable]
+            for name, row in zip(readable, logits.softmax(-1), strict=True):
+                values, places = row.topk(min(top, len(row)))
+                answers[name] = [Guess(self.classes[int(i)], float(v)) for v, i in zip(values, places, strict=True)]
+        return answers
+
+
+def load_classifier(source: str | Path, *, device: str = "cpu", seed: int = 0) -> Classifier:
+    """Opens a finished fine-tuning, or any model whose file holds a classifier.
+
+    Args:
+        source: the run's folder, or SOURCE as everywhere.
+        seed: of ``random:``.
+
+    Raises:
+        FdlabError: code 3, it holds no classifier, or is not finished; code 2, the run trained something else.
+    """
+    folder = RunFolder(source)
+    if (folder.path / "heads.safetensors").is_file() and folder.recipe.is_file():
+        return _of_run(folder, device)
+    encoder = open_model(source, device=device, seed=seed)
+    if not encoder.info.classes:
+        raise FdlabError(
+            f"{source} holds no classifier.",
+            "It is an encoder only.",
+            "Train one: fdlab finetune MODEL --data FOLDER -o RUN, and give RUN.",
+            code=NOT_UNDERSTOOD,
+        )
+    return Classifier(encoder, tuple(map(str, range(encoder.info.classes))), False, encoder.logits)
+
+
+def _of_run(folder: RunFolder, device: str) -> Classifier:
+    """The encoder, norm and head of a run of the task classify, as the task itself puts them together."""
+    settings: dict[str, Any] = read(str(folder.recipe))
+    if settings.get("task") != "classify":
+        raise FdlabError(
+            f"{folder.path} holds no classifier.",
+            f"It is a run of {settings.get('task')}, which trains none.",
+            f"Train one: fdlab finetune {folder.path} --data FOLDER -o RUN, and give RUN.",
+            code=USAGE,
+        )
+    encoder, own = open_model(folder.path, device=device), settings["classify"]
+    state = read_heads(folder.path / "heads.safetensors")
+    outputs, width = state["head.weight"].shape
+    norm, head = head_norm(own["head_norm"], width), nn.Linear(width, outputs)
+    for name, part in (("norm", norm), ("head", head)):
+        part.load_state_dict(
+            {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
+        )
+        part.eval().to(encoder.device)
+    prefix = encoder.info.prefix_tokens
+
+    def logits(images: Tensor) -> Tensor:
+        tokens = encoder.tokens(images, norm=own["final_norm"])
+        return head(norm(tokens[:, prefix:].mean(1)))
+
+    names = tuple(map(str, folder.facts().get("classes") or ()))
+    named = len(names) == outputs
+    return Classifier(encoder, names if named else tuple(map(str, range(outputs))), named, logits)
