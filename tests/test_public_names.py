@@ -87,9 +87,17 @@ def test_arguments_become_settings(resolved: Any, tmp_path: Path) -> None:
         "quiet": False,
     }
     for verb, own, extra in (
-        (fdlab.pretrain, {"temperature": 0.5}, {"contrastive.temperature": 0.5}),
-        (fdlab.distill, {"teacher": tmp_path, "beta": 3.0}, {"distill.teacher": str(tmp_path), "distill.beta": 3.0}),
-        (fdlab.finetune, {"model": "m", "smoothing": 0.0}, {"classify.model": "m", "classify.smoothing": 0.0}),
+        (fdlab.pretrain, {"recipe": "digits/contrastive", "temperature": 0.5}, {"contrastive.temperature": 0.5}),
+        (
+            fdlab.distill,
+            {"recipe": "digits/distill", "teacher": tmp_path, "beta": 3.0},
+            {"distill.teacher": str(tmp_path), "distill.beta": 3.0},
+        ),
+        (
+            fdlab.finetune,
+            {"recipe": "digits/finetune", "model": "m", "smoothing": 0.0},
+            {"classify.model": "m", "classify.smoothing": 0.0},
+        ),
     ):
         settings = resolved(verb, quiet=False, **own, **shared)
         assert {key: settings[key] for key in expected | extra} == expected | extra
@@ -102,7 +110,7 @@ def test_what_is_not_said_stays_as_the_recipe_has_it(resolved: Any) -> None:
     }
     assert {key: settings[key] for key in recipe} == recipe
     assert settings["quiet"] is True
-    own_images = resolved(fdlab.finetune, model="m", data="photos", out="x")
+    own_images = resolved(fdlab.finetune, "digits/finetune", model="m", data="photos", out="x")
     assert own_images["data.test"] == ""  # never judged on the recipe's test images
 
 

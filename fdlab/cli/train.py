@@ -47,7 +47,7 @@ def pretrain(
 
 
 def distill(
-    recipe: options.Recipe = "digits/distill",
+    recipe: str | None = Argument(None, help=f"{options.RECIPE} Without one: by your images."),
     teacher: str | None = Option(None, help="SOURCE: a file, a run folder, timm:NAME, FILE@teacher."),
     data: Data = None,
     test: Test = None,
@@ -71,7 +71,7 @@ def distill(
 
 def finetune(
     model: str | None = Argument(None, help="SOURCE of the start; random:RUN is the untrained control."),
-    recipe: str = Option("digits/finetune", help=options.RECIPE),
+    recipe: str | None = Option(None, help=f"{options.RECIPE} Without one: by your images."),
     data: Data = None,
     test: Test = None,
     out: Out = None,
@@ -117,7 +117,7 @@ def _start(task: str | None, settings: dict[str, Any], options: Mapping[str, Any
         for key, value, origin in planned.describe():
             typer.echo(f"{key} = {value!r}  ({origin})")
         return
-    folder = RunFolder(options["out"] or Path("runs") / Path(options["recipe"]).stem)
+    folder = RunFolder(options["out"] or Path("runs") / Path(planned.name).stem)
     target = folder.beside(options["fork"]) if options["fork"] else folder
     quiet = options["quiet"] or not is_leader()
     if target.finished and not quiet:

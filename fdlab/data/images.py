@@ -141,6 +141,11 @@ class ImageSource:
         return self._images.endless and len(self) >= 2**31
 
     @property
+    def own_parts(self) -> bool:
+        """Whether the data has a training and a test part of its own."""
+        return len(self._images._parts) == 2
+
+    @property
     def skipped(self) -> int:
         """How many of these images were found unreadable so far."""
         bad = self._images.unreadable

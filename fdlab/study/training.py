@@ -23,6 +23,7 @@ from fdlab.engine.trainer import train
 from fdlab.errors import USAGE, FdlabError
 from fdlab.progress import Progress
 from fdlab.records.run_folder import RunFolder
+from fdlab.study.defaults import LAYER, PARTS, RECIPES, own_defaults, recipe_for
 from fdlab.study.inputs import identities, planned_steps, prepared
 from fdlab.study.results import finish, snapshots
 from fdlab.study.watch import Watch, attention_probe, check_best, steps_of
@@ -36,6 +37,7 @@ Hooks = Iterable[Callable[[int], None]]  # each is called with the number of eve
 class Plan:
     """A resolved training that has not been started."""
 
+    name: str  # of the recipe that it started from
     recipe: Recipe
     task: type[Task]
     layers: Mapping[str, Mapping[str, Any]]
@@ -46,7 +48,7 @@ class Plan:
 
 
 def plan(
-    recipe: str,
+    recipe: str | None,
     *,
     task: str | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -56,7 +58,8 @@ def plan(
     """Resolves a recipe: defaults < recipe < ``config`` < ``overrides`` and ``options`` (dotted keys).
 
     Args:
-        recipe: a packaged name or a TOML file.
+        recipe: a packaged name or a TOML file; None: the one for digits or for the user's own images, by the data.
+            What a recipe of ``folder/`` leaves open follows from the images and the model (``defaults.py``).
         task: the task of the verb; None: the recipe's.
         config: a TOML file.
         overrides: the settings of ``--set``.
@@ -68,15 +71,21 @@ def plan(
     options = {key: value for key, value in (options or {}).items() if value not in (None, "")}
     if "data.source" in options and "data.test" not in {*options, *(overrides or {})}:
         options["data.test"] = ""  # the recipe's test images belong to the recipe's own data
-    layers = {
-        f"recipe {recipe}": recipes.read(recipe),
+    given = {
         **({"--config": recipes.read(str(config))} if config else {}),
         "--set": recipes.nested(overrides or {}),
         "command line": recipes.nested({k: str(v) if isinstance(v, Path) else v for k, v in options.items()}),
     }
-    name = task or task_of(recipe)
-    kind = find_task(name)
-    return Plan(recipes.resolve(layers, kind.Settings, name), kind, layers)
+    known = {key: value for layer in given.values() for key, value in recipes.flat(layer).items()}
+    name = recipe or recipe_for(str(task), str(known.get("data.source", "")))
+    layers: dict[str, Any] = {f"recipe {name}": recipes.read(name)}
+    task = task or task_of(name)
+    if name == RECIPES.get(task, ("", ""))[1]:
+        own, parts = own_defaults(task, known)
+        given = {LAYER: recipes.nested(own), **given, PARTS: recipes.nested(parts)}
+    layers |= given
+    kind = find_task(task)
+    return Plan(name, recipes.resolve(layers, kind.Settings, task), kind, layers)
 
 
 def task_of(recipe: str) -> str:
@@ -245,7 +254,7 @@ def pretrain(
 
 
 def distill(
-    recipe: str = "digits/distill",
+    recipe: str | None = None,
     *,
     teacher: str | Path | None = None,
     data: str | Path | None = None,
@@ -261,7 +270,8 @@ def distill(
     """Distils a frozen teacher's features into a fresh student, by the paper's method.
 
     Args:
-        recipe: of the task distill, e.g. "digits/distill" or "paper/clip-b-300ep".
+        recipe: of the task distill, e.g. "paper/clip-b-300ep"; None: "digits/distill" for digits, else
+            "folder/distill", whose sizes and length follow from your images and the teacher.
         teacher: SOURCE: a file, a run's folder, "timm:NAME", "FILE@teacher"; None: the recipe's.
         data, test, out, overrides, config, seed, device, quiet: as in ``pretrain``.
         settings: settings of distillation, e.g. ``beta=1.0`` or ``loss="mse"``.
@@ -280,7 +290,7 @@ def distill(
 
 
 def finetune(
-    recipe: str = "digits/finetune",
+    recipe: str | None = None,
     *,
     model: str | Path | None = None,
     data: str | Path | None = None,
@@ -296,7 +306,8 @@ def finetune(
     """Fine-tunes a model on labelled images.
 
     Args:
-        recipe: of the task classify, e.g. "digits/finetune".
+        recipe: of the task classify; None: "digits/finetune" for digits, else "folder/finetune", whose sizes, length
+            and split follow from your images and the model.
         model: SOURCE of the start: a file, a run's folder, "timm:NAME"; "random:RUN" is the untrained control.
         data, test, out, overrides, config, seed, device, quiet: as in ``pretrain``.
         settings: settings of fine-tuning, e.g. ``smoothing=0.0`` or ``freeze=True``.

@@ -1,0 +1,94 @@
+"""Settings of a training on the user's own images, by written rules from the images and the model.
+
+They fill the recipes ``folder/finetune`` and ``folder/distill`` below what the user sets; docs/own_images.md has the
+same rules in words. Sizes come from the model, batch and length from the number of images, the rate from the batch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fdlab.checkpoints.open import open_model
+from fdlab.data.images import ImageSource
+from fdlab.data.sources import open_data, parse_spec
+from fdlab.encoders.devices import pick_device
+from fdlab.errors import USAGE, FdlabError
+
+# task -> the recipe of the built-in digits, and that of the user's own images
+RECIPES = {"classify": ("digits/finetune", "folder/finetune"), "distill": ("digits/distill", "folder/distill")}
+LAYER = "your images and model"  # the name of these settings' layer in --dry-run
+PARTS = "the parts of the folder"  # the layer above all others: train/ and test/ (or val/) inside the named folder
+
+HELD_OUT = 0.2  # share of the images that validate where there are no test images
+MOST_HELD_OUT = 5000
+BATCHES = (8, 64)  # the smallest and the largest batch of fine-tuning
+FEWEST_STEPS = {"classify": 150, "distill": 300}
+EPOCHS = {"classify": (10, 30), "distill": (10, 100)}  # on a CPU, on a GPU
+# The paper's rates at its batch of 2,048, scaled by the square root of the batch (ours; the paper scales linearly).
+RATES = {"classify": 5e-3, "distill": 1.2e-3}
+
+
+def recipe_for(task: str, data: str) -> str:
+    """The recipe of a verb that was given none: the digits' only for digits (also where no data is named)."""
+    digits, own = RECIPES[task]
+    return digits if not data or parse_spec(data).base == "digits" else own
+
+
+def own_defaults(task: str, known: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings that the images and the model decide, by dotted key; and those that the folder's own parts decide.
+
+    Args:
+        task: "classify" or "distill".
+        known: what the user set, by dotted key; ``data.source`` and the model or teacher among it. Rules that depend
+            on one of these (the epochs on the batch) follow it.
+
+    Raises:
+        FdlabError: code 2, no model or no data; what opening either raises.
+    """
+    data, parts = _parts(str(known.get("data.source", "")), str(known.get("data.test") or ""))
+    key = "classify.model" if task == "classify" else "distill.teacher"
+    if not known.get(key):
+        option = "MODEL" if task == "classify" else "--teacher SOURCE"
+        raise FdlabError(
+            "No model was given to start from." if task == "classify" else "There is no teacher to distil.",
+            "The settings for your own images follow from it.",
+            f"Give {option}: a checkpoint file, a run's folder or timm:NAME.",
+            code=USAGE,
+        )
+    side = open_model(str(known[key])).info.image_size
+    own: dict[str, Any] = {"data.size": side if isinstance(side, int) else side[0]}
+    count = len(data)
+    if task == "classify" and not (known.get("data.test") or parts or "data.validation" in known):
+        own["data.validation"] = _held_out(data)
+    count -= int(known.get("data.validation", own.get("data.validation", 0)))
+    gpu = pick_device(str(known.get("run.device", "auto"))).type == "cuda"
+    low, high = BATCHES if task == "classify" else (8, 256 if gpu else 64)
+    own["run.batch"] = int(known.get("run.batch") or min(high, max(low, 2 ** int(math.log2(max(count, 16) / 16)))))
+    batch = min(own["run.batch"], count)
+    own["run.batch"] = batch
+    if not known.get("run.steps"):
+        own["run.epochs"] = max(EPOCHS[task][gpu], math.ceil(FEWEST_STEPS[task] / max(count // batch, 1)))
+    own["optim.lr"] = float(f"{RATES[task] * math.sqrt(batch / 2048):.2g}")
+    own["run.workers"] = min((os.cpu_count() or 2) - 1, 8) if count > 512 else 0
+    own["run.precision"] = "bf16" if gpu else "float32"
+    own["run.log_every"] = 5
+    return {name: value for name, value in own.items() if name not in known}, parts
+
+
+def _parts(source: str, test: str) -> tuple[ImageSource, dict[str, Any]]:
+    """The training images, and ``data.source`` and ``data.test`` where the folder itself has both parts."""
+    data = open_data(source)
+    own_parts = data.own_parts and not test and parse_spec(source).split is None
+    if not own_parts:
+        return data, {}
+    spec = str(Path(source)) if Path(source).exists() else source
+    return open_data(f"{spec}#train"), {"data.source": f"{spec}#train", "data.test": f"{spec}#test"}
+
+
+def _held_out(data: ImageSource) -> int:
+    """How many images validate, in the proportions of the classes: a fifth, and one a class at least."""
+    return min(MOST_HELD_OUT, max(round(HELD_OUT * len(data)), len(data.classes or ())))
