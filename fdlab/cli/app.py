@@ -65,7 +65,7 @@ def options(
 
 
 def main() -> None:
-    """Runs the command line; an ``FdlabError`` becomes its three lines on stderr and its exit code."""
+    """Runs the command line; an error becomes three lines on stderr and its exit code, whatever it is."""
     warnings.formatwarning = lambda message, *_args, **_kw: f"Note: {message}\n"
     try:
         app()
@@ -81,3 +81,11 @@ def main() -> None:
         # The reader of the output is gone, as with `| head`; nobody is left to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        if os.environ.get("FDLAB_DEBUG"):
+            raise
+        from fdlab.cli.net import caught
+
+        lines = caught(error)
+        typer.echo(str(lines), err=True)
+        sys.exit(lines.code)

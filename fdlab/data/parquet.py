@@ -39,9 +39,11 @@ class Parquet(Images):
             file = parquet.ParquetFile(path)
             schema = file.schema_arrow
             image, label = _image_column(schema, path), _label_column(schema)
+            if schema.names.count(image) > 1 or schema.names.count(label) > 1:
+                raise ValueError("A column is there twice.")
             # one thread: a pool of threads would not survive the fork of loader workers
             table = file.read(columns=[image] + ([label] if label else []), use_threads=False)
-        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own errors derive from these
+        except (OSError, ValueError, KeyError, NotImplementedError) as error:  # pyarrow's own errors derive from these
             raise FdlabError(
                 f"{path} cannot be read as parquet.",
                 why=str(error).partition("\n")[0],
@@ -53,7 +55,7 @@ class Parquet(Images):
         self._bytes = _plain_bytes(table[image])
         self._labels = np.full(table.num_rows, -1, dtype=np.int64)
         if label:
-            self._labels = table[label].fill_null(-1).to_numpy().astype(np.int64)
+            self._labels = _labels(table[label])
             self.classes = _class_names(schema, label)
         self.native_size = peek([lambda i=i: self._row(i) for i in spread(list(range(len(self))))], path)
 
@@ -120,10 +122,20 @@ def _plain_bytes(column: Any) -> Any:
     return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
 
 
+def _labels(column: Any) -> np.ndarray:
+    """(n,) int64, -1 where a row has none or a number that no int64 holds: any integer type, also unsigned."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_uint64(column.type):
+        column = pc.if_else(pc.less_equal(column, pa.scalar(2**63 - 1, pa.uint64())), column, None)
+    return column.cast(pa.int64()).fill_null(-1).to_numpy()
+
+
 def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
     """The names of the classes from the ``huggingface`` key of the file's metadata, if they are there."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features[label]["names"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None

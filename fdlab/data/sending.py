@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 import torch
 from torch import Tensor
 
-from fdlab.errors import FdlabError
+from fdlab.errors import FAILED, OUT_OF_SPACE, FdlabError
 
 # Words of torch's error about a loader process that was killed.
 SIGNS = ("exited unexpectedly", "is killed by signal")
@@ -33,7 +33,7 @@ def worker_deaths(workers: Iterable[BaseProcess] = ()) -> Iterator[None]:
         workers: the processes of a loader whose batches are fetched inside.
 
     Raises:
-        FdlabError: code 1, a loader's process has died.
+        FdlabError: code 4 where it was killed, as a system short of memory does, else 1: a loader's process has died.
     """
     try:
         try:
@@ -57,4 +57,5 @@ def _death(why: str) -> FdlabError:
         why=why,
         fix="Usually memory ran out: use fewer workers (run.workers=0: none) or a smaller batch. "
         "The same command goes on from the last checkpoint.",
+        code=OUT_OF_SPACE if "killed" in why.lower() and "segmentation" not in why.lower() else FAILED,
     )

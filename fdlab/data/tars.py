@@ -21,9 +21,10 @@ from torch import Tensor
 from fdlab.data.decode import SUFFIXES, Unreadable, decode
 from fdlab.data.folders import peek, spread
 from fdlab.data.images import Images
-from fdlab.errors import NOT_UNDERSTOOD, FdlabError
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 
 Place = tuple[int, int, int]  # shard, offset of the content, size
+MOST_SHARDS = 100_000  # each is looked for before the first is read: some seconds
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -67,6 +68,8 @@ class Tars(Images):
 
     def _content(self, index: int) -> bytes:
         shard, offset, size = self._places[index]
+        if size < 0:
+            raise Unreadable(f"{self.paths[shard]}: image {index} claims bytes that the file does not have")
         try:
             # Opened each time: an open file shared by forked loader workers would share its position.
             with self.paths[shard].open("rb") as file:
@@ -79,12 +82,14 @@ class Tars(Images):
 def _members(shard: int, path: Path) -> list[tuple[str, Place, int]]:
     """(key, place, label) of each image of one shard."""
     images: dict[str, Place] = {}
+    length = path.stat().st_size
     labels: dict[str, int] = {}
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 if not member.isfile():
                     continue
+                whole = not member.issparse() and _inside(member, length)
                 key, ending = _split(member.name)
                 if f".{ending}" in SUFFIXES:
                     if key in images:
@@ -93,8 +98,8 @@ def _members(shard: int, path: Path) -> list[tuple[str, Place, int]]:
                             fix="Give each image a key of its own.",
                             code=NOT_UNDERSTOOD,
                         )
-                    images[key] = (shard, member.offset_data, member.size)
-                elif ending in ("cls", "json") and member.size < 1 << 20:
+                    images[key] = (shard, member.offset_data, member.size if whole else -1)
+                elif ending in ("cls", "json") and whole and member.size < 1 << 20:
                     file = tar.extractfile(member)
                     assert file is not None
                     labels[key] = _label(file.read(), ending, labels.get(key, -1))
@@ -109,6 +114,11 @@ def _members(shard: int, path: Path) -> list[tuple[str, Place, int]]:
     return [(key, place, labels.get(key, -1)) for key, place in images.items()]
 
 
+def _inside(member: tarfile.TarInfo, length: int) -> bool:
+    """Whether the member's bytes are there: an extended header may claim any size."""
+    return member.size >= 0 and member.offset_data >= 0 and member.offset_data + member.size <= length
+
+
 def _split(name: str) -> tuple[str, str]:
     path = PurePosixPath(name)
     stem, _, ending = path.name.partition(".")
@@ -118,11 +128,13 @@ def _split(name: str) -> tuple[str, str]:
 def _label(content: bytes, ending: str, before: int) -> int:
     try:
         if ending == "cls":
-            return int(content)
-        notes = json.loads(content)
-        return int(notes.get("label", notes.get("cls", before)))
-    except (ValueError, TypeError, AttributeError):
+            label = int(content)
+        else:
+            notes = json.loads(content)
+            label = int(notes.get("label", notes.get("cls", before)))
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return before
+    return label if abs(label) < 2**63 else before
 
 
 def shards(pattern: str) -> list[Path]:
@@ -133,9 +145,23 @@ def shards(pattern: str) -> list[Path]:
     """
     braces = _BRACES.search(pattern)
     if braces:
+        _few_enough(pattern)
         first, last = braces[1], braces[2]
         numbers = (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
         return [path for n in numbers for path in shards(pattern[: braces.start()] + n + pattern[braces.end() :])]
     if any(sign in pattern for sign in "*?") and not Path(pattern).exists():
         return [Path(path) for path in sorted(glob(os.path.expanduser(pattern)))]
     return [Path(pattern).expanduser()]
+
+
+def _few_enough(pattern: str) -> None:
+    """Raises FdlabError (2) for a pattern that names more shards than one looks for."""
+    count = 1
+    for first, last in _BRACES.findall(pattern):
+        count *= int(last) - int(first) + 1 if max(len(first), len(last)) < 10 else MOST_SHARDS + 1
+    if count > MOST_SHARDS:
+        raise FdlabError(
+            f"'{pattern[:200]}' names more than {MOST_SHARDS:,} shards.",
+            fix="Name fewer, or use a pattern with *.",
+            code=USAGE,
+        )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
+import platform
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fdlab.errors import OUT_OF_SPACE, FdlabError
+
+_HOST = re.sub(r"[^A-Za-z0-9-]", "", platform.node())[:30]
 
 
 def writable_folder(path: Path | str) -> Path:
@@ -43,15 +48,18 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    draft = target.with_name(f".{target.name}.{_HOST}.{os.getpid()}.part")
     try:
         yield draft
         with draft.open("rb+") as file:
             os.fsync(file.fileno())
         draft.replace(target)
         _sync_folder(target.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, RuntimeError) as error:
+        # torch.save has no OSError for a full disk
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+            word in str(error) for word in ("PytorchStreamWriter", "inline_container", "No space left on device")
+        ):
             raise FdlabError(
                 f"No space left while writing {target}.",
                 "The file that was there before is untouched.",
@@ -61,6 +69,26 @@ def replacing(path: Path | str) -> Iterator[Path]:
         raise
     finally:
         draft.unlink(missing_ok=True)
+        _clear(target)
+
+
+def _clear(target: Path) -> None:
+    """Removes drafts of this file that killed processes of this computer left."""
+    with contextlib.suppress(OSError):
+        for path in target.parent.glob(f".{glob.escape(target.name)}.{_HOST}.*.part"):
+            number = path.name.removesuffix(".part").rpartition(".")[2]
+            if number.isdigit() and not _alive(int(number)):
+                path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's, or none of this system's
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:
@@ -90,4 +118,9 @@ def read_json(path: Path | str) -> dict[str, Any]:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Writes readable JSON atomically; keys keep their order."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+    write_text(path, as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """What ``write_json`` writes."""
+    return json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n"

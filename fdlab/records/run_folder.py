@@ -9,6 +9,7 @@ of the training itself.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import re
@@ -20,6 +21,7 @@ from typing import Any
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import read_json, replacing, writable_folder, write_json, write_text
 
+_PLAIN, _DIGEST = re.compile(r"[a-z0-9](?:[a-z0-9._=-]{0,58}[a-z0-9])?"), re.compile(r"-[0-9a-f]{8}$")
 RESULTS = ("student.safetensors", "encoder.safetensors")
 
 
@@ -30,6 +32,22 @@ def slug(label: str) -> str:
     'DINO-distilled-seed=1'
     """
     return re.sub(r"[^\w.=]+", "-", label).strip("-")
+
+
+def own_folder(label: str) -> str:
+    """A folder's name that no other label has, on any file system: a plain label, else its slug with a digest.
+
+    Plain is what is short, of small ASCII letters, and does not end as a digest does.
+
+    >>> own_folder("masked")
+    'masked'
+    >>> own_folder("ViT-B/16"), own_folder("ViT-B 16")
+    ('ViT-B-16-28416be7', 'ViT-B-16-19fd6e6e')
+    """
+    if _PLAIN.fullmatch(label) and not _DIGEST.search(label):
+        return label
+    digest = hashlib.sha256(label.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{slug(label).encode('utf-8', 'ignore')[:60].decode('utf-8', 'ignore')}-{digest}"
 
 
 def refuse_foreign(folder: Path, what: str, marker: str) -> None:

@@ -22,11 +22,13 @@ import numpy as np
 import pandas as pd
 
 from fdlab.errors import FdlabError
-from fdlab.records.atomic import replacing, write_json
+from fdlab.records.atomic import as_json, replacing
+from fdlab.records.seal import damaged, digest_of, seal
 from fdlab.records.table import read_table, write_table
 
 STORE_VERSION = 1
 RETRIES = 10
+FILES = ("table.csv", "arrays.npz", "manifest.json")
 # what numpy raises on a file that was cut short or changed
 DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -40,12 +42,15 @@ class Record:
     manifest: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: Path | str) -> Path:
-        """Writes the three files; the manifest last, so that a half-written record is not read."""
+        """Writes the three files and their checksums; a record is read once it has a manifest."""
         folder = Path(folder)
+        (folder / "manifest.json").unlink(missing_ok=True)
         write_table(folder / "table.csv", self.table)
         with replacing(folder / "arrays.npz") as draft, draft.open("wb") as file:
             np.savez_compressed(file, **self.arrays)  # type: ignore[arg-type]
-        write_json(folder / "manifest.json", self.manifest)
+        with replacing(folder / "manifest.json") as draft:
+            draft.write_text(as_json(self.manifest), encoding="utf-8")
+            seal(folder, [folder / "table.csv", folder / "arrays.npz"], {"manifest.json": digest_of(draft)})
         return folder
 
     @staticmethod
@@ -53,10 +58,12 @@ class Record:
         """Reads a record.
 
         Raises:
-            FdlabError: a file is absent or damaged.
+            FdlabError: a file is absent or damaged (its checksum tells).
         """
         folder = Path(folder)
         try:
+            if wrong := damaged(folder, FILES):
+                raise ValueError(f"Its {' and '.join(wrong)} changed since the record was written.")
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
                 return Record(read_table(folder / "table.csv"), dict(arrays), manifest)

@@ -7,6 +7,7 @@ from 1); ``depth`` = (block + 1) / blocks; ``low`` and ``high`` bound the 95 % i
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pandas as pd
 
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError, nearest
 from fdlab.records.atomic import replacing
+from fdlab.records.seal import unseal
 
 TEXT = ("model", "family", "probe", "metric", "unit", "objective", "reference")
 COUNTS = ("seed", "block", "head", "n")
@@ -44,7 +46,7 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         for key in row:
             if key not in COLUMNS:
                 raise ValueError(f"the table has no column {key!r}.{nearest(key, COLUMNS)}")
-    return _typed(pd.DataFrame(rows, columns=list(COLUMNS)))
+    return _typed(pd.DataFrame(rows, columns=list(COLUMNS), dtype=object))
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
@@ -112,19 +114,20 @@ def markdown_lines(table: pd.DataFrame) -> list[str]:
 
 
 def write_table(path: Path | str, table: pd.DataFrame) -> None:
-    """Writes the table as CSV, atomically; numbers with 10 significant digits."""
+    """Writes the table as CSV, atomically; numbers with 10 significant digits. Checksums of the folder end with it."""
+    unseal(Path(path).parent)
     with replacing(path) as draft:
         table.to_csv(draft, index=False, float_format="%.10g")
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
-    """Reads a CSV that ``write_table`` wrote.
+    """Reads a CSV that ``write_table`` wrote: text stays the text that it is (``001``, ``NA``), only '' is no number.
 
     Raises:
-        FdlabError: code 3 where the file is absent or is no such table.
+        FdlabError: code 3 where the file is absent, is no such table, or ends within a row.
     """
     try:
-        table = pd.read_csv(path, keep_default_na=True)
+        table = _as_text(Path(path))
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise FdlabError(
             f"The table {path} cannot be read.",
@@ -139,4 +142,30 @@ def read_table(path: Path | str) -> pd.DataFrame:
             f"Expected: {', '.join(COLUMNS)}.",
             NOT_UNDERSTOOD,
         )
-    return _typed(table)
+    try:
+        return _typed(table.assign(**{name: _numbers(table[name], name) for name in COLUMNS if name not in TEXT}))
+    except (ValueError, OverflowError) as error:
+        raise FdlabError(
+            f"The table {path} cannot be read.", str(error), "Give the command that made it again.", NOT_UNDERSTOOD
+        ) from None
+
+
+def _as_text(path: Path) -> pd.DataFrame:
+    """The file's cells as they are written. Raises ValueError where a row is cut short."""
+    content = path.read_bytes()
+    # Only the line ends that `write_table` writes: a lone carriage return is part of a label.
+    ends = None if b"\r\n" in content[:2000] else "\n"
+    table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, na_filter=False, lineterminator=ends)
+    if not content.endswith(b"\n") or table.isna().any(axis=None):
+        raise ValueError("A row is cut short.")
+    return table
+
+
+def _numbers(cells: pd.Series, name: str) -> pd.Series:
+    """Cells as numbers, exact also where they are large; only an empty one is missing."""
+    if name in COUNTS:
+        known = [
+            None if cell == "" else int(cell) if cell.lstrip("-").isdigit() else int(float(cell)) for cell in cells
+        ]
+        return pd.Series(pd.array(known, dtype="Int64"), index=cells.index)
+    return cells.where(cells != "", "nan").astype("float64")

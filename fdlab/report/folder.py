@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
+from fdlab.records.seal import SEAL, damaged
 from fdlab.records.table import read_table
 from fdlab.report.report import Report
+
+READ = ("table.csv", "facts.json")
 
 
 def read_report(folder: Path | str) -> Report:
@@ -24,6 +27,13 @@ def read_report(folder: Path | str) -> Report:
             f"{path} is no report.",
             "It has no table.csv.",
             "Name a folder that `fdlab compare`, `fdlab diagnose` or `fdlab demo` wrote, or a table.csv.",
+            code=NOT_UNDERSTOOD,
+        )
+    if wrong := damaged(path, READ):
+        raise FdlabError(
+            f"The report {path} is damaged.",
+            f"Its {' and '.join(wrong)} changed since the report was written: the checksums in {SEAL} differ.",
+            f"Give the command that made it again; or, if you changed the file on purpose, remove {path / SEAL}.",
             code=NOT_UNDERSTOOD,
         )
     table = read_table(path / "table.csv")

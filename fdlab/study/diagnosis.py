@@ -11,7 +11,7 @@ from fdlab.data.sources import open_data
 from fdlab.probes.growth import sentence
 from fdlab.probes.measure import measure
 from fdlab.records.atomic import writable_folder
-from fdlab.records.run_folder import slug
+from fdlab.records.run_folder import own_folder
 from fdlab.records.store import Record
 from fdlab.records.table import CONTROL, join
 from fdlab.study.publish import write_report
@@ -142,7 +142,7 @@ def _together(first: Gathered, second: Gathered) -> Gathered:
 def save_records(folder: Path, records: Mapping[str, Record]) -> None:
     """Every record as a folder of its own, so that its per-image values stay with the report."""
     for label, record in records.items():
-        record.save(folder / slug(label))
+        record.save(folder / own_folder(label))
 
 
 def _joined(parts: list[dict[str, Record]]) -> dict[str, Record]:

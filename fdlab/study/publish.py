@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fdlab.records.atomic import read_json, writable_folder, write_json
 from fdlab.records.definitions import write_definitions
+from fdlab.records.seal import damaged, seal, unseal
 from fdlab.records.table import write_table
 from fdlab.report.report import Report
 
@@ -38,7 +39,15 @@ def write_report(out: Path | str, report: Report, *, teach: bool = False, again:
     drawn = {figure: next(p for p in paths if p.suffix == ".svg").read_text("utf-8") for figure, paths in files.items()}
     page = write_page(folder / "index.html", report, teach=teach, drawn=drawn)
     write_json(folder / CONTENTS, {"table_sha256": report.digest, "teach": teach, "figures": list(files)})
+    _seal(folder)
     return page
+
+
+def _seal(folder: Path) -> None:
+    """Checksums of all that a report consists of."""
+    own = [folder / name for name in ("table.csv", "definitions.csv", "facts.json", "index.html", CONTENTS)]
+    parts = [path for name in ("figures", "latex") for path in (folder / name).rglob("*")]
+    seal(folder, (path for path in [*own, *parts] if path.is_file() and not path.name.startswith(".")))
 
 
 def _written(folder: Path, report: Report, teach: bool) -> bool:
@@ -53,15 +62,18 @@ def _written(folder: Path, report: Report, teach: bool) -> bool:
     same = old == json.loads(json.dumps(dict(report.facts.written), default=str))
     figures = [f"figures/{figure}.pdf" for figure in contents.pop("figures", ())]
     whole = all((folder / name).is_file() for name in ("index.html", "facts.json", "definitions.csv", *figures))
-    return same and whole and contents == {"table_sha256": report.digest, "teach": teach}
+    return same and whole and not damaged(folder) and contents == {"table_sha256": report.digest, "teach": teach}
 
 
 def rewrite_page(folder: Path, report: Report) -> Path:
     """Facts and page alone, where something was added that no figure shows; returns the page's path."""
     from fdlab.report.page import write_page
 
+    unseal(folder)
     write_json(folder / "facts.json", dict(report.facts.written))
-    return write_page(folder / "index.html", report, teach=bool(read_json(folder / CONTENTS).get("teach")))
+    page = write_page(folder / "index.html", report, teach=bool(read_json(folder / CONTENTS).get("teach")))
+    _seal(folder)
+    return page
 
 
 def publish(source: Path | str, out: Path | str, *, teach: bool = False, title: str = "") -> Path:

@@ -18,7 +18,7 @@ import pandas as pd
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import writable_folder, write_json
 from fdlab.records.means import means_over_seeds
-from fdlab.records.run_folder import RunFolder, slug
+from fdlab.records.run_folder import RunFolder, own_folder, slug
 from fdlab.records.store import Record
 from fdlab.records.table import frame, join, write_table
 from fdlab.study import stage
@@ -49,7 +49,9 @@ class Point:
 
     def run(self, seed: int) -> str:
         """The name of the run's folder."""
-        return f"{slug(self.label.replace(', ', '_'))}_seed-{seed}"
+        text = self.label.replace(", ", "_")
+        lossless = slug(text) == text and len(text) < 200
+        return f"{text if lossless else own_folder(self.label)}_seed-{seed}"
 
 
 def _shown(value: Any) -> str:

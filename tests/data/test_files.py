@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import io
 import os
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -320,3 +322,74 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(FdlabError, match=r'pip install "fdlab\[data\]"'):
         open_data(str(tmp_path / "a.parquet"))
+
+
+# ---- numbers of any size
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"])
+def test_labels_of_every_integer_type_are_read(kind, tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    labels = [0, 3, None, 2**64 - 1 if kind == "uint64" else 7]
+    images = [{"bytes": encoded(photo(n)), "path": ""} for n in range(4)]
+    table = pa.table({"image": images, "label": pa.array(labels, getattr(pa, kind)())})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    assert open_data(str(tmp_path / "x.parquet")).labels().tolist() == [0, 3, -1, -1 if kind == "uint64" else 7]
+
+
+def test_a_column_that_is_there_twice_is_no_traceback(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    column = pa.array([encoded(photo(0))])
+    parquet.write_table(pa.Table.from_arrays([column, column], names=["image", "image"]), tmp_path / "x.parquet")
+    with pytest.raises(FdlabError) as caught:
+        open_data(str(tmp_path / "x.parquet"))
+    assert caught.value.code == 3
+
+
+def tar_of(path, members):
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        {"a.cls": b"9" * 30},
+        {"a.cls": b"9" * 5000},
+        {"a.cls": str(2**70).encode()},
+        {"a.json": b'{"label": 1e999}'},
+        {"a.json": b'{"label": NaN}'},
+        {"a.json": b'{"label": 1' + b"0" * 400 + b"}"},
+        {"a.json": b"[" * 100_000},
+        {"a.json": b'{"label": [1]}'},
+        {"a.json": b"\xff"},
+    ],
+)
+def test_a_label_that_is_no_number_of_64_bits_is_none(note, tmp_path):
+    tar_of(tmp_path / "x.tar", {"a.png": encoded(photo(0)), **note, "b.png": encoded(photo(1)), "b.cls": b"1"})
+    assert open_data(str(tmp_path / "x.tar")).labels().tolist() == [-1, 1]
+
+
+@pytest.mark.parametrize("size", [10**12, 2**62, -5])
+def test_a_member_that_claims_bytes_that_are_not_there_is_counted(size, tmp_path):
+    tar_of(tmp_path / "x.tar", {"a.png": encoded(photo(0)), "b.png": encoded(photo(1)), "c.png": encoded(photo(2))})
+    content = bytearray((tmp_path / "x.tar").read_bytes())
+    info = tarfile.TarInfo("z.png")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(size)}
+    head = info.tobuf(format=tarfile.PAX_FORMAT)
+    (tmp_path / "x.tar").write_bytes(head + content)
+    with contextlib.suppress(FdlabError):
+        source = open_data(str(tmp_path / "x.tar"))
+        _, labels = source.stack(range(len(source)), 32)
+        assert len(labels) == 3
+
+
+@pytest.mark.parametrize(
+    "pattern", ["q-{0..3000000}.tar", "q-{0..99999999999999999999}.tar", "q-{000..999}{000..999}.tar"]
+)
+def test_a_pattern_of_millions_of_shards_is_refused_at_once(pattern, tmp_path):
+    with pytest.raises(FdlabError):
+        open_data(str(tmp_path / pattern))

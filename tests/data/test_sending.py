@@ -26,7 +26,7 @@ def test_a_socket_of_a_dead_process_is_its_death(lost: type[Exception]) -> None:
     dead.join()
     with pytest.raises(FdlabError, match="A process that prepares batches has died") as caught, worker_deaths([dead]):
         raise lost
-    assert caught.value.code == 1
+    assert caught.value.code == 4  # what a system short of memory does
     assert "run.workers=0" in caught.value.fix
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from fdlab.errors import FdlabError
 from fdlab.records.table import (
     COLUMNS,
+    TEXT,
     differences,
     frame,
     join,
@@ -97,3 +101,37 @@ def test_reading_something_else_says_so(tmp_path: object) -> None:
         read_table(path)
     with pytest.raises(FdlabError, match="cannot be read"):
         read_table(path.with_name("absent.csv"))
+
+
+LABELS = (
+    *("001", "1", "1.0", "010", "1e3", "0x10", "-0", "inf", "Infinity", "1_000", "True", "2020-01-01"),
+    *("NA", "n/a", "N/A", "null", "NULL", "None", "nan", "NaN", "-nan", "<NA>", "#N/A", "#NA", "-1.#IND"),
+    *(" padded ", "a,b", 'say "x"', "two\nlines", "carriage\rreturn", "#comment", "'quoted'", "тест"),
+)
+
+
+@pytest.mark.parametrize("column", TEXT)
+def test_text_is_read_back_as_it_was_written_whatever_it_looks_like(column: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    write_table(path, frame([{column: label, "value": 1.0} for label in LABELS]))
+    back = read_table(path)
+    assert back[column].tolist() == list(LABELS)
+    assert back["value"].tolist() == [1.0] * len(LABELS)
+    write_table(tmp_path / "again.csv", back)
+    assert (tmp_path / "again.csv").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("column", ["seed", "n"])
+def test_whole_numbers_of_any_size_stay_whole(column: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    write_table(path, frame([{column: 2**62 + 1}, {column: None}, {column: 0}]))
+    assert read_table(path)[column].tolist() == [2**62 + 1, pd.NA, 0]
+
+
+@pytest.mark.parametrize("kept", [-1, -2, -3, -20, -25])
+def test_a_table_that_ends_within_a_row_is_no_table(kept: int, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    write_table(path, frame([{"model": "a", "value": 1.0, "unit": "patches", "objective": "x", "reference": "yy"}] * 3))
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(FdlabError, match="cannot be read"):
+        read_table(path)
