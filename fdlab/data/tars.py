@@ -103,7 +103,7 @@ def _members(shard: int, path: Path) -> list[tuple[str, Place, int]]:
                     file = tar.extractfile(member)
                     assert file is not None
                     labels[key] = _label(file.read(), ending, labels.get(key, -1))
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, IndexError, KeyError) as error:
         compressed = path.suffix in (".gz", ".tgz", ".zst", ".bz2", ".xz")
         raise FdlabError(
             f"{path} cannot be read as a tar file.",
