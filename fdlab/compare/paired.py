@@ -22,12 +22,19 @@ from fdlab.records.store import Record
 Row = dict[str, Any]
 # Two models' logits have no common scale: only shares of them are compared.
 NO_COMMON_SCALE = ("score_whole", "score_empty", "head_effect", "head_conductance")
+NOT_COMPARABLE = "not comparable: pixels of different grids"  # the ``objective`` of such a difference
+LAYOUT = ("grid", "patch_size", "image_size", "windows")
 
 
 def same_images(first: Record, second: Record) -> bool:
     """Whether both were measured on the same images in the same order."""
     keys = ("data_digest", "images", "seed")
     return all(first.manifest.get(key) == second.manifest.get(key) for key in keys)
+
+
+def same_pixels(first: Record, second: Record) -> bool:
+    """Whether a distance in pixels means the same in both: one grid, patch and input size, the same windows."""
+    return all(first.manifest.get(key) == second.manifest.get(key) for key in LAYOUT)
 
 
 def paired_rows(
@@ -39,6 +46,8 @@ def paired_rows(
         records: label -> record of one probe.
         pairs: (model, reference).
         seed: of the resampled images.
+
+    A difference in pixels of models on different grids is kept and marked as ``NOT_COMPARABLE`` (``objective``).
     """
     rows: list[Row] = []
     notes: list[str] = []
@@ -60,7 +69,10 @@ def paired_rows(
             notes.append(f"{model} and {reference} have different depths: their last halves are compared.")
         same = {"model": model, "reference": reference, "seed": seed, "probe": first.manifest.get("probe", "")}
         same["objective"] = next(iter(first.table["objective"]), "")
-        rows += [{**same, **row} for row in _differences(first, second, seed)]
+        marked = {} if same_pixels(first, second) else {"objective": NOT_COMPARABLE}
+        rows += [
+            {**same, **row, **(marked if row["unit"] == "px" else {})} for row in _differences(first, second, seed)
+        ]
     return rows, notes
 
 

@@ -275,7 +275,7 @@ def _with_label(model: Any) -> tuple[str, Any]:
 
 
 def _random_control(encoders: Mapping[str, Encoder], device: str, seed: int) -> dict[str, Encoder]:
-    """The first model's architecture, untrained, where some name for it can be opened; else a warning."""
+    """The first model's architecture, untrained, where some name for it can be opened; else a warning that says why."""
     if CONTROL in encoders:
         raise FdlabError(f"The label '{CONTROL}' is the control's.", fix="Name your model otherwise.", code=USAGE)
     first = next(iter(encoders.values()))
@@ -285,20 +285,34 @@ def _random_control(encoders: Mapping[str, Encoder], device: str, seed: int) -> 
     name = info.source.removeprefix("timm:") or info.timm_name
     # a bare file may need the head count that the first model was opened with
     with_heads: dict[str, Any] = {"heads": info.heads, "image_size": info.image_size}
+    why = "nothing names its architecture."
     for options in ({}, with_heads) if name else ():
         try:
             control = open_model(f"random:{name}", device=device, seed=seed, **options)
-        except FdlabError:
+        except FdlabError as error:
+            why = f"random:{name} cannot be opened: {error.what}"
             continue
         if _shape(control) == _shape(first):
             return {CONTROL: control}
-    warnings.warn("No untrained control of the first model could be built.", stacklevel=3)
+        why = f"random:{name} has other sizes than the model ({_sizes(control)}, not {_sizes(first)})."
+    warnings.warn(
+        f"No untrained control of the first model could be built: {why} "
+        "Without it nothing can be owed to training. Add one as a model: untrained=random:NAME with a timm name or a "
+        "run folder of the same architecture; --no-control leaves it out knowingly (control=False in Python).",
+        stacklevel=3,
+    )
     return {}
 
 
 def _shape(encoder: Encoder) -> tuple[Any, ...]:
     info = encoder.info
     return info.depth, info.width, info.heads, info.patch_size, tuple(info.grid), info.prefix_tokens
+
+
+def _sizes(encoder: Encoder) -> str:
+    info = encoder.info
+    grid = "x".join(map(str, info.grid))
+    return f"{info.depth} blocks of width {info.width}, {info.heads} heads, {grid} patches of {info.patch_size} px"
 
 
 def _size(encoder: Encoder) -> tuple[int, int]:

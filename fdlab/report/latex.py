@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from fdlab.records.atomic import write_text
-from fdlab.records.estimate import Estimate
+from fdlab.records.estimate import UNKNOWN, Estimate
 from fdlab.records.metrics import METRICS
 from fdlab.report.figures import available, figure_of
 from fdlab.report.numbers import decimals, is_share
@@ -80,7 +80,8 @@ def macros(report: Report) -> list[tuple[str, str]]:
         if change.model in words and change.reference in words:
             column = f"{'late_' if change.late else ''}{change.metric}"
             name = f"\\fd{words[change.model]}Minus{words[change.reference]}{word(column)}"
-            macros |= dict(_forms(name, column, change.value, sign="+"))
+            value = change.value if change.comparable else UNKNOWN
+            macros |= dict(_forms(name, column, value, sign="+"))
     return list(macros.items())
 
 

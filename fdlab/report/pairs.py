@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from fdlab.compare.paired import NOT_COMPARABLE
 from fdlab.records.estimate import Estimate
 from fdlab.records.means import rows_of
 from fdlab.records.metrics import METRICS
@@ -18,13 +19,17 @@ MOST = 40  # rows a page shows at once; table.csv has them all
 
 
 class Change(NamedTuple):
-    """A metric of one model minus that of another; ``late``: its mean over the last half of the blocks."""
+    """A metric of one model minus that of another.
+
+    ``late``: its mean over the last half of the blocks; ``comparable`` is False for pixels of different grids.
+    """
 
     model: str
     reference: str
     metric: str
     late: bool
     value: Estimate
+    comparable: bool = True
 
 
 def changes(table: pd.DataFrame) -> Iterator[Change]:
@@ -39,9 +44,9 @@ def changes(table: pd.DataFrame) -> Iterator[Change]:
     for (model, reference, metric), rows in differences(table).groupby(["model", "reference", "metric"], sort=False):
         whole = rows[rows["block"].isna()]
         of_late = whole.empty or metric in by_block - with_whole
-        yield Change(
-            str(model), str(reference), str(metric), of_late, estimate(rows_of(rows) if whole.empty else whole)
-        )
+        value = estimate(rows_of(rows) if whole.empty else whole)
+        comparable = not (rows["objective"] == NOT_COMPARABLE).any()
+        yield Change(str(model), str(reference), str(metric), of_late, value, comparable)
 
 
 def pairwise(report: Report) -> pd.DataFrame:
@@ -54,8 +59,8 @@ def pairwise(report: Report) -> pd.DataFrame:
             "model": change.model,
             "minus": change.reference,
             "metric": f"{_label(change.metric)}{', late blocks' if change.late else ''}",
-            "difference": signed(change.metric, change.value),
-            "verdict": _verdict(change.value),
+            "difference": signed(change.metric, change.value) if change.comparable else "–",
+            "verdict": _verdict(change.value) if change.comparable else "not comparable (pixels of different grids)",
         }
         for change in known
     ]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fdlab.compare.paired import paired_rows
+from fdlab.compare.paired import NOT_COMPARABLE, paired_rows
 from fdlab.randomness import stream
 from fdlab.records.store import Record
 from fdlab.records.table import differences, frame, values
@@ -169,3 +169,17 @@ def test_intervals_of_differences_cover() -> None:
         late = table[table["block"].isna()].iloc[0]
         covered += bool(late["low"] <= 0.1 <= late["high"])
     assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_pixels_of_different_grids_are_marked_and_nothing_else_is() -> None:
+    draw = stream(2, "grids")
+    arrays = {name: draw.uniform(1, 9, (IMAGES, 2, 2)) for name in ("distance", "distance_ratio")}
+    grid = {"grid": [4, 4], "patch_size": 8, "image_size": 32, "windows": [1, 1]}
+    same = rows_of(record(arrays, **grid), record(arrays, **grid))
+    assert not (same["objective"] == NOT_COMPARABLE).any()
+    # the distance of uniform attention is about the same on 4 x 4 patches of 8 px and on 8 x 8 of 4 px
+    for other in ({"grid": [8, 8], "patch_size": 4}, {"image_size": 64, "patch_size": 16}, {"windows": [4, 1]}):
+        table = rows_of(record(arrays, **grid), record(arrays, **{**grid, **other}))
+        marked = table["objective"] == NOT_COMPARABLE
+        assert set(table[marked]["metric"]) == {"distance", "distance_spread", "distance_sd"}
+        assert set(table[~marked]["metric"]) == {"distance_ratio"}

@@ -175,7 +175,8 @@ def test_control_of_a_bare_file_takes_its_head_count(store: Store, shared: Any) 
 
 
 def test_control_that_cannot_be_built_is_said(store: Store) -> None:
-    with pytest.warns(UserWarning, match="No untrained control"):
+    said = "No untrained control.* nothing names its architecture.* Add one as a model: untrained=random:NAME"
+    with pytest.warns(UserWarning, match=said):
         table = run({"a": encoder()}, store, random_control=True)
     assert set(table["model"]) == {"a"}
 
