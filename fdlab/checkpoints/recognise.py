@@ -171,7 +171,7 @@ def recognise(
         {
             **words,
             "title": family.title,
-            "kind": family.kind,
+            "kind": family.kind_of(family.tensors(contents, place)),
             "heads_from": built.heads_from,
             "positions": built.positions,
             "left_over": left_over,

@@ -45,7 +45,7 @@ HEADERS = {
     "late_r2_absolute": "r2_absolute",
     "teacher_r2": "teacher_r2",
 }
-FAMILY_NAMES = {"mim": "masked image modelling", "random": "untrained control"}
+FAMILY_NAMES = {"mim": "masked image modelling", "random": "untrained control", "unknown": "family not stated"}
 EMBED = 600_000  # bytes of compressed table that a page carries inside
 CLAIM = {"verdict": "not tested", "scope": "", "statement": "", "effect": "", "not_controlled": ""}
 VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "not tested": "–"}

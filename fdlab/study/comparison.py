@@ -100,21 +100,18 @@ def compare(
 
 
 def _about_models(cohort: Cohort, families: Mapping[str, str], records: Mapping[str, Record]) -> list[str]:
-    """Sentences on models that are the same, and on families that nobody has stated."""
+    """Sentences on models that are the same, and on families that neither file nor cohort states."""
     manifests = {label: records[label].manifest for label in cohort.labels()}
     by_weights: dict[str, list[str]] = {}
     for label, manifest in manifests.items():
         by_weights.setdefault(manifest.get("weights") or label, []).append(label)
     notes = [f"The same weights under several names: {', '.join(same)}." for same in by_weights.values() if same[1:]]
-    unstated = [(m.label, families.get(m.label, "")) for m in cohort.model if not m.family]
-    guessed = [  # the family that a run's record holds is known; a file's layout only suggests one
-        f"{label} ({family})"
-        for label, family in unstated
-        if family not in ("", "other", "random", manifests[label]["family"])
-    ]
-    if guessed:
-        names = ", ".join(guessed)
-        notes.append(f"Families by the files' layout, not their training (a cohort file states them): {names}.")
+    unknown = [member.label for member in cohort.model if families.get(member.label, "") in ("", "unknown")]
+    if unknown:
+        notes.append(
+            f"The family of {', '.join(unknown)} is unknown: several trainings leave such a file. "
+            "A cohort file states it (family = ...)."
+        )
     return notes
 
 

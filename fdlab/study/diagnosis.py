@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def shown_family(label: str, kind: str) -> str:
-    """The display family of a model: what it was trained on; "other" where that is not known."""
-    return "random" if label == CONTROL else kind if kind != "unknown" else "other"
+    """The display family of a model: what it was trained on, as far as its file proves it, else "unknown"."""
+    return "random" if label == CONTROL else kind
 
 
 class Subject(NamedTuple):

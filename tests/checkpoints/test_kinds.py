@@ -49,10 +49,26 @@ def test_the_words_of_a_timm_name_tell_its_kind(name, kind):
     [
         ("dino_full", "contrastive"),
         ("dino_backbone", "unknown"),  # plain ViT keys alone are those of several methods
-        ("eva02_finetuned", "mim"),
-        ("swin_v1_classifier", "supervised"),
+        ("mae_full", "mim"),  # its decoder
+        ("mae_encoder", "mim"),  # its frozen table
+        ("mae_finetuned", "unknown"),  # a supervised model in MAE's fine-tuning code is the same file
+        ("simmim_vit_pretrain", "mim"),  # mask token and decoder
+        ("simmim_swin_pretrain", "mim"),
+        ("beit_pretrained", "mim"),
+        ("beitv2_pretrained", "mim"),
+        ("beitv2_finetuned", "unknown"),
+        ("data2vec_pretrain", "mim"),
+        ("eva02_pretrained", "mim"),
+        ("eva02_finetuned", "unknown"),
+        ("mocov3_full", "contrastive"),
+        ("esvit_swin", "contrastive"),
+        ("deit_distilled", "supervised"),  # its second token
+        ("deit_base_legacy", "unknown"),  # any plain ViT with a classifier
+        ("timm_clip_quickgelu", "unknown"),  # CLIP's weights under a classifier's keys
+        ("swin_v1_classifier", "unknown"),  # a fine-tuned SimMIM Swin as well
         ("hf_beit", "mim"),
         ("hf_vit", "unknown"),
+        ("hf_deit_with_teacher", "unknown"),
         ("fd_vit_finetuned", "unknown"),  # SimMIM's looks the same
         ("clip_openai", "image-text"),
         ("fd_swin_v2_distilled", "distilled"),

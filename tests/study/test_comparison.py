@@ -197,5 +197,7 @@ def test_one_file_twice_and_families_that_nobody_stated_are_said(tmp_path: Path)
     )
     notes = compare(cohort, "digits#test", tmp_path / "out", control=False, **SETTINGS)["notes"]
     assert "The same weights under several names: a, b." in notes
-    (layout,) = [note for note in notes if "layout" in note]
-    assert layout.endswith("(a cohort file states them): a (supervised).")
+    (unknown,) = [note for note in notes if "unknown" in note]
+    assert unknown.startswith("The family of a is unknown") and "cohort" in unknown
+    families = read_table(tmp_path / "out" / "table.csv").groupby("model")["family"].first().to_dict()
+    assert families == {"a": "unknown", "b": "contrastive"}

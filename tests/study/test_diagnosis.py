@@ -10,7 +10,7 @@ from fdlab.study.diagnosis import shown_family
 
 @pytest.mark.parametrize(
     ("label", "kind", "shown"),
-    [("a", "mim", "mim"), ("a", "unknown", "other"), ("a", "random", "random"), (CONTROL, "mim", "random")],
+    [("a", "mim", "mim"), ("a", "unknown", "unknown"), ("a", "random", "random"), (CONTROL, "mim", "random")],
 )
 def test_the_family_shown(label, kind, shown):
     assert shown_family(label, kind) == shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fdlab.checkpoints.contents import Contents
-from fdlab.checkpoints.families.family import EMA, HALF, MODEL, PATCHES, Family, Network, all_of
+from fdlab.checkpoints.families.family import EMA, HALF, MODEL, PATCHES, Family, Network, all_of, is_masked
 
 SHARED = "rel_pos_bias.relative_position_bias_table"
 LEFTOVERS = (
@@ -51,6 +51,7 @@ BEIT_V2 = Family(
     encoders={"model": MODEL, "ema": EMA},
     default=("model", "ema"),
     matches=_matches_beit_v2,
+    proof=is_masked,
     builder="beit",
     leftovers=LEFTOVERS,
     heads={768: 12, 1024: 16},
@@ -74,7 +75,8 @@ FAMILIES = (
     replace(
         BEIT_V2,
         name="beit_finetuned",
-        title="a fine-tuned BEiT or BEiT v2 (they look the same)",
+        kind="unknown",
+        title="a fine-tuned BEiT or BEiT v2 (they look the same, as does any other training of their network)",
         matches=_matches_finetuned,
         notes=("mean and std: BEiT's own 22k files use 0.5, BEiT v2 ImageNet's; the file does not say which it is",),
         timm_names={

@@ -25,7 +25,7 @@ def _matches_deit(network: Network, contents: Contents) -> bool:
 DEIT = Family(
     name="deit",
     title="DeiT (plain ViT with a classifier)",
-    kind="supervised",
+    kind="unknown",  # any plain ViT that was fine-tuned under timm's keys looks the same
     encoders={"model": MODEL, "ema": EMA},
     default=("model", "ema"),
     matches=_matches_deit,
@@ -45,6 +45,7 @@ DEIT = Family(
 DISTILLED = replace(
     DEIT,
     name="deit_distilled",
+    kind="supervised",
     title="DeiT distilled (two prefix tokens, two heads)",
     matches=_matches_distilled,
     timm_names={size: name.replace("_patch16", "_distilled_patch16") for size, name in DEIT.timm_names.items()},
@@ -52,6 +53,7 @@ DISTILLED = replace(
 DEIT3 = replace(
     DEIT,
     name="deit3",
+    kind="supervised",
     title="DeiT III (layer scale, no position for the class token)",
     matches=_matches_deit3,
     renames=((r"\.gamma_([12])$", r".ls\1.gamma"),),

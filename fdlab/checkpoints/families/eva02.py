@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fdlab.checkpoints.contents import Contents
 from fdlab.checkpoints.families.clip import MEAN, STD
-from fdlab.checkpoints.families.family import EMA, MODEL, PATCHES, Family, Network
+from fdlab.checkpoints.families.family import EMA, MODEL, PATCHES, Family, Network, is_masked
 
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
 
@@ -34,6 +34,7 @@ FAMILIES = (
         encoders={"model": MODEL, "ema": EMA},
         default=("model", "ema"),
         matches=_matches,
+        proof=is_masked,
         builder="eva",
         leftovers=(r"mask_token", r"lm_head\..*", r"rope\.freqs_sin", r"blocks\.\d+\.attn\.rope\..*"),
         renames=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -49,6 +50,8 @@ class Family:
     Attributes:
         kind: what its authors pre-trained it on, by which reports colour it. "unknown": several methods have this
             layout, so that a file of it does not tell.
+        proof: the sign, over the network, that a file of a shared layout is of that kind (a decoder, a mask token);
+            without it the kind of such a file is "unknown". None: the layout alone is proof.
         encoders: {name for ``@name``: the places where it may lie}.
         default: names in the order of preference (what the authors publish or evaluate).
         matches: the signature, over the default network (prefix removed) and the whole file; families
@@ -76,6 +79,7 @@ class Family:
     encoders: Mapping[str, tuple[Place, ...]]
     default: tuple[str, ...]
     matches: Matches
+    proof: Callable[[Network], bool] | None = None
     builder: Builder = "vit"
     marker: str = PATCHES
     leftovers: tuple[str, ...] = ()
@@ -114,6 +118,10 @@ class Family:
             key.removeprefix(prefix) if key.startswith(prefix) else f"/{key}": value for key, value in table.items()
         }
 
+    def kind_of(self, network: Network) -> Kind:
+        """What this network was pre-trained on, as far as its file proves it."""
+        return self.kind if self.proof is None or self.proof(network) else "unknown"
+
     def recognises(self, contents: Contents) -> bool:
         """Whether the default network has this family's signature."""
         networks = self.networks(contents)
@@ -138,6 +146,11 @@ def is_plain_vit(network: Network) -> bool:
 def class_row_is_zero(network: Network) -> bool:
     """Fixed sin-cos tables (MAE, MoCo v3) give the class token a row of exact zeros."""
     return not network["pos_embed"][:, :1].any()
+
+
+def is_masked(network: Network) -> bool:
+    """Masked image modelling leaves its token or its prediction head; fine-tuning drops both."""
+    return any(re.match(r"(embeddings\.)?mask_token|/?lm_head\.", key) for key in network)
 
 
 def is_square(number: int) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fdlab.checkpoints.contents import Contents
 from fdlab.checkpoints.families.clip import FINAL, MEAN, STD, add_axes
 from fdlab.checkpoints.families.dinov2 import fold_class_row
-from fdlab.checkpoints.families.family import HALF, Family, Network, all_of, under
+from fdlab.checkpoints.families.family import HALF, Family, Network, all_of, is_masked, under
 from fdlab.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD
 
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
@@ -108,10 +108,6 @@ def _is_vit(network: Network) -> bool:
     return "encoder.layer.0.attention.attention.query.weight" in network
 
 
-def _has_classifier(network: Network) -> bool:
-    return any(re.match(r"/?(cls_)?classifier\.", key) for key in network)
-
-
 _CLIP = Family(
     name="hf_clip_vision",
     title="Hugging Face CLIP, image tower",
@@ -149,7 +145,7 @@ _CLIP = Family(
 _VIT = Family(
     name="hf_vit",
     title="Hugging Face ViT or DeiT",
-    kind="unknown",  # DINO's files on the hub have this layout as well
+    kind="unknown",  # DINO's files on the hub have this layout as well, and fine-tuned ones of any origin
     encoders={"model": under("vit.", "deit.", "beit.", "data2vec_vision.", "dinov2.", "dinov2_with_registers.", "")},
     default=("model",),
     matches=all_of(_is_vit),
@@ -168,6 +164,7 @@ _BEIT = replace(
     title="Hugging Face BEiT or data2vec-vision",
     kind="mim",
     matches=_matches_beit,
+    proof=is_masked,
     builder="beit",
     resize_is_ours=True,
 )
@@ -200,5 +197,4 @@ _REGISTERS = replace(
     convert=lambda state: fold_class_row(_join(state)),
     resize="antialias",
 )
-_CLASSIFIER = replace(_VIT, kind="supervised", matches=all_of(_is_vit, _has_classifier))
-FAMILIES = (_CLIP, _BEIT, _REGISTERS, _DINOV2, _MAE, _CLASSIFIER, _VIT)
+FAMILIES = (_CLIP, _BEIT, _REGISTERS, _DINOV2, _MAE, _VIT)

@@ -20,6 +20,11 @@ def _is_mae(network: Network, contents: Contents) -> bool:
     )
 
 
+def _is_pretrained(network: Network) -> bool:
+    """The decoder, or the frozen table that only this pre-training leaves untouched."""
+    return any(key.startswith("decoder_") for key in network) or class_row_is_zero(network)
+
+
 def _is_small(network: Network, contents: Contents) -> bool:
     return "pos_embedding" in network and "transformer.0.attn.qkv.weight" in network
 
@@ -36,6 +41,7 @@ MAE = Family(
     encoders={"encoder": MODEL},
     default=("encoder",),
     matches=_is_mae,
+    proof=_is_pretrained,
     leftovers=(r"mask_token", r"decoder_.*"),
     heads={768: 12, 1024: 16, 1280: 16},
     resize="size",
@@ -54,6 +60,7 @@ SMALL_MAE = Family(
     encoders={"encoder": tuple(Place(place.table, ("encoder.", "")) for place in MODEL)},
     default=("encoder",),
     matches=_is_small,
+    proof=lambda network: "mask_token" in network or any(key.startswith("/decoder.") for key in network),
     marker="patchify.weight",
     leftovers=(r"/decoder\..*", r"mask_token"),
     renames=(

@@ -37,7 +37,7 @@ def _one_layer(network: Network) -> bool:
 VIT = Family(
     name="torchvision",
     title="torchvision ViT",
-    kind="supervised",
+    kind="unknown",  # torchvision's own weights are supervised; other trainings of its class look the same
     encoders={"model": MODEL, "ema": EMA},
     default=("model", "ema"),
     matches=all_of(_is_torchvision, _one_layer),
