@@ -21,7 +21,8 @@ _NO_NETWORK = frozenset(
     {"optimizer", "opt", "optimizer_state_dict", "optimizers", "scaler", "amp", "amp_scaler", "fp16_scaler"}
     | {"loss_scaler", "lr_scheduler", "scheduler", "dino_loss", "ibot_loss", "criterion", "rng_state"}
 )
-_WRAPPERS = ("module.", "_orig_mod.", "_forward_module.")
+# What DDP, torch.compile, DeepSpeed and activation checkpointing put between names; ``module`` only in front.
+_WRAPPERS = frozenset({"_orig_mod", "_forward_module", "_checkpoint_wrapped_module"})
 Fact = tuple[Any, str]
 
 
@@ -40,6 +41,11 @@ class Contents:
     @classmethod
     def of(cls, content: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]] | None = None) -> Contents:
         return cls(frozenset(map(str, content)), _tables(content), {**_words(content), **_folder_words(configs or {})})
+
+    def below(self, table: str, prefix: str) -> Contents:
+        """What lies under a prefix of one table, as if it were a file of its own."""
+        inside = {k.removeprefix(prefix): v for k, v in self.tables[table].items() if k.startswith(prefix)}
+        return Contents(frozenset(inside), {"": inside}, self.said)
 
     @property
     def arch(self) -> str | None:
@@ -64,7 +70,7 @@ def _tables(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
         for path, mapping in level:
             found.append((path, _tensors(mapping)))
             for name, value in mapping.items():
-                if isinstance(value, Mapping) and name not in _NO_NETWORK and id(value) not in visited:
+                if isinstance(value, Mapping) and str(name) not in _NO_NETWORK and id(value) not in visited:
                     visited.add(id(value))
                     below.append(((*path, str(name)), value))
         level = below
@@ -81,10 +87,15 @@ def _tensors(mapping: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def unwrapped(key: str) -> str:
-    """The key without what DDP, DeepSpeed and torch.compile put in front."""
-    while key.startswith(_WRAPPERS):
-        key = key.split(".", 1)[1]
-    return key
+    """The key without what DDP, DeepSpeed, torch.compile and activation checkpointing add to it.
+
+    >>> unwrapped("module._orig_mod.blocks.0._checkpoint_wrapped_module.norm1.weight")
+    'blocks.0.norm1.weight'
+    """
+    names = [name for name in key.split(".") if name not in _WRAPPERS]
+    while len(names) > 1 and names[0] == "module":
+        names.pop(0)
+    return ".".join(names) or key
 
 
 def _words(content: Mapping[str, Any]) -> dict[str, Fact]:
@@ -110,7 +121,8 @@ def _words(content: Mapping[str, Any]) -> dict[str, Fact]:
         said["mean"] = (IMAGENET_MEAN if imagenet else (0.5, 0.5, 0.5), where)
         said["std"] = (IMAGENET_STD if imagenet else (0.5, 0.5, 0.5), where)
     config = content.get("config")
-    if isinstance(config, Mapping):  # yacs, as the Swin, SimMIM and feature-distillation code saves it
+    if isinstance(config, Mapping) and {"DATA", "MODEL"} & set(map(str, config)):
+        # yacs, as the Swin, SimMIM and feature-distillation code saves it
         said["training"] = (config, "the file's config")
         size = _inside(config, "DATA", "IMG_SIZE")
         if isinstance(size, int):
@@ -134,7 +146,7 @@ def _folder_words(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Fact]:
         cfg = config.get("pretrained_cfg") or {}
         _keep(said, cfg, "config.json", mean="mean", std="std", interpolation="interpolation", tag="tag")
     elif "model_type" in config or "vision_config" in config:
-        vision = config.get("vision_config")  # of whole CLIP models
+        vision = config.get("vision_config") or config.get("backbone_config")  # of whole CLIP models; of UPerNet
         _keep(
             said,
             vision if isinstance(vision, Mapping) else config,
@@ -144,6 +156,10 @@ def _folder_words(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Fact]:
             norm_eps="layer_norm_eps",
             activation="hidden_act",
             model_type="model_type",
+            hidden_size="hidden_size",
+            num_hidden_layers="num_hidden_layers",
+            patch_size="patch_size",
+            rope_temperature="rope_theta",
         )
     _keep(
         said,

@@ -11,6 +11,7 @@ import torch
 from fdlab.checkpoints.builders.timm_name import kind_of_name
 from fdlab.checkpoints.recognise import recognise
 from fdlab.checkpoints.save import OwnFile, own_file
+from fdlab.checkpoints.soundness import not_finite, refuse_not_finite
 from fdlab.checkpoints.sources import on_disk, run_file
 from fdlab.checkpoints.unpickle import AGAIN, WeightFile, read_weights, refusal
 from fdlab.encoders.devices import pick_device
@@ -224,6 +225,8 @@ def _finish(module: torch.nn.Module, call: TimmCall, asked: _Asked, **known: Any
         set_activation(module, asked.activation)
         said = f"activation {asked.activation}: given by the user"
         known["assumed"] = tuple(dict.fromkeys((*known.get("assumed", ()), said)))
+    if asked.random_seed is None and (name := not_finite(module.named_parameters())):
+        raise refuse_not_finite(asked.text, name, dict(module.named_parameters()))
     if asked.random_seed is not None:
         known |= {"taken": f"random weights, seed {asked.random_seed}", "kind": "random"}
     return Encoder.wrap(module, call=call, source=asked.text, **known)

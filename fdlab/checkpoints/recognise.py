@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,49 +19,20 @@ from fdlab.checkpoints.builders.beit import build_beit
 from fdlab.checkpoints.builders.built import Ask, Built, key_error
 from fdlab.checkpoints.builders.eva import build_dinov3, build_eva02
 from fdlab.checkpoints.builders.swin import build_swin, build_swin_v2
-from fdlab.checkpoints.builders.timm_name import build_timm
+from fdlab.checkpoints.builders.timm_name import agrees, build_timm, is_stock
 from fdlab.checkpoints.builders.vit import build_vit
 from fdlab.checkpoints.contents import Contents
-from fdlab.checkpoints.families import (
-    beit,
-    clip,
-    deit,
-    dino,
-    dinov2,
-    eva02,
-    feature_distillation,
-    huggingface,
-    mae,
-    moco,
-    simmim,
-    swin,
-    timm_files,
-    torchvision_vit,
-)
-from fdlab.checkpoints.families.family import Family, Place
+from fdlab.checkpoints.families.family import Family
 from fdlab.checkpoints.families.refusals import refuse_known
+from fdlab.checkpoints.find import FAMILIES, Found, find
+from fdlab.checkpoints.leftovers import is_beside, said
+from fdlab.checkpoints.soundness import check_words, not_finite, refuse_not_finite
 from fdlab.checkpoints.unpickle import WeightFile, refusal
 from fdlab.encoders.encoder import Size, TimmCall
 from fdlab.encoders.student import seeded
-from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
+from fdlab.errors import NOT_UNDERSTOOD, FdlabError
 from fdlab.randomness import seed_for
 
-FAMILIES: tuple[Family, ...] = (
-    *timm_files.FAMILIES,
-    *feature_distillation.FAMILIES,
-    *simmim.FAMILIES,
-    *moco.FAMILIES,
-    *clip.FAMILIES,
-    *huggingface.FAMILIES,
-    *torchvision_vit.FAMILIES,
-    *swin.FAMILIES,
-    *eva02.FAMILIES,
-    *dinov2.FAMILIES,
-    *beit.FAMILIES,
-    *mae.FAMILIES,
-    *deit.FAMILIES,
-    *dino.FAMILIES,
-)
 BUILDERS: Mapping[str, Callable[[Ask, dict[str, Tensor]], Built]] = {
     "vit": build_vit,
     "beit": build_beit,
@@ -98,28 +69,6 @@ class Recognised:
         return module
 
 
-def find_family(file: WeightFile) -> tuple[Family, Contents]:
-    """The first family whose signature fits, or an error with the nearest ones and the first keys."""
-    contents = Contents.of(file.content, file.configs)
-    refuse_known(file.path, contents)
-    for family in FAMILIES:
-        if family.recognises(contents):
-            return family, contents
-    tables = "; ".join(
-        f"{name or 'top level'}: {', '.join(list(table)[:6])}" for name, table in list(contents.tables.items())[:4]
-    )
-    near = [family.name for family in FAMILIES if family.networks(contents)]
-    nearest_ones = f"Nearest, by the place of the patch embedding: {', '.join(near[:6])}. " if near else ""
-    tried = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
-    why = f"{nearest_ones}Tried: fdlab, {tried}. First keys: {tables or 'no tensors at all'}."
-    raise refusal(
-        file.path,
-        "has no layout that fdlab knows.",
-        why,
-        "Give a file of a known family, or its name to timm: timm:NAME.",
-    )
-
-
 def recognise(
     file: WeightFile,
     *,
@@ -133,23 +82,19 @@ def recognise(
     Raises:
         FdlabError: code 3 for an unknown layout, key or head count; code 2 for a wrong argument.
     """
-    family, contents = find_family(file)
-    networks = family.networks(contents)
-    taken = encoder or next(name for name in family.default if name in networks)
-    if taken not in networks:
-        raise FdlabError(
-            f"{file.path} holds no '{taken}'.",
-            f"It is {family.name} and holds {', '.join(networks)}.",
-            f"Use @NAME or encoder= with one of them.{nearest(taken, networks)}",
-            code=USAGE,
-        )
-    place = networks[taken]
-    others = tuple(name for name in networks if name != taken)
-    prefixes = tuple(networks[name].prefix_in(contents, family.marker) or "" for name in others)
-    ask = Ask(file.path, family, contents, heads, image_size, activation)
+    contents = Contents.of(file.content, file.configs)
+    refuse_known(file.path, contents)
+    check_words(file.path, contents)
+    found = find(contents, file.path, encoder)
+    if found is None:
+        raise _unknown(file, contents)
+    family = found.family
+    ask = Ask(file.path, family, found.contents, heads, image_size, activation)
     try:
-        state, left_over = _state(family, contents, place, prefixes)
-        built = BUILDERS[family.builder](ask, state)
+        network = found.network()
+        if broken := not_finite(network.used.items()):
+            raise refuse_not_finite(file.path, broken, network.used)
+        built = BUILDERS[family.builder](ask, network.state)
     except (KeyError, IndexError, ValueError, RuntimeError, TypeError, ZeroDivisionError) as error:
         # A changed file can lack any tensor that a rule reads, or hold it in another shape.
         if isinstance(error, KeyError):
@@ -157,49 +102,68 @@ def recognise(
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
         what = f"{file.path} has tensors that do not fit {family.name}."
         raise FdlabError(what, why, "The file was changed.", code=NOT_UNDERSTOOD) from error
-    built = Built(**{**vars(built), "state": _fitting(ask, built)})
-    words = _preprocessing(ask)
-    prefix = (place.prefix_in(contents, family.marker) or "").rstrip(".")
+    state, heads_left = _fitting(ask, built)
+    left = (*heads_left, *network.beside)
+    return _recognised(found, ask, replace(built, state=state), left, network.known)
+
+
+def _recognised(found: Found, ask: Ask, built: Built, left: tuple[str, ...], known: int) -> Recognised:
+    family = found.family
     return Recognised(
         family,
-        taken,
-        others,
-        ".".join(part for part in (place.table, prefix) if part) or "top level",
+        found.taken,
+        found.others,
+        found.container,
         built.state,
         built.call,
-        (*built.said, *_defaults(ask), *family.notes),
+        (*built.said, *_contradicted(ask, built), *_defaults(ask), *family.notes, *said(left)),
         {
-            **words,
+            **_preprocessing(ask),
             "title": family.title,
             "kind": family.kind_of(family.tensors(contents, place)),
             "heads_from": built.heads_from,
             "positions": built.positions,
-            "left_over": left_over,
+            "left_over": known + len(left),
             **_stock_name(family, built),
             **built.known,
         },
     )
 
 
-def _state(family: Family, contents: Contents, place: Place, others: tuple[str, ...]) -> tuple[dict[str, Tensor], int]:
-    """(the network's tensors under timm's keys, float32; how many known keys were left over)."""
-    leftovers = [re.compile(pattern) for pattern in family.leftovers]
-    beside = tuple(f"/{prefix}" for prefix in others if prefix)
-    state: dict[str, Tensor] = {}
-    left_over = 0
-    for key, tensor in family.tensors(contents, place).items():
-        if any(pattern.fullmatch(key) for pattern in leftovers) or (beside and key.startswith(beside)):
-            left_over += 1
-            continue
-        name = key
-        for pattern, replacement in family.renames:
-            name = re.sub(pattern, replacement, name)
-        state[name] = tensor.float() if tensor.is_floating_point() else tensor
-    return (family.convert(state) if family.convert else state), left_over
+def _contradicted(ask: Ask, built: Built) -> tuple[str, ...]:
+    """A sentence where the file's words are of another network than its tensors: the tensors count."""
+    contents, kwargs = ask.contents, built.call.kwargs
+    arch = (contents.arch or "").split("/")[-1].split(".")[0]
+    if ask.family.builder != "timm" and is_stock(arch) and not agrees(arch, contents.value("arguments"), built.state):
+        return (f"the file's architecture {arch} is not that of its tensors: the tensors count",)
+    wrong = [
+        f"{fact} {contents.value(fact)} for {kwargs[name]}"
+        for fact, name in (("hidden_size", "embed_dim"), ("num_hidden_layers", "depth"), ("patch_size", "patch_size"))
+        if isinstance(contents.value(fact), int)
+        and name in kwargs
+        and contents.value(fact) != kwargs[name]
+        and "depths" not in kwargs
+    ]
+    return (f"config.json is of another network ({', '.join(wrong)}): the tensors count",) if wrong else ()
 
 
-def _fitting(ask: Ask, built: Built) -> dict[str, Tensor]:
-    """The state, once every key is used and every parameter found with its shape, before anything is loaded."""
+def _unknown(file: WeightFile, contents: Contents) -> FdlabError:
+    """A layout that no family has, with the nearest ones and the first keys."""
+    tables = "; ".join(
+        f"{name or 'top level'}: {', '.join(list(table)[:6])}" for name, table in list(contents.tables.items())[:4]
+    )
+    near = [family.name for family in FAMILIES if family.networks(contents)]
+    nearest_ones = f"Nearest, by the place of the patch embedding: {', '.join(near[:6])}. " if near else ""
+    return refusal(
+        file.path,
+        "has no layout that fdlab knows.",
+        f"{nearest_ones}First keys: {tables or 'no tensors at all'}.",
+        "Give a file of a known family, or its name to timm: timm:NAME.",
+    )
+
+
+def _fitting(ask: Ask, built: Built) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """(the state, keys of heads that the class has no place for), once all others are used and each shape fits."""
     try:
         with torch.device("meta"):
             wanted = blank(built.call.make).state_dict()
@@ -209,6 +173,8 @@ def _fitting(ask: Ask, built: Built) -> dict[str, Tensor]:
             f"{ask.path}: its timm class could not be made.", why, "Check heads= and image_size=.", code=NOT_UNDERSTOOD
         ) from error
     state = dict(built.state)
+    left = tuple(key for key in state if key not in wanted and is_beside(key))
+    state = {key: value for key, value in state.items() if key not in left}
     extra, missing = set(state) - set(wanted), set(wanted) - set(state)
     if extra or missing:
         raise key_error(ask.path, ask.family, [key.removeprefix("/") for key in extra], missing)
@@ -220,7 +186,7 @@ def _fitting(ask: Ask, built: Built) -> dict[str, Tensor]:
     if wrong:
         why = "; ".join(wrong[:4]) + "."
         raise refusal(ask.path, "has tensors of unfitting shapes.", why)
-    return state
+    return state, left
 
 
 def _preprocessing(ask: Ask) -> dict[str, Any]:
@@ -247,7 +213,7 @@ def _defaults(ask: Ask) -> tuple[str, ...]:
     if "mean" not in known and family.builder != "timm":
         items.append(f"mean {family.mean}, std {family.std}")
     unseen = ask.activation is None and "activation" not in known and family.unknown_activation
-    defaults = (f"{', '.join(items)}: not in the file, from the authors' code",) if items else ()
+    defaults = (f"{', '.join(items)}: not in the file, {family.whose}",) if items else ()
     return (*given, *defaults, *((family.unknown_activation,) if unseen else ()))
 
 

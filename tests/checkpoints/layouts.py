@@ -75,7 +75,7 @@ def dinov3(s):
             stem = f"blocks.{block}.attn."
             query, value = state.pop(f"{stem}q_bias"), state.pop(f"{stem}v_bias")
             state[f"{stem}qkv.bias"] = torch.cat([query, torch.randn(s.width), value])  # masked by the authors
-            state[f"{stem}qkv.bias_mask"] = torch.ones(3 * s.width)
+            state[f"{stem}qkv.bias_mask"] = torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(s.width)
         count = s.width // s.heads // 4
         state["rope_embed.periods"] = 100.0 ** (torch.arange(count) / count)
         return {**state, "mask_token": torch.zeros(1, s.width)}

@@ -65,3 +65,8 @@ def beit(s: Sizes, **more) -> nn.Module:
 def eva(s: Sizes, **more) -> nn.Module:
     rope = {"use_rot_pos_emb": True, "ref_feat_shape": (s.grid, s.grid), "swiglu_mlp": True}
     return spread(Eva(**{**s.common, "num_classes": 0, "global_pool": "", "use_fc_norm": False, **rope, **more}))
+
+
+def random_vit() -> dict:
+    """The tensors of a plain ViT under timm's keys: 2 blocks, 2 heads, width 16, patch 4, 16 pixels."""
+    return renamed(vit(Sizes(16, 2, 2, 4, 4, 32)))

@@ -126,10 +126,17 @@ def heads_of(ask: Ask, width: int) -> tuple[int, str, Sentences]:
                 f"{ask.heads} heads do not divide the width {width} of {path}.", fix="Check heads=.", code=USAGE
             )
         return ask.heads, "given by the user", (f"heads = {ask.heads}: given by the user",)
-    for fact, count in (("heads", lambda value: value), ("head_width", lambda value: width // value if value else 0)):
+    its_own = ask.contents.value("hidden_size") in (None, width)  # else the words are of another network
+    for fact in ("heads", "head_width") if its_own else ():
         value = ask.contents.value(fact)
-        if isinstance(value, int) and count(value) > 0 and width % count(value) == 0:
-            return count(value), ask.contents.said[fact][1], ()
+        if isinstance(value, int):
+            count, rest = divmod(width, value) if fact == "head_width" else (value, width % value)
+            if rest:
+                why = f"{value} does not divide the width {width} of the tensors."
+                raise refusal(
+                    path, f"says what cannot be right: {fact} {value}.", why, "Give heads=, or mend the word."
+                )
+            return count, ask.contents.said[fact][1], ()
     arch = ask.contents.arch
     each = family.arches.get(arch) if arch else None
     if each and width % each == 0:

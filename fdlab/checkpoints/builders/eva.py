@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fdlab.checkpoints.builders import built
 from fdlab.checkpoints.builders.built import Ask, Built, Sentences
 from fdlab.checkpoints.builders.vit import grids
+from fdlab.checkpoints.unpickle import refusal
 from fdlab.encoders.encoder import Size, TimmCall
 from fdlab.encoders.positions import Grid, resize_absolute
 
@@ -73,13 +75,15 @@ def build_dinov3(ask: Ask, state: dict[str, Tensor]) -> Built:
     width, _, patch = built.patches(ask, state)
     state = dict(state)
     periods = state.pop(PERIODS, None)
-    temperature = 100.0
+    temperature: float = ask.fact("rope_temperature", 100.0)
     if periods is not None and periods.ndim == 1 and width % (4 * periods.shape[0]) == 0:
         heads, where, said = built.heads_in_file(ask, width // (4 * periods.shape[0]), "length of rope_embed.periods")
-        if periods.shape[0] > 1:  # periods = temperature^(i / count)
-            temperature = float(round(float(periods[1] / periods[0]) ** periods.shape[0]))
+        temperature, more = _temperature(ask, periods)
+        said = (*said, *more)
     else:
         heads, where, said = built.heads_of(ask, width)
+        if "rope_temperature" not in ask.contents.said:
+            said = (*said, f"rotary temperature {temperature:g}: not in the file, {ask.family.whose}")
     size: Size = 224 if ask.image_size is None else ask.image_size
     if ask.image_size is None:
         size -= size % patch  # type: ignore[operator]
@@ -90,7 +94,8 @@ def build_dinov3(ask: Ask, state: dict[str, Tensor]) -> Built:
         **built.arguments_of(ask, state, built.grid_of(size, patch), heads, hidden),
         "num_classes": 0,
         "global_pool": "",
-        "qkv_bias": "blocks.0.attn.q_bias" in state,
+        "qkv_bias": "blocks.0.attn.q_bias" in state or "blocks.0.attn.qkv.bias" in state,
+        "attn_type": "rope" if "blocks.0.attn.qkv.bias" in state else "eva",  # with a key bias, or without one
         "swiglu_mlp": gated,
         "swiglu_align_to": 1 if gated else 0,  # gate and value as separate layers
         "init_values": 1e-5 if "blocks.0.gamma_1" in state else None,
@@ -104,3 +109,33 @@ def build_dinov3(ask: Ask, state: dict[str, Tensor]) -> Built:
     }
     call = TimmCall(EVA, kwargs, ask.norm_eps)
     return Built(call, state, where, said, f"rotary, temperature {temperature:g}")
+
+
+def _temperature(ask: Ask, periods: Tensor) -> tuple[float, Sentences]:
+    """(T, what is said) of periods T^(i / count); half precision stores them to 1 %, single to 1e-5.
+
+    Raises:
+        FdlabError: code 3, the periods are another sequence (from a smallest and a largest one).
+    """
+    stored, count = periods.double(), periods.shape[0]
+    if count == 1:
+        return float(ask.fact("rope_temperature", 100.0)), ()
+    found = float(stored[-1] / stored[0]) ** (count / (count - 1))
+    loose = 1e-2 if periods.dtype in (torch.bfloat16, torch.float16) or _is_bfloat16(periods) else 1e-4
+    for value in (float(round(found)), found):
+        wanted = value ** (torch.arange(count, dtype=torch.float64) / count)
+        if value > 0 and torch.allclose(stored, wanted, rtol=loose, atol=0):
+            rounded = not torch.allclose(stored, wanted, rtol=1e-4, atol=0)
+            text = f"rotary periods: stored in half precision; here powers of temperature {value:g} in float32"
+            return value, (text,) if rounded else ()
+    first, last = float(stored[0]), float(stored[-1])
+    raise refusal(
+        ask.path,
+        "has rotary periods that are no powers of one temperature.",
+        f"rope_embed.periods run from {first:.4g} to {last:.4g}, as DINOv3's min_period and max_period make them.",
+        "timm's class knows a temperature only; a training with rope base (the default) opens.",
+    )
+
+
+def _is_bfloat16(periods: Tensor) -> bool:
+    return torch.equal(periods, periods.bfloat16().to(periods.dtype))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,7 +64,7 @@ def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
     return Built(call, module.state_dict(), where, said, known=known)
 
 
-def _classes(state: dict[str, Tensor]) -> int:
+def _classes(state: Mapping[str, Tensor]) -> int:
     return classes_of(state, "head.weight", "head.fc.weight")
 
 
@@ -88,20 +88,37 @@ def kind_of_name(name: str) -> Kind:
     return next((kind for kind, words in _KINDS.items() if re.search(rf"(^|[._])({words})", name)), "unknown")
 
 
-def fits(arch: str | None, arguments: Any, state: dict[str, Tensor]) -> bool:
-    """Whether timm's architecture of this name has exactly these keys."""
+# Tables of positions, whose sizes follow the image and not the architecture.
+_POSITIONS = re.compile(r"(^|.*\.)(pos_embed|relative_position\w*|attn_mask|relative_coords_table|rel_pos_[hw])$")
+
+
+def is_stock(name: str) -> bool:
+    """Whether timm has an architecture of this name."""
     import timm
 
-    name = (arch or "").split("/")[-1].split(".")[0]
-    if not timm.is_model(name):
-        return False
+    return timm.is_model(name)
+
+
+def agrees(name: str, arguments: Any, state: Mapping[str, Tensor]) -> bool:
+    """Whether timm's architecture of this name has exactly these keys and shapes; tables of positions may differ."""
+    import timm
+
     kept = {key: value for key, value in (arguments or {}).items() if key not in _NOT_ARGUMENTS and value is not None}
     try:
         with torch.device("meta"):
             module: nn.Module = timm.create_model(name, pretrained=False, **{**kept, "num_classes": _classes(state)})
     except Exception:  # arguments of another network come in many types
         return False
-    return set(module.state_dict()) == set(state)
+    wanted = module.state_dict()
+    return set(wanted) == set(state) and all(
+        wanted[key].shape == state[key].shape for key in wanted if not _POSITIONS.match(key)
+    )
+
+
+def fits(arch: str | None, arguments: Any, state: Mapping[str, Tensor]) -> bool:
+    """Whether the file's ``arch`` names the timm architecture of these tensors."""
+    name = (arch or "").split("/")[-1].split(".")[0]
+    return is_stock(name) and agrees(name, arguments, state)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from fdlab.checkpoints.contents import Contents
-from fdlab.checkpoints.families.family import Family, Network, all_of, under
+from fdlab.checkpoints.families.family import EMA, MODEL, Family, Network, Place, all_of, is_plain_vit, under
 
 FINAL = "the final norm is applied to all tokens (CLIP itself reads the class token only)"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -46,6 +46,10 @@ def _matches_openai(network: Network, contents: Contents) -> bool:
 def _matches_quick(network: Network, contents: Contents) -> bool:
     name = contents.value("model_name") or ""
     return _is_clip(network) and bool(re.search(r"-quickgelu$", name))
+
+
+def _has_norm_before(network: Network) -> bool:
+    return "norm_pre.weight" in network
 
 
 def add_axes(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -106,4 +110,19 @@ OPENAI = replace(
         (1024, 24, 14): "vit_large_patch14_clip_quickgelu_224.openai",
     },
 )
-FAMILIES = (OPENAI, QUICK, OPEN_CLIP)
+TIMM = Family(
+    name="timm_vit",
+    title="CLIP's image tower under timm's keys (its norm before the blocks tells it)",
+    kind="image-text",
+    encoders={"ema": EMA, "model": tuple(Place(place.table, ("visual.trunk.", "")) for place in MODEL)},
+    default=("ema", "model"),
+    matches=all_of(is_plain_vit, _has_norm_before),
+    heads={768: 12, 1024: 16, 1280: 16},
+    mean=MEAN,
+    std=STD,
+    norm_eps=1e-5,
+    resize="antialias",
+    whose="as CLIP's code and timm have them",
+    unknown_activation="QuickGELU cannot be seen in a bare file: give activation=quick_gelu where it holds",
+)
+FAMILIES = (OPENAI, QUICK, OPEN_CLIP, TIMM)

@@ -29,6 +29,7 @@ DEIT = Family(
     encoders={"model": MODEL, "ema": EMA},
     default=("model", "ema"),
     matches=_matches_deit,
+    exact=True,
     heads={192: 3, 384: 6, 512: 8, 768: 12, 1024: 16},
     arches={
         f"deit_{size}{kind}_patch16_{pixels}": 64
@@ -48,6 +49,7 @@ DISTILLED = replace(
     kind="supervised",
     title="DeiT distilled (two prefix tokens, two heads)",
     matches=_matches_distilled,
+    exact=False,
     timm_names={size: name.replace("_patch16", "_distilled_patch16") for size, name in DEIT.timm_names.items()},
 )
 DEIT3 = replace(
@@ -56,6 +58,7 @@ DEIT3 = replace(
     kind="supervised",
     title="DeiT III (layer scale, no position for the class token)",
     matches=_matches_deit3,
+    exact=False,
     renames=((r"\.gamma_([12])$", r".ls\1.gamma"),),
     heads={**DEIT.heads, 1280: 16},
     arches={},

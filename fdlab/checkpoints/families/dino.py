@@ -10,6 +10,7 @@ from fdlab.checkpoints.families.family import MODEL, PATCHES, Family, Network, P
 
 # Early full files have no ``backbone.``; ``module.`` is gone by the time places are looked up.
 _PREFIXES = ("backbone.", "")
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
 
 
 def _matches_dino(network: Network, contents: Contents) -> bool:
@@ -40,9 +41,10 @@ DINO = Family(
     },
     default=("teacher", "backbone", "student"),
     matches=_matches_dino,
+    exact=True,
     leftovers=(r"/?head\.(mlp|last_layer|last_layer2)\..*", r"/?head\.last_layer2?", r"masked_embed", r"mask_token"),
     renames=((r"\.gamma_([12])$", r".ls\1.gamma"),),
-    heads={192: 3, 384: 6, 768: 12, 1024: 16},
+    heads=_HEADS,
     arches={f"{kind}_{size}": 64 for kind in ("vit", "deit") for size in ("tiny", "small", "base", "large")},
     resize="offset",
     timm_names={
@@ -52,7 +54,7 @@ DINO = Family(
         (768, 12, 8): "vit_base_patch8_224.dino",
     },
 )
-DINO_TRAINING = replace(DINO, kind="contrastive", matches=_matches_dino_training)
+DINO_TRAINING = replace(DINO, kind="contrastive", matches=_matches_dino_training, exact=False)
 IBOT = replace(
     DINO,
     name="ibot",
@@ -60,6 +62,7 @@ IBOT = replace(
     kind="contrastive",
     matches=_matches_ibot,
     timm_names={},
+    exact=False,
 )
 TIMM_VIT = Family(
     name="timm_vit",
@@ -68,6 +71,8 @@ TIMM_VIT = Family(
     encoders={"ema": (Place("state_dict_ema"), Place("model_ema")), "model": MODEL},
     default=("ema", "model"),
     matches=_matches_timm,
+    heads=_HEADS,
     resize="antialias",
+    whose="as timm has them for most plain ViTs",
 )
 FAMILIES = (IBOT, DINO_TRAINING, DINO, TIMM_VIT)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from fdlab.checkpoints.contents import Contents
 from fdlab.checkpoints.families.family import MODEL, PATCHES, Family, Network, Place, under
 
-_LEFTOVERS = (r"mask_token", r"/(dino|ibot)_head\..*", r"/(student|teacher)\..*")
+_LEFTOVERS = (
+    r"mask_token",
+    r"/(dino|ibot)_head\..*",
+    r"/(student|teacher|model_ema|gram_teacher)\..*",
+    r"/\w+_loss\.center",
+)
 # Chunked training files number blocks as chunk.block, and block is already the absolute place.
 _RENAMES = (
     (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),
@@ -18,6 +24,7 @@ _RENAMES = (
     (r"\.mlp\.w3\.", ".mlp.fc2."),
 )
 _ENCODERS = {
+    "ema": (Place("model_ema", ("backbone.", "")), *under("model_ema.backbone.")),
     "teacher": (Place("teacher", ("backbone.", "")), *under("teacher.backbone.", "teacher.")),
     "student": (Place("student", ("backbone.", "")), *under("student.backbone.", "student.")),
     "backbone": tuple(Place(place.table, ("backbone.", "")) for place in MODEL),
@@ -52,7 +59,7 @@ DINOV2 = Family(
     title="DINOv2 (plain ViT with layer scale)",
     kind="contrastive",
     encoders=_ENCODERS,
-    default=("teacher", "backbone", "student"),
+    default=("ema", "teacher", "backbone", "student"),
     matches=_matches_plain,
     leftovers=_LEFTOVERS,
     renames=_RENAMES,
@@ -79,16 +86,36 @@ def _matches_v3(network: Network, contents: Contents) -> bool:
 
 
 def _split_bias(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The fused bias as q and v parts; DINOv3 masks the k part to zero, and softmax would cancel it."""
+    """The fused bias as q and v parts where its k part is zero or masked; else it stays fused.
+
+    The softmax cancels a key bias only without rotation: rotary positions turn it by the key's place.
+    """
     split: dict[str, Tensor] = {}
     for key, value in state.items():
-        if key.endswith("attn.qkv.bias"):
-            stem = key.removesuffix("qkv.bias")
-            query, _, split[f"{stem}v_bias"] = value.chunk(3)
-            split[f"{stem}q_bias"] = query
-        else:
+        if key.endswith("attn.qkv.bias_mask"):
+            continue
+        if not key.endswith("attn.qkv.bias"):
             split[key] = value
-    return split
+            continue
+        stem, mask = key.removesuffix("qkv.bias"), state.get(f"{key}_mask")
+        whole = value if mask is None else value * mask
+        query, keys, values = whole.chunk(3)
+        split |= {key: whole} if keys.any() else {f"{stem}q_bias": query, f"{stem}v_bias": values}
+    return _alike(split)
+
+
+def _alike(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every block's bias fused where one block's is: a class has one form for all."""
+    if not any(key.endswith("attn.qkv.bias") for key in state):
+        return state
+    fused: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key.endswith("attn.q_bias"):
+            other = state[key.replace("q_bias", "v_bias")]
+            fused[key.replace("q_bias", "qkv.bias")] = torch.cat([value, torch.zeros_like(value), other])
+        elif not key.endswith("attn.v_bias"):
+            fused[key] = value
+    return fused
 
 
 DINOV3 = Family(
@@ -96,10 +123,10 @@ DINOV3 = Family(
     title="DINOv3 ViT (rotary positions, registers)",
     kind="contrastive",
     encoders=_ENCODERS,
-    default=("teacher", "backbone", "student"),
+    default=("ema", "teacher", "backbone", "student"),
     matches=_matches_v3,
     builder="dinov3",
-    leftovers=(*_LEFTOVERS, r"local_cls_norm\..*", r"blocks\.\d+\.attn\.qkv\.bias_mask"),
+    leftovers=(*_LEFTOVERS, r"local_cls_norm\..*"),
     renames=(
         (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),
         (r"^storage_tokens$", "reg_token"),

@@ -71,6 +71,9 @@ class Family:
         timm_names: {(width, depth, patch): stock name} that fit.
         notes: sentences for ``assumed`` that always hold.
         unknown_activation: a sentence for ``assumed`` where neither file nor user says the activation.
+        exact: only its authors' own layout is this family's; with other prefixes or heads, the tensors do not tell it
+            from a plain network of anybody.
+        whose: whose defaults stand in for what the file does not hold.
     """
 
     name: str
@@ -100,6 +103,8 @@ class Family:
     timm_names: Mapping[tuple[int, int, int], str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     unknown_activation: str = ""
+    exact: bool = False
+    whose: str = "from the authors' code"
 
     def networks(self, contents: Contents) -> dict[str, Place]:
         """{name: place} of the networks that this file holds."""
@@ -126,8 +131,12 @@ class Family:
         """Whether the default network has this family's signature."""
         networks = self.networks(contents)
         name = next((name for name in self.default if name in networks), None)
+        return name is not None and self.fits(contents, networks[name])
+
+    def fits(self, contents: Contents, place: Place) -> bool:
+        """Whether the network at this place has the family's signature."""
         try:
-            return name is not None and self.matches(self.tensors(contents, networks[name]), contents)
+            return self.matches(self.tensors(contents, place), contents)
         except (IndexError, RuntimeError, ValueError):  # a tensor of an impossible shape: not this family's
             return False
 

@@ -18,6 +18,7 @@ from fdlab.checkpoints.families.family import HALF, Family, Network, all_of, is_
 from fdlab.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD
 
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
+_WRAPPERS = ("vit.", "deit.", "beit.", "data2vec_vision.", "dinov2.", "dinov2_with_registers.", "ijepa.", "vit_msn.")
 _RENAMES = (
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.distillation_token$", "dist_token"),
@@ -146,7 +147,7 @@ _VIT = Family(
     name="hf_vit",
     title="Hugging Face ViT or DeiT",
     kind="unknown",  # DINO's files on the hub have this layout as well, and fine-tuned ones of any origin
-    encoders={"model": under("vit.", "deit.", "beit.", "data2vec_vision.", "dinov2.", "dinov2_with_registers.", "")},
+    encoders={"model": under(*_WRAPPERS, "")},
     default=("model",),
     matches=all_of(_is_vit),
     marker="embeddings.patch_embeddings.projection.weight",

@@ -15,6 +15,8 @@ def _is_mae(network: Network, contents: Contents) -> bool:
     # Fine-tuning moves the table, so its class row is no longer zero; the norm after pooling remains.
     if "fc_norm.weight" in network and "head.weight" in network and "norm.weight" not in network:
         return "blocks.0.ls1.gamma" not in network
+    if "head.0.running_mean" in network and "head.0.weight" not in network:
+        return True  # its linear probe: a batch norm without weights before the classifier
     return any(key.startswith("decoder_") for key in network) or (
         class_row_is_zero(network) and column_first(network["pos_embed"][0, 1:])
     )

@@ -8,7 +8,8 @@ from fdlab.checkpoints.families.family import Family, Network, Place
 
 
 def _matches(network: Network, contents: Contents) -> bool:
-    return fits(contents.arch, contents.value("arguments"), dict(network))
+    inside = {key: value for key, value in network.items() if not key.startswith("/")}
+    return fits(contents.arch, contents.value("arguments"), inside)
 
 
 FAMILIES = (
