@@ -120,7 +120,7 @@ def _recognised(found: Found, ask: Ask, built: Built, left: tuple[str, ...], kno
         {
             **_preprocessing(ask),
             "title": family.title,
-            "kind": family.kind_of(family.tensors(contents, place)),
+            "kind": family.kind_of(family.tensors(found.contents, found.place)),
             "heads_from": built.heads_from,
             "positions": built.positions,
             "left_over": known + len(left),
