@@ -64,7 +64,7 @@ def test_the_words_of_a_timm_name_tell_its_kind(name, kind):
         ("esvit_swin", "contrastive"),
         ("deit_distilled", "supervised"),  # its second token
         ("deit_base_legacy", "unknown"),  # any plain ViT with a classifier
-        ("timm_clip_quickgelu", "unknown"),  # CLIP's weights under a classifier's keys
+        ("timm_clip_quickgelu", "image-text"),  # its norm before the blocks is CLIP's
         ("swin_v1_classifier", "unknown"),  # a fine-tuned SimMIM Swin as well
         ("hf_beit", "mim"),
         ("hf_vit", "unknown"),
