@@ -12,17 +12,19 @@ from fdlab.cli import options
 def claims(
     source: Path | None = Argument(None, help="A folder that compare wrote (it gets the verdicts), or a table.csv."),
     others: options.More = None,
-    file: Path | None = Option(None, "--claims", help="A TOML file of claims (default: H1 to H13, C1 to C4)."),
+    file: Path | None = Option(None, "--claims", help="A TOML file of claims (default: those of --show)."),
     cohort: Path | None = Option(None, help="Who is whose teacher (default: as compare kept it)."),
     show: bool = Option(False, "--show", help="Print the packaged claims as a file to begin with, and leave."),
     quiet: bool = Option(False, "--quiet", help="Print the written file only."),
     as_json: bool = Option(False, "--json", help="Print the verdicts as JSON."),
 ) -> None:
-    """Supported, contradicted, undecided or not tested: every claim by its interval, corrected for their number (Holm).
+    """Every claim by its interval, for each group of models, corrected for the number of answers (Holm).
 
-    A claim about distillation is judged against its controls too: in the teacher's own design the effect must be there
-    as well, and a student that did not learn from this teacher must not move as far. Seeds are the unit where there are
-    several; with one, images are, and the verdict is about these checkpoints only. Nothing is measured.
+    The answers: supported; holds, not attributable (a control moves as far); does not hold (the effects lie on the
+    other side); smaller than the margin of the claims file; undecided, with the smallest difference that these seeds
+    would have shown. Controls of a distillation: in the teacher's own design the effect must be there as well, and a
+    student that did not learn from this teacher must not move as far. Seeds are the unit; with one training a model
+    there is no verdict, only what these checkpoints differ by. Nothing is measured.
 
     Examples: [bold]fdlab claims reports/mine[/bold], [bold]fdlab claims reports/mine --with trainability/table.csv
     --claims my.toml[/bold]
@@ -53,17 +55,24 @@ def _print(verdicts: list[Any]) -> None:
     import pandas as pd
 
     from fdlab.cli.show import print_table
-    from fdlab.study.verdicts import effect_text
+    from fdlab.study.verdicts import answer_text, untested, verdict_text
 
-    rows = [
-        {
-            "id": verdict.claim.id,
-            "claim": verdict.claim.statement,
-            "verdict": verdict.verdict + (f" ({verdict.scope})" if verdict.scope else ""),
-            "effect (95 %, uncorrected)": effect_text(verdict),
-            "why": verdict.why,
-            "not controlled": "; ".join(verdict.not_controlled),
-        }
-        for verdict in verdicts
-    ]
-    print_table(pd.DataFrame(rows), title="Claims; p over all tested claims of the file")
+    rows = []
+    for verdict in verdicts:
+        several = len(verdict.answers) > 1
+        for number, answer in enumerate(verdict.answers):
+            rows.append(
+                {
+                    "id": verdict.claim.id if not number else "",
+                    "claim": verdict.claim.statement if not number else "",
+                    "verdict": answer.verdict,
+                    "models": answer.group,
+                    "effect (95 %, uncorrected)": answer_text(answer),
+                    "not controlled": "; ".join(answer.not_controlled),
+                }
+            )
+        if several and verdict.differs:
+            rows[-1]["effect (95 %, uncorrected)"] += f". Over the groups: {verdict_text(verdict)}."
+    print_table(pd.DataFrame(rows), title="Claims; p over all tested answers of the file") if rows else None
+    for reason, names in untested(verdicts):
+        typer.echo(f"Not tested: {', '.join(names)}: {reason}.")

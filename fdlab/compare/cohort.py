@@ -146,7 +146,8 @@ def checked(cohort: Cohort) -> Cohort:
     """The cohort itself, where its labels and seeds are sound.
 
     Raises:
-        FdlabError: code 2, two models of one label, or a pair, control or baseline that is no model of it.
+        FdlabError: code 2, two models of one label, a pair, control or baseline that is no model of it,
+            or pairs that go round.
     """
     labels = cohort.labels()
     for label in labels:
@@ -163,7 +164,25 @@ def checked(cohort: Cohort) -> Cohort:
                 code=USAGE,
             )
     _seeds(cohort)
+    _circles(cohort)
     return cohort
+
+
+def _circles(cohort: Cohort) -> None:
+    """Checks that nobody descends from itself."""
+    teachers = {member.label: member.pair_of for member in cohort.model}
+    for label in teachers:
+        seen = [label]
+        while (above := teachers.get(seen[-1], "")) and above not in seen:
+            seen.append(above)
+        if above:
+            chain = seen[seen.index(above) :]
+            raise FdlabError(
+                f"The pairs of the cohort go round: {' learned from '.join([*chain, above])}.",
+                "pair_of names a model's teacher, which cannot descend from it.",
+                "Correct pair_of of one of them.",
+                code=USAGE,
+            )
 
 
 def _seeds(cohort: Cohort) -> None:

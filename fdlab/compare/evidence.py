@@ -1,14 +1,16 @@
 """What tables and records hold about a combination of models: its value, interval and unit.
 
-Where models have several seeds, a seed is the unit: several groups (the students of several teachers) are averaged
-within a seed first. With one seed the images are the unit, from the records' per-image values; where there are none
-(accuracies), the rows' own intervals, taken as independent. Then the answer is about these checkpoints alone.
+Every group (the seeds of one model) has a result of its own; groups are never averaged. Where a group has several
+seeds, a seed is the unit, and groups with few seeds lend each other their scatter (``over_seeds``). With one seed the
+images are the unit, from the records' per-image values; where there are none (accuracies), the rows' own intervals,
+taken as independent. Then the result is about these checkpoints alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ import pandas as pd
 from fdlab.compare.cohort import Cohort, Member
 from fdlab.compare.hypotheses import SCORE
 from fdlab.compare.of_averages import OVER_HEADS
+from fdlab.compare.over_seeds import over_seeds
 from fdlab.compare.paired import same_images
 from fdlab.compare.significance import mean_of_units, weighted_sum
 from fdlab.errors import FdlabError
@@ -41,19 +44,23 @@ class Combination(NamedTuple):
     terms: tuple[tuple[float, Member], ...]
 
 
-class Result(NamedTuple):
-    """The change of a combination, what its unit is (``SEEDS``, ``IMAGES``, ``INTERVALS``), and sentences about it."""
+@dataclass(frozen=True)
+class Result:
+    """The change of one group's combination: what its unit is (``SEEDS``, ``IMAGES``, ``INTERVALS``), how it scatters.
+
+    ``units`` are the changes by seed, ``sd`` the standard deviation of one seed's change, ``freedom`` its degrees of
+    freedom (infinite where the rows' own intervals were joined), ``pooled`` the groups that it rests on; ``notes``
+    are sentences.
+    """
 
     metric: str
     change: Estimate
     unit: str
-    notes: list[str]
-    by_group: dict[str, float]
-
-    @property
-    def freedom(self) -> float:
-        """Degrees of freedom of the change's t; infinite where the rows' own intervals were joined."""
-        return math.inf if self.unit == INTERVALS else self.change.n - 1
+    freedom: float
+    sd: float = math.nan
+    pooled: int = 1
+    units: Mapping[int | None, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Missing(Exception):
@@ -84,50 +91,71 @@ class Evidence:
         """All that was measured."""
         return set(self.table["metric"]) | ({SCORE} if self.scores else set())
 
-    def change(self, combinations: Sequence[Combination], metrics: Sequence[str], blocks: str) -> Result:
-        """The change of the first of ``metrics`` that was measured on the models, over a part of the blocks.
+    def changes(
+        self, combinations: Sequence[Combination], metrics: Sequence[str], blocks: str, *, log: bool = False
+    ) -> dict[str, Result]:
+        """Group -> its change of the first of ``metrics`` that was measured on the models, over a part of the blocks.
+
+        Args:
+            log: of the decimal logarithms of the models' values.
 
         Raises:
-            Missing: no combination has values, or one seed has no interval.
+            Missing: no combination has values, or none of those that have can be given an interval.
         """
         for metric in metrics:
             usable = [c for c in combinations if all(self._has(member, metric) for _, member in c.terms)]
             if usable:
-                return self._change(usable, combinations, metric, blocks)
+                return self._changes(usable, combinations, metric, blocks, log)
         members = [member for combination in combinations for _, member in combination.terms]
         label = next((m.label for m in members if not any(self._has(m, metric) for metric in metrics)), "")
         raise Missing(f"{' or '.join(metrics)} was not measured" + (f" on {label}" if label else ""))
 
-    def _change(self, usable: Sequence[Combination], asked: Sequence[Combination], metric: str, blocks: str) -> Result:
-        left = [combination.terms[0][1].label for combination in asked if combination not in usable]
-        notes = [f"{metric} not measured for all that {', '.join(left)} needs"] if left else []
-        groups, dropped = self._groups(usable, metric, blocks)
-        notes += [f"seeds {', '.join(map(str, dropped))} not in every model"] if dropped else []
-        common = set.intersection(*(set(seeds) for seeds in groups.values()))
-        by_group = {group: float(np.mean(list(seeds.values()))) for group, seeds in groups.items()}
-        if len(common) > 1:
-            units = [float(np.mean([seeds[key] for seeds in groups.values()])) for key in sorted(common, key=str)]
-            apart = {key for seeds in groups.values() for key in seeds} - common
-            notes += [f"seeds {', '.join(map(str, sorted(apart, key=str)))} not in every group"] if apart else []
-            by_group = {group: float(np.mean([seeds[key] for key in common])) for group, seeds in groups.items()}
-            return Result(metric, mean_of_units(units), SEEDS, notes + self._objectives(usable, metric), by_group)
-        if dropped or any(len(seeds) > 1 for seeds in groups.values()):
-            raise Missing(f"{', '.join(groups)} have not two seeds in common")
-        change, unit = self._one_seed(usable, metric, blocks)
-        return Result(metric, change, unit, notes + self._objectives(usable, metric), by_group)
+    def _changes(
+        self, usable: Sequence[Combination], asked: Sequence[Combination], metric: str, blocks: str, log: bool
+    ) -> dict[str, Result]:
+        results: dict[str, Result] = {}
+        seeded: dict[str, tuple[dict[int | None, float], list[str]]] = {}
+        reasons: list[str] = []
+        for group in dict.fromkeys(combination.group for combination in usable):
+            mine = [combination for combination in usable if combination.group == group]
+            left = [c.terms[0][1].label for c in asked if c.group == group and c not in usable]
+            notes = [f"{metric} not measured for all that {', '.join(left)} needs"] if left else []
+            notes += self._objectives(mine, metric)
+            try:
+                values, dropped = self._seeds(mine, metric, blocks, log)
+                notes += [f"seeds {', '.join(map(str, dropped))} not in every model"] if dropped else []
+                if len(values) > 1:
+                    seeded[group] = values, notes
+                elif dropped:
+                    raise Missing(f"the models of {group} have not two seeds in common")
+                else:
+                    change, unit = self._one_seed(mine, metric, blocks, log)
+                    freedom = math.inf if unit == INTERVALS else change.n - 1
+                    results[group] = Result(metric, change, unit, freedom, notes=tuple(notes))
+            except Missing as reason:
+                reasons.append(str(reason))
+        means = over_seeds({group: list(values.values()) for group, (values, _) in seeded.items()})
+        for group, mean in means.items():
+            values, notes = seeded[group]
+            results[group] = Result(
+                metric, mean.change, SEEDS, mean.freedom, mean.sd, mean.pooled, dict(values), tuple(notes)
+            )
+        if not results:
+            raise Missing(reasons[0])
+        return results
 
-    def _groups(
-        self, usable: Sequence[Combination], metric: str, blocks: str
-    ) -> tuple[dict[str, dict[int | None, float]], list[int]]:
-        """Group -> seed -> value of the combination; and the seeds that some model of a combination lacks.
+    def _seeds(
+        self, mine: Sequence[Combination], metric: str, blocks: str, log: bool
+    ) -> tuple[dict[int | None, float], list[int]]:
+        """Seed -> value of one group's combination; and the seeds that some model of a combination lacks.
 
         Raises:
             Missing: models whose rows carry seeds have none in common.
         """
-        groups: dict[str, dict[int | None, float]] = {}
+        found: dict[int | None, float] = {}
         dropped: set[int] = set()
-        for group, seed, terms in usable:
-            values = [(factor, self._by_seed(member.label, metric, blocks)) for factor, member in terms]
+        for _, seed, terms in mine:
+            values = [(factor, self._by_seed(member.label, metric, blocks, log)) for factor, member in terms]
             several = [set(seeds) for _, seeds in values if len(seeds) > 1]
             if seed is None and several:  # a table whose rows carry the seeds
                 shared = set.intersection(*(set(seeds) for _, seeds in values if set(seeds) != {None}))
@@ -140,8 +168,21 @@ class Evidence:
                 }
             else:
                 added = {seed: sum(factor * float(np.mean(list(seeds.values()))) for factor, seeds in values)}
-            groups.setdefault(group, {}).update(added)
-        return groups, sorted(dropped)
+            found.update(added)
+        return {key: found[key] for key in sorted(found, key=str)}, sorted(dropped)
+
+    def by_setting(self, member: Member, metric: str, blocks: str) -> dict[str, dict[int | None, float]]:
+        """Objective -> seed -> the model's value under it; empty where the metric was not measured."""
+        found: dict[str, dict[int | None, float]] = {}
+        if not self._has(member, metric) or metric == SCORE:
+            return found
+        for objective, rows in self._rows[member.label, metric].groupby("objective", sort=False):
+            if not _is_curve(rows):
+                whole = rows[rows["block"].isna()]
+                kept = whole if len(whole) else rows_of(rows, blocks)
+                means = kept["value"].groupby(kept["seed"].fillna(-1)).mean()
+                found[str(objective)] = {None if key == -1 else int(str(key)): float(v) for key, v in means.items()}
+        return found
 
     # --- the table ---------------------------------------------------------------------------------------
 
@@ -178,8 +219,11 @@ class Evidence:
             raise Missing(f"{metric} was not measured on {member.label}")
         return float(np.mean(list(self._by_seed(member.label, metric, blocks).values())))
 
-    def _by_seed(self, label: str, metric: str, blocks: str) -> dict[int | None, float]:
-        """A model's value for each seed of its rows."""
+    def _by_seed(self, label: str, metric: str, blocks: str, log: bool = False) -> dict[int | None, float]:
+        """A model's value for each seed of its rows; or its decimal logarithm, NaN of what has none."""
+        if log:
+            plain = self._by_seed(label, metric, blocks)
+            return {seed: _log10(value) for seed, value in plain.items()}
         if metric == SCORE:
             return {None: self.scores[label]}
         key = (label, metric, blocks)
@@ -200,7 +244,7 @@ class Evidence:
 
     # --- one seed ----------------------------------------------------------------------------------------
 
-    def _one_seed(self, usable: Sequence[Combination], metric: str, blocks: str) -> tuple[Estimate, str]:
+    def _one_seed(self, usable: Sequence[Combination], metric: str, blocks: str, log: bool) -> tuple[Estimate, str]:
         """The change and its unit: images where records of the same images are there, else the rows' intervals."""
         if metric == SCORE:
             raise Missing("one score a model has no interval: seeds are needed")
@@ -208,13 +252,15 @@ class Evidence:
         for combination in usable:
             for factor, member in combination.terms:
                 factors[member.label] = factors.get(member.label, 0.0) + factor / len(usable)
-        per_image = self._per_image(factors, metric, blocks)
+        per_image = None if log else self._per_image(factors, metric, blocks)
         if per_image is not None:
             return per_image, IMAGES
         columns = ["value", "low", "high", "n"]
         means = [self.rows(label, metric, blocks)[columns].astype(float).mean() for label in factors]
         n = int(min((mean["n"] for mean in means if math.isfinite(mean["n"])), default=0))
         parts = [Estimate(mean["value"], mean["low"], mean["high"]) for mean in means]
+        if log:
+            parts = [Estimate(*map(_log10, part[:3])) for part in parts]
         change = weighted_sum(zip(factors.values(), parts, strict=True), n)
         if not change.bounded:
             raise Missing(f"one value of {metric} a model, without an interval: seeds are needed")
@@ -246,6 +292,10 @@ class Evidence:
             if values is not None and values.shape[:1] == (record.manifest.get("images"),) and values.ndim <= 3:
                 return record
         return None
+
+
+def _log10(value: float) -> float:
+    return math.log10(value) if value > 0 else math.nan
 
 
 def _is_curve(rows: pd.DataFrame) -> bool:

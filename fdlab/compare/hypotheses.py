@@ -14,15 +14,27 @@ not_controlled = ["..."]      # what this comparison leaves open
 [[claim.measures]]
 metric = "distance_spread"    # or alternatives, the first that was measured: ["best_accuracy", "accuracy"]
 direction = "up"              # up, down, not up, not down, none (no change)
-smallest = 0.0                # the smallest effect that matters, in the metric's unit; needed for none
+margin = "0.5 px"             # the smallest effect that matters, with its unit; needed for none
 decides = true                # false: shown beside the verdict, without a part in it
+log = false                   # true: decimal logarithms are compared, margins are in "decades"
 
-The claim "what the student changes, another model changes too" has ``reached_by = RELATION`` and ``share``: that model
-must reach this share of the difference between ``first`` and ``minus``.
+Units of margins: "points" (of accuracies and other shares, 0.01 each), "share" (of numbers without a unit), "decades"
+(with log), else the metric's own unit ("px", "nats").
+
+Other forms of a claim:
+
+reached_by = RELATION, share = 0.5   # that model must reach this share of the difference between first and minus
+levels = ["no drop path", "", "drop path 0.2", "drop path 0.3"]   # variants in order, evenly spaced: their quadratic
+                              # contrast, which is below 0 (down) where the curve has a peak
+than = { variant = "" }, than_minus = { variant = "no whitening" }   # the difference must exceed (up) that of these two
+carried_by = "r2_relative"    # the change of the measure must go with the change of this one, over seeds within groups
+agreement = 0.5               # Kendall's W of the ranks of all models (first) over the objectives of the measure,
+                              # against this value: down says that ranks depend on the setting
 """
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterable
 from importlib import resources
@@ -38,6 +50,7 @@ from fdlab.records.means import LATE, PARTS
 from fdlab.records.metrics import METRICS
 
 SCORE = "score"  # the cohort's own column, usable as a metric
+SHARES = ("accuracy", "best_accuracy", "validation_accuracy", "knn", "linear_probe", "class_accuracy")
 Direction = Literal["up", "down", "not up", "not down", "none"]
 
 
@@ -48,8 +61,9 @@ class Measure(BaseModel):
 
     metric: list[str] = Field(min_length=1)
     direction: Direction
-    smallest: float = Field(0.0, ge=0)
+    margin: str = ""
     decides: bool = True
+    log: bool = False
 
     @field_validator("metric", mode="before")
     @classmethod
@@ -58,9 +72,51 @@ class Measure(BaseModel):
 
     @model_validator(mode="after")
     def _margin(self) -> Measure:
-        if self.direction == "none" and not self.smallest:
-            raise ValueError("no change (none) needs the smallest effect that matters")
+        if self.direction == "none" and not self.margin:
+            raise ValueError("no change (none) needs margin, the smallest effect that matters, e.g. '0.5 points'")
+        if self.margin:
+            self.size  # noqa: B018 - raises where it is not understood
         return self
+
+    @property
+    def size(self) -> float:
+        """The margin in the metric's own numbers; 0 without one.
+
+        >>> Measure(metric="accuracy", direction="none", margin="0.5 points").size
+        0.005
+
+        Raises:
+            ValueError: no number, no unit, or another one than the metric's.
+        """
+        if not self.margin:
+            return 0.0
+        number, _, unit = self.margin.strip().partition(" ")
+        units = _units(self)
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"margin {self.margin!r} is no number above 0 with a unit, like '0.5 {next(iter(units))}'")
+        if unit.strip() not in units:
+            said = f"has the unit {unit.strip()!r}" if unit.strip() else "has no unit"
+            raise ValueError(f"margin {self.margin!r} {said}; write '{number} {next(iter(units))}'")
+        return value * units[unit.strip()]
+
+
+def _units(measure: Measure) -> dict[str, float]:
+    """The units that a margin of this measure may have, with what one of each is in the metric's numbers."""
+    if measure.log:
+        return {"decades": 1.0}
+    if measure.metric[0] == SCORE:
+        return {"points": 0.01}
+    metric = METRICS.get(measure.metric[0])
+    if metric is None:
+        return {"share": 1.0, "points": 0.01}
+    if metric.unit:
+        return {metric.unit: 1.0}
+    accuracy = measure.metric[0] in SHARES
+    return {"points": 0.01, "share": 1.0} if accuracy else {"share": 1.0}
 
 
 class Claim(BaseModel):
@@ -76,6 +132,11 @@ class Claim(BaseModel):
     controls: list[str] = []
     reached_by: str = ""
     share: float = Field(0.5, gt=0, le=1)
+    levels: list[str] = []
+    than: Selector | None = None
+    than_minus: Selector | None = None
+    carried_by: str = ""
+    agreement: float = Field(0.0, ge=0, lt=1)
     blocks: str = LATE
     measures: list[Measure] = []
     needs: str = ""
@@ -85,6 +146,10 @@ class Claim(BaseModel):
     def _whole(self) -> Claim:
         if not (self.needs or any(measure.decides for measure in self.measures)):
             raise ValueError("it has no measure that decides, and no needs that says why")
+        if self.levels and len(self.levels) < 3:
+            raise ValueError("levels needs at least three variants: two have no peak")
+        if (self.than is None) != (self.than_minus is None):
+            raise ValueError("than and than_minus need each other")
         for relation in [self.minus, self.reached_by, *self.controls]:
             if isinstance(relation, str) and relation and relation not in RELATIONS:
                 raise ValueError(f"{relation!r} is no relation ({', '.join(RELATIONS)}).{nearest(relation, RELATIONS)}")
@@ -102,7 +167,7 @@ class ClaimsFile(BaseModel):
 
 
 def packaged_claims() -> list[Claim]:
-    """H1 to H13 and C1 to C4."""
+    """The claims of ``claims.toml``."""
     text = resources.files("fdlab.compare").joinpath("claims.toml").read_text(encoding="utf-8")
     return ClaimsFile.model_validate(tomllib.loads(text)).claim
 

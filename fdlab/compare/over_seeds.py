@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fdlab.compare.significance import ALPHA, even
+from fdlab.compare.significance import ALPHA, even, quantile
 from fdlab.records.estimate import UNKNOWN, Estimate
-from fdlab.records.intervals import LEVEL
 
 ENOUGH = 8  # from so many seeds on, each group's own scatter is known well enough and is used instead
 POWER = 0.8  # the power of the smallest effect that a design could have found
@@ -68,13 +67,6 @@ def _mean(x: np.ndarray, scattered: Mapping[str, np.ndarray]) -> OverSeeds:
     sd = math.sqrt(variance)
     half = quantile(freedom) * sd / math.sqrt(len(x))
     return OverSeeds(Estimate(value, value - half, value + half, len(x)), sd, freedom, len(scattered))
-
-
-def quantile(freedom: float, alpha: float = 1 - LEVEL) -> float:
-    """Of Student's t: two-sided, ``alpha`` in both tails together."""
-    from scipy.special import ndtri, stdtrit
-
-    return float(ndtri(1 - alpha / 2) if math.isinf(freedom) else stdtrit(freedom, 1 - alpha / 2))
 
 
 def power(effect: float, sd: float, n: int, freedom: float, alpha: float = ALPHA) -> float:

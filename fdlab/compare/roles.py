@@ -79,6 +79,10 @@ class Roles:
         ]
         return next((other for other in self.members.values() if other is not member and fits(other, member)), None)
 
+    def variant(self, member: Member, name: str) -> Member | None:
+        """The model that differs from ``member`` in its variant alone, which is ``name``."""
+        return self._like(member, Selector(variant=name))
+
     def has_own_design(self, member: Member) -> bool:
         """Whether a model was distilled into its teacher's design, as far as the cohort states designs."""
         teacher = self.members.get(member.pair_of)
@@ -96,15 +100,19 @@ class Roles:
         )
 
     def _like(self, member: Member, selector: Selector) -> Member | None:
-        """The model with the selector's keys and, in all others, the keys of ``member``."""
+        """The model with the selector's keys and, in all others, the keys of ``member``.
+
+        Where the selector speaks of another training (family, teacher, group), the design stays the same as long as
+        the cohort states designs and the selector does not.
+        """
         keys = selector.model_fields_set
         free = bool(keys & {"teacher", "family", "group"})
         for other in self.members.values():
             if other is member or not self._fits(other, selector) or not _seed_fits(other, member):
                 continue
-            if "design" not in keys and not free and other.design != member.design:
+            if "design" not in keys and other.design != member.design:
                 continue
-            if free or other.pair_of == member.pair_of:
+            if free or (other.pair_of, other.family) == (member.pair_of, member.family):
                 return other
         return None
 

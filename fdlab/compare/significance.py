@@ -75,27 +75,37 @@ def beyond(effect: Estimate, threshold: float, *, above: bool, freedom: float | 
     if not (effect.bounded and side > 0):
         return 1.0
     freedom = effect.n - 1 if freedom is None else freedom
-    t = (effect.value - threshold) / side * _quantile(freedom) * (1 if above else -1)
+    t = (effect.value - threshold) / side * quantile(freedom) * (1 if above else -1)
     return min(1.0, 2 * float(ndtr(-t) if math.isinf(freedom) else stdtr(freedom, -t)))
 
 
+def within(effect: Estimate, margin: float, freedom: float | None = None) -> float:
+    """p that the effect lies within ``-margin`` to ``margin``: the larger of two one-sided tests (Schuirmann 1987).
+
+    It is below 0.05 exactly where the 90 % interval lies within; 1 where there is no margin.
+    """
+    if not margin > 0:
+        return 1.0
+    outside = beyond(effect, -margin, above=True, freedom=freedom), beyond(effect, margin, above=False, freedom=freedom)
+    return max(outside) / 2
+
+
 def for_and_against(
-    effect: Estimate, direction: str, smallest: float = 0.0, freedom: float | None = None
+    effect: Estimate, direction: str, margin: float = 0.0, freedom: float | None = None
 ) -> tuple[float, float]:
     """(p that the statement holds, p that it does not), for a statement of one direction.
 
-    ``up``: the effect is above ``smallest``; ``down``: below ``-smallest``; ``not up``: below ``smallest``;
-    ``not down``: above ``-smallest``; ``none``: within both (two one-sided tests, Schuirmann 1987).
-    ``freedom`` as in ``beyond``.
+    ``up``: the effect is above 0; ``down``: below 0; ``not up``: below ``margin``; ``not down``: above ``-margin``;
+    ``none``: within both (``within``), against which an effect beyond either speaks. ``freedom`` as in ``beyond``.
     """
 
     def p(threshold: float, above: bool) -> float:
         return beyond(effect, threshold, above=above, freedom=freedom)
 
     if direction == "none":
-        return max(p(-smallest, True), p(smallest, False)), min(p(-smallest, False), p(smallest, True))
+        return within(effect, margin, freedom), min(p(-margin, False), p(margin, True))
     above = direction in ("up", "not down")
-    threshold = smallest if direction in ("up", "not up") else -smallest
+    threshold = {"not up": margin, "not down": -margin}.get(direction, 0.0)
     return p(threshold, above), p(threshold, not above)
 
 
@@ -113,8 +123,8 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _quantile(freedom: float) -> float:
-    """Of the distribution whose two-sided interval has the level ``LEVEL``."""
+def quantile(freedom: float, alpha: float = 1 - LEVEL) -> float:
+    """Of Student's t: two-sided, ``alpha`` in both tails; an infinite ``freedom`` is the normal distribution."""
     from scipy.special import ndtri, stdtrit
 
-    return float(ndtri(0.5 + LEVEL / 2) if math.isinf(freedom) else stdtrit(freedom, 0.5 + LEVEL / 2))
+    return float(ndtri(1 - alpha / 2) if math.isinf(freedom) else stdtrit(freedom, 1 - alpha / 2))

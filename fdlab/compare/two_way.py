@@ -83,21 +83,3 @@ def _row(kind: str, family: str, measure: tuple[Any, ...], effect: str, of_seeds
         bounds["low"] = bounds["high"] = np.nan  # no scatter between few seeds is no certainty
     common = {"model": kind, "family": family, "probe": PROBE, "reference": effect}
     return {**common, **dict(zip(KEYS, measure, strict=True)), **bounds, "n": len(of_seeds)}
-
-
-def paired_over_seeds(values: pd.DataFrame, pairs: Mapping[str, str], probe: str) -> pd.DataFrame:
-    """Differences of two models of one seed each, with t-intervals over the seeds that have both.
-
-    Args:
-        values: as in ``two_way``. pairs: label -> the other label. probe: of the rows.
-    """
-    rows = []
-    for measure, group in _by_measure(values[values["value"].notna()]):
-        wide = group.pivot_table(index="seed", columns="model", values="value", aggfunc="first")
-        for label, other in pairs.items():
-            if label in wide and other in wide:
-                differences = (wide[label] - wide[other]).dropna().to_numpy(float)
-                if len(differences):
-                    family = group.loc[group["model"] == label, "family"].iloc[0]
-                    rows.append({**_row(label, family, measure, other, differences), "probe": probe})
-    return frame(rows)

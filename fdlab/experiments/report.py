@@ -1,4 +1,4 @@
-"""A two-factor study as one report: the premise, the two-way table, the claims, every figure, a README."""
+"""A two-factor study as one report: the two-way table, the claims, every figure, a README."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from fdlab.compare.two_way import PROBE, paired_over_seeds, two_way
+from fdlab.compare.two_way import PROBE, two_way
 from fdlab.errors import USAGE, FdlabError
 from fdlab.experiments.others import OTHERS, as_section
 from fdlab.experiments.two_factors import CELLS, FAMILIES, KINDS, Cell, Study
 from fdlab.experiments.values import cohort_of, finetuned, lost, measured, shared_facts, unmeasured, values
-from fdlab.experiments.words import PREMISE, SIGNS, as_markdown, limits_of, premises, ranking, two_way_notes
+from fdlab.experiments.words import as_markdown, limits_of, ranking, two_way_notes
 from fdlab.records.atomic import writable_folder, write_text
 from fdlab.records.table import join, write_table
 from fdlab.report.report import Report
@@ -58,7 +58,7 @@ def rewrite_study(out: str | Path) -> dict[str, Any]:
             "Name the folder that the study wrote with --out.",
             code=USAGE,
         )
-    known = table[~table["probe"].isin([PROBE, PREMISE])].reset_index(drop=True)
+    known = table[~table["probe"].isin([PROBE, "premise"])].reset_index(drop=True)
     return _write(Path(out), known, {key: value for key, value in facts.items() if key != "claims"}, cells, again=True)
 
 
@@ -71,11 +71,11 @@ def _write(
     from fdlab.study.verdicts import claims
 
     single, cohort = values(known), cohort_of(cells)
-    table = join([known, *effects(single, cells)])
+    table = join([known, two_way(single, places(cells), FAMILIES)])
     facts["notes"] = [*two_way_notes(table), *facts["lost"], *unmeasured(single), SUPERVISED]
     write_table(out / "table.csv", table)
     verdicts = claims(out / "table.csv", cohort=cohort)
-    facts |= {"premises": premises(table), "claims": verdicts["facts"]}
+    facts["claims"] = verdicts["facts"]
     report = Report(table, facts)
     page = write_report(out, report, again=again)
     lines = [as_markdown(report)]
@@ -88,12 +88,9 @@ def _write(
     return {"page": page, "table": table, "facts": facts}
 
 
-def effects(single: pd.DataFrame, cells: Sequence[Cell]) -> list[pd.DataFrame]:
-    """The two-way table, and each teacher against the untrained start of its design."""
-    places = {cell.label: (cell.kind, cell.design, cell.distilled) for cell in cells if cell.kind in KINDS}
-    teachers = {Cell(kind, "plain").label: Cell("random", "plain").label for kind in KINDS}
-    shown = single[single["metric"].isin(SIGNS)]
-    return [two_way(single, places, FAMILIES), paired_over_seeds(shown, teachers, PREMISE)]
+def places(cells: Sequence[Cell]) -> dict[str, tuple[str, str, bool]]:
+    """Label -> kind of pre-training, design, distilled or not; of the models that have a kind."""
+    return {cell.label: (cell.kind, cell.design, cell.distilled) for cell in cells if cell.kind in KINDS}
 
 
 def facts_of(study: Study) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A two-factor study in words: the premise, which effects were seen where, the README beside the page."""
+"""A two-factor study in words: which effects were seen where, the README beside the page."""
 
 from __future__ import annotations
 
@@ -7,41 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from fdlab.experiments.two_factors import KINDS, Cell
 from fdlab.records.estimate import Estimate
 from fdlab.records.table import markdown_lines
 from fdlab.report.figures import figure_of
 from fdlab.report.report import Report
-
-PREMISE = "premise"
-# A teacher is called global or alike where one of these moved this way from its untrained start.
-SIGNS = {"r2_absolute": 1, "nmi": -1, "head_similarity": 1}
-WORDS = {
-    "r2_absolute": "more key-only maps",
-    "nmi": "less dependence on the query",
-    "head_similarity": "heads more alike",
-}
-
-
-def premises(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """For the verdict strip: whether each teacher's deep maps are global or alike, against its untrained start."""
-    rows = table[table["probe"] == PREMISE]
-    results = []
-    for kind in KINDS:
-        group = rows[rows["model"] == Cell(kind, "plain").label]
-        seen = [WORDS[row["metric"]] for _, row in group.iterrows() if sign(row) == SIGNS[row["metric"]]]
-        numbers = ", ".join(f"{row['metric']} {signed(_estimate(row))}" for _, row in group.iterrows())
-        n = int(group["n"].max()) if len(group) else 0
-        if group.empty or group["low"].isna().all():
-            verdict, words = "not tested", f"{n} seed{'s' if n != 1 else ''}, no interval"
-        elif seen:
-            verdict, words = "supported", f"{numbers}, {n} seeds: {', '.join(seen)}"
-        else:
-            verdict, words = "undecided", f"{numbers}, {n} seeds: not seen in any of {len(group)} measures"
-        statement = f"Premise: the deep maps of the {kind} teacher are the same for every query, or alike over heads."
-        uncorrected = "three measures, none corrected for the others"
-        results.append({"verdict": verdict, "statement": statement, "effect": words, "not_controlled": uncorrected})
-    return results
 
 
 def two_way_notes(table: pd.DataFrame) -> list[str]:
@@ -96,7 +65,7 @@ def as_markdown(report: Report) -> str:
     facts = report.facts.written
     where = "what was decided before is in `plan.md`, the whole page is `index.html`."
     lines = opening(facts, f"Made by `{facts['command']}`; {where}")
-    lines += claim_lines([*facts["premises"], *facts["claims"]])
+    lines += claim_lines(facts["claims"])
     for figure in ("two_way", "trainability"):
         subject = figure_of(figure, report)
         if subject.present:
@@ -111,12 +80,16 @@ def opening(facts: Mapping[str, Any], origin: str) -> list[str]:
 
 
 def claim_lines(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The claims that were tested, and the number of those that were not."""
+    """The claims that were tested, group by group, and the number of those that were not."""
     tested = [claim for claim in claims if claim["verdict"] != "not tested"]
     lines = [f"## Claims ({len(claims) - len(tested)} more cannot be tested here: `claims.csv`)", ""]
-    return lines + [
-        f"- {claim['statement']} **{claim['verdict'].capitalize()}**: {claim['effect']}." for claim in tested
-    ]
+    for claim in tested:
+        if len(claim["answers"]) == 1:
+            lines.append(f"- {claim['statement']} **{claim['verdict'].capitalize()}**: {claim['effect']}.")
+            continue
+        lines.append(f"- {claim['statement']} **{claim['said'][:1].upper()}{claim['said'][1:]}**.")
+        lines += [f"  - {answer['group']}: *{answer['verdict']}*. {answer['text']}." for answer in claim["answers"]]
+    return lines
 
 
 def figure_lines(figure: str, report: Report, folder: str = "") -> list[str]:

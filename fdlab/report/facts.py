@@ -22,8 +22,7 @@ class Facts:
     # What the page says first.
     title: str = ""
     question: str = ""
-    claims: Sequence[Mapping[str, Any]] = ()  # verdicts: id, verdict, scope, statement, effect, not_controlled
-    premises: Sequence[Mapping[str, Any]] = ()  # verdicts on what the claims assume
+    claims: Sequence[Mapping[str, Any]] = ()  # verdicts: id, verdict, said, statement, effect, answers, ...
     notes: Sequence[str] = ()
     limits: Sequence[str] = ()
     alerts: Sequence[str] = ()

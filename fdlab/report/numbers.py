@@ -8,10 +8,14 @@ import pandas as pd
 
 from fdlab.records.estimate import Estimate
 
+SHARES = frozenset(
+    {"accuracy", "best_accuracy", "validation_accuracy", "class_accuracy", "head_effect_share", "knn", "linear_probe"}
+)
+
 
 def is_share(metric: str) -> bool:
     """Whether a number between 0 and 1 is shown in per cent."""
-    return metric in ("accuracy", "head_effect_share")
+    return metric in SHARES
 
 
 def decimals(metric: str, value: float) -> int:

@@ -47,8 +47,16 @@ HEADERS = {
 }
 FAMILY_NAMES = {"mim": "masked image modelling", "random": "untrained control", "unknown": "family not stated"}
 EMBED = 600_000  # bytes of compressed table that a page carries inside
-CLAIM = {"verdict": "not tested", "scope": "", "statement": "", "effect": "", "not_controlled": ""}
-VERDICTS = {"supported": "✓", "contradicted": "✗", "undecided": "?", "not tested": "–"}
+CLAIM = {"verdict": "not tested", "said": "", "statement": "", "effect": "", "answers": (), "not_controlled": ""}
+VERDICTS = {
+    "supported": "✓",
+    "holds, not attributable": "≈",
+    "does not hold": "✗",
+    "smaller than the margin": "≤",
+    "undecided": "?",
+    "one seed": "1",
+    "not tested": "–",
+}
 
 
 def write_page(
@@ -111,7 +119,8 @@ class _Page:
             title=facts.title or "Attention of vision transformers",
             question=facts.question,
             claims=claims,
-            untested=[claim for claim in claims if claim["verdict"] == "not tested"],
+            untested=_untested(claims),
+            untested_count=sum(claim["verdict"] == "not tested" for claim in claims),
             notes=list(facts.notes),
             alerts=alerts(self.report),
             models=self.models(),
@@ -230,16 +239,25 @@ class _Page:
         return limits
 
 
-def _claims(facts: Facts) -> list[dict[str, str]]:
+def _claims(facts: Facts) -> list[dict[str, Any]]:
     """The verdict strip: each claim with its sign, so that colour is never alone."""
     return [
         {
             **CLAIM,
-            **{key: str(value) for key, value in claim.items()},
+            **{key: value if key == "answers" else str(value) for key, value in claim.items()},
             "sign": VERDICTS.get(str(claim.get("verdict")), "–"),
         }
-        for claim in (*facts.premises, *facts.claims)
+        for claim in facts.claims
     ]
+
+
+def _untested(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What is lacking, each once, with the claims that lack it."""
+    by_reason: dict[str, list[str]] = {}
+    for claim in claims:
+        if claim["verdict"] == "not tested":
+            by_reason.setdefault(str(claim["effect"]), []).append(str(claim["statement"]))
+    return [{"reason": reason, "statements": " ".join(statements)} for reason, statements in by_reason.items()]
 
 
 def _weights(facts: Facts) -> list[dict[str, str]]:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdlab.compare.claims import Contrast, Verdict, judge
+from fdlab.compare.answers import EFFECT, NOT_TESTED, ONE_SEED, SMALLER, UNDECIDED, Answer, Contrast
+from fdlab.compare.claims import Verdict, judge
 from fdlab.compare.cohort import Cohort, checked, read_cohort
 from fdlab.compare.evidence import Evidence, records_under, scores_of
 from fdlab.compare.hypotheses import packaged_claims, read_claims
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import replacing
+from fdlab.records.estimate import Estimate
 from fdlab.report.folder import read_report
 from fdlab.report.report import Report
 from fdlab.study.publish import rewrite_page
@@ -28,7 +30,7 @@ def claims(
     file: Path | str | None = None,
     cohort: Path | str | Cohort | None = None,
 ) -> dict[str, Any]:
-    """Judges and writes ``claims.csv`` (a row a claim), ``contrasts.csv`` (a row a comparison) and the page.
+    """Judges; writes ``claims.csv`` (a row a claim and group), ``contrasts.csv`` (a row a comparison) and the page.
 
     Args:
         source: a report's folder, which gets the verdicts; or a table.csv, beside which the two files are put.
@@ -67,7 +69,10 @@ def gathered(
     """
     report = read_report(source)
     group = _cohort(cohort, report, source)
-    tables = [report.table, *(read_report(other).table for other in others)]
+    more = [read_report(other) for other in others]
+    for path, other in zip(others, more, strict=True):
+        _same_images(source, report, path, other)
+    tables = [report.table, *(other.table for other in more)]
     records: dict[tuple[str, str], Path] = {}
     for folder in (Path(path) for path in (source, *others)):
         records |= records_under(folder) if folder.is_dir() else {}
@@ -81,6 +86,30 @@ def gathered(
             code=USAGE,
         )
     return report, group, evidence
+
+
+def _same_images(source: Path | str, report: Report, path: Path | str, other: Report) -> None:
+    """Refuses a second report that measured the same things on other images.
+
+    Raises:
+        FdlabError: code 2.
+    """
+    keys = ["probe", "metric"]
+    both = _shared(report.table[keys], other.table[keys])
+    if both and report.facts.data and other.facts.data and report.facts.data != other.facts.data:
+        probe, metric = both[0]
+        raise FdlabError(
+            f"{source} and {path} both hold {metric} ({probe}), on other images.",
+            f"{report.facts.data}, and {other.facts.data}.",
+            "Give --with a report of the same images, or one that measured something else.",
+            code=USAGE,
+        )
+
+
+def _shared(first: pd.DataFrame, second: pd.DataFrame) -> list[tuple[str, str]]:
+    """The (probe, metric) pairs that two tables share."""
+    pairs = [set(map(tuple, table.drop_duplicates().to_numpy())) for table in (first, second)]
+    return sorted(pairs[0] & pairs[1])
 
 
 def _cohort(cohort: Path | str | Cohort | None, report: Report, source: Path | str) -> Cohort:
@@ -99,25 +128,41 @@ def _cohort(cohort: Path | str | Cohort | None, report: Report, source: Path | s
 
 
 def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """One row a claim; the effect is that of its first deciding measure, its interval uncorrected."""
+    """One row a claim and group of models; a claim that was not tested has one without group.
+
+    ``effect`` is that of the first deciding measure with its uncorrected interval; ``p`` speaks for what ``side`` says.
+    """
     import pandas as pd
 
-    return pd.DataFrame(
-        {
+    rows = []
+    for verdict in verdicts:
+        about: dict[str, Any] = {
             "id": verdict.claim.id,
-            "verdict": verdict.verdict,
-            "scope": verdict.scope,
             "statement": verdict.claim.statement,
-            **_effect(verdict.effect),
-            "p": verdict.p if verdict.effect else math.nan,
-            "p_holm": math.nan if verdict.p_holm is None else verdict.p_holm,
-            "why": verdict.why,
-            "not_controlled": "; ".join(verdict.not_controlled),
-            "by_group": _by_group(verdict.effect.result.by_group) if verdict.effect else "",
-            "source": verdict.claim.source,
+            "over_groups": verdict.verdict,
         }
-        for verdict in verdicts
-    )
+        ends = {"source": verdict.claim.source}
+        if not verdict.answers:
+            rows.append({**about, "verdict": NOT_TESTED, **_effect(None), "why": verdict.why, **ends})
+        for answer in verdict.answers:
+            tests: dict[str, Any] = (
+                {"side": answer.side, "p": answer.p, "p_holm": answer.p_holm} if answer.over_seeds else {}
+            )
+            rows.append(
+                {
+                    **about,
+                    "group": answer.group,
+                    "verdict": answer.verdict,
+                    **_effect(answer.effect),
+                    **tests,
+                    "detectable": answer.detectable,
+                    "why": answer.why,
+                    "not_controlled": "; ".join(answer.not_controlled),
+                    **ends,
+                }
+            )
+    columns = ["id", "group", "verdict", "over_groups", "statement", *_effect(None), "side", "p", "p_holm"]
+    return pd.DataFrame(rows, columns=[*columns, "detectable", "why", "not_controlled", "source"])
 
 
 def contrasts_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
@@ -127,43 +172,65 @@ def contrasts_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     rows = [
         {
             "id": verdict.claim.id,
+            "group": answer.group,
             "role": contrast.role,
             **_effect(contrast),
             "p_for": contrast.p[0],
             "p_against": contrast.p[1],
-            "by_group": _by_group(contrast.result.by_group),
+            "p_within": contrast.p_within if contrast.margin else math.nan,
         }
         for verdict in verdicts
-        for contrast in verdict.contrasts
+        for answer in verdict.answers
+        for contrast in answer.contrasts
     ]
-    return pd.DataFrame(rows, columns=["id", "role", *_effect(None), "p_for", "p_against", "by_group"])
+    columns = ["id", "group", "role", *_effect(None), "p_for", "p_against", "p_within"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _effect(contrast: Contrast | None) -> dict[str, Any]:
     """The columns of one comparison; empty where nothing was tested."""
     if contrast is None:
         unknown = dict.fromkeys(("effect", "low", "high"), math.nan)
-        return {"metric": "", "direction": "", "smallest": math.nan, "compared": "", **unknown, "n": 0, "unit": ""}
+        empty = {"metric": "", "direction": "", "margin": "", "compared": ""}
+        return {**empty, **unknown, "n": 0, "unit": "", "sd": math.nan, "freedom": math.nan, "pooled_groups": 0}
     result, change = contrast.result, contrast.change
-    stated = {"direction": contrast.direction, "smallest": contrast.smallest, "compared": contrast.what}
+    stated = {"direction": contrast.direction, "margin": contrast.stated, "compared": contrast.what}
     interval = {"effect": change.value, "low": change.low, "high": change.high, "n": change.n}
-    return {"metric": result.metric, **stated, **interval, "unit": result.unit}
+    scatter = {"sd": result.sd, "freedom": result.freedom, "pooled_groups": result.pooled}
+    return {"metric": result.metric, **stated, **interval, "unit": result.unit, **scatter}
 
 
-def _by_group(values: dict[str, float]) -> str:
-    return "; ".join(f"{group} {value:+.4g}" for group, value in values.items())
-
-
-def effect_text(verdict: Verdict) -> str:
-    """``distance_spread +3.1 (1.2 to 5.0), 3 seeds, p 0.004 after Holm``; empty where nothing was tested."""
+def answer_text(answer: Answer) -> str:
+    """``distance_spread +3.1 (1.2 to 5.0), 3 seeds, p for 0.004 after Holm; ...`` of one group."""
     from fdlab.report.numbers import signed
 
-    effect = verdict.effect
-    if effect is None or verdict.p_holm is None:
-        return ""
-    metric, change = effect.result.metric, effect.change
-    unit = "test samples" if effect.result.unit == "intervals" else effect.result.unit
-    return f"{metric} {signed(metric, change)}, {change.n} {unit}, p {p_text(verdict.p_holm)} after Holm"
+    effect, change = answer.effect, answer.effect.change
+    metric = effect.result.metric
+    if answer.verdict == ONE_SEED:
+        if not change.bounded or change.low <= 0 <= change.high:
+            return f"no clear difference between these two checkpoints: {metric} {signed(metric, change)}"
+        return (
+            f"these two checkpoints differ by {metric} {signed(metric, change)} on these images; nothing follows about "
+            f"the method"
+        )
+    effects = answer.of(EFFECT)
+    shown = [f"{each.result.metric} {signed(each.result.metric, each.change)}" for each in effects]
+    lent = f" (scatter of {effect.result.pooled} groups together)" if effect.result.pooled > 1 else ""
+    parts = [f"{', '.join(shown)}, {change.n} seeds{lent}"]
+    if answer.p_holm is not None:
+        parts[0] += f", p {answer.side} {p_text(answer.p_holm)} after Holm"
+    if answer.verdict == SMALLER:
+        parts.append(f"smaller than {effect.stated}")
+    if answer.why:
+        parts.append(answer.why)
+    if answer.verdict == UNDECIDED and math.isfinite(answer.detectable):
+        weakest = answer.weakest
+        size = signed(weakest.result.metric, Estimate(answer.detectable, math.nan, math.nan)).lstrip("+")
+        decades = " decades" if weakest.result.metric.startswith("eigenvalue") else ""
+        parts.append(
+            f"{change.n} seeds would have shown a true difference of {size}{decades} or more in four of five studies"
+        )
+    return "; ".join(parts)
 
 
 def p_text(p: float) -> str:
@@ -175,15 +242,45 @@ def p_text(p: float) -> str:
     return f"{p:.2g}" if p >= 1e-4 else "below 0.0001"
 
 
+def untested(verdicts: Sequence[Verdict]) -> list[tuple[str, list[str]]]:
+    """What is lacking -> the claims that lack it, each reason once, in the file's order."""
+    by_reason: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        if not verdict.answers:
+            by_reason.setdefault(verdict.why, []).append(verdict.claim.id)
+    return list(by_reason.items())
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """What all groups say: one sentence where they agree, else each group's own.
+
+    ``supported for contrastive; does not hold for supervised``.
+    """
+    if not verdict.differs:
+        return verdict.verdict
+    by_answer: dict[str, list[str]] = {}
+    for answer in verdict.answers:
+        by_answer.setdefault(answer.verdict, []).append(answer.group)
+    return "; ".join(f"{word} for {', '.join(groups)}" for word, groups in by_answer.items())
+
+
 def _fact(verdict: Verdict) -> dict[str, Any]:
     """A verdict as the page reads it."""
+    answers = verdict.answers
+    several = len(answers) > 1
+    lines = [f"{answer.group}: {answer_text(answer)}" if several else answer_text(answer) for answer in answers]
+    notes = [note for answer in answers for note in answer.not_controlled]
+    holm = [answer.p_holm for answer in answers if answer.p_holm is not None]
     return {
         "id": verdict.claim.id,
         "verdict": verdict.verdict,
-        "scope": verdict.scope,
+        "said": verdict_text(verdict),
         "statement": f"{verdict.claim.id}. {verdict.claim.statement}",
-        "effect": "; ".join(part for part in (effect_text(verdict), verdict.why) if part),
-        "not_controlled": "; ".join(verdict.not_controlled),
-        "n": verdict.effect.change.n if verdict.effect else 0,
-        "p": verdict.p_holm,
+        "effect": ". ".join(lines) or verdict.why,
+        "answers": [
+            {"group": answer.group, "verdict": answer.verdict, "text": answer_text(answer)} for answer in answers
+        ],
+        "not_controlled": "; ".join(dict.fromkeys(notes)),
+        "n": answers[0].effect.change.n if answers else 0,
+        "p": min(holm) if holm else None,
     }

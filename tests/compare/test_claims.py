@@ -1,4 +1,4 @@
-"""Simulated cohorts where a claim is true, false or undecided, and where a control turns its verdict."""
+"""Simulated cohorts whose truth is known, and the answer that a claim must give."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fdlab.compare.claims import CONTRADICTED, NOT_TESTED, SUPPORTED, UNDECIDED, Verdict, judge
+from fdlab.compare.answers import (
+    DOES_NOT_HOLD,
+    NOT_ATTRIBUTABLE,
+    NOT_TESTED,
+    ONE_SEED,
+    SMALLER,
+    SUPPORTED,
+    UNDECIDED,
+    Answer,
+)
+from fdlab.compare.claims import Verdict, judge
 from fdlab.compare.cohort import Cohort, Member
 from fdlab.compare.evidence import Evidence
 from fdlab.compare.hypotheses import Claim, Measure, packaged_claims
@@ -19,6 +29,7 @@ from fdlab.records.table import frame
 from tests.compare.simulated_cohort import TRUE, cohort, evidence, members
 
 CONTROLS = ["own-design", "random-teacher", "undistilled", "untrained"]
+SUPERVISED, CONTRASTIVE = "supervised into student", "contrastive into student"
 
 
 def claim(**changes: Any) -> Claim:
@@ -32,109 +43,143 @@ def claim(**changes: Any) -> Claim:
     return Claim(**(given | changes))
 
 
-def verdict(truth: dict[str, float], one: Claim | None = None, seeds: int = 3, scatter: float = 0.05) -> Verdict:
+def verdict(truth: dict[str, float], one: Claim | None = None, seeds: int = 5, scatter: float = 0.05) -> Verdict:
     models = members(seeds)
     return judge([one or claim()], cohort(models), evidence(models, {"knn": truth}, scatter))[0]
 
 
-def width(of: Verdict) -> float:
+def answers(of: Verdict) -> dict[str, Answer]:
+    return {answer.group: answer for answer in of.answers}
+
+
+def width(of: Answer) -> float:
     """Of the effect's interval."""
-    assert of.effect is not None
     return of.effect.change.high - of.effect.change.low
 
 
-def test_a_true_claim_is_supported_against_every_control() -> None:
+def test_what_distilling_moves_in_both_designs_is_supported_for_every_teacher() -> None:
     found = verdict(TRUE)
-    assert found.verdict == SUPPORTED
-    effect = found.effect
-    assert effect is not None
-    assert effect.change.value == pytest.approx(4.0, abs=0.2)
-    assert effect.change.low < 4.0 < effect.change.high
-    assert (effect.change.n, effect.result.unit) == (3, "seeds")
-    assert set(effect.result.by_group) == {"contrastive into student", "supervised into student"}
-    assert [c.what.partition(":")[0] for c in found.contrasts if c.role == "control"] == CONTROLS
-    assert "the architecture differs too" in found.not_controlled
+    assert found.verdict == SUPPORTED and not found.differs
+    assert set(answers(found)) == {CONTRASTIVE, SUPERVISED}
+    for answer in found.answers:
+        effect = answer.effect
+        assert effect.change.value == pytest.approx(4.0, abs=0.2)
+        assert effect.change.low < 4.0 < effect.change.high
+        assert (effect.change.n, effect.result.unit, effect.result.freedom) == (5, "seeds", 8)  # two groups of five
+        assert [c.control for c in answer.contrasts if c.role == "control"] == CONTROLS
+        assert "the architecture differs too" in answer.not_controlled
+        assert answer.side == "for"
 
 
 @pytest.mark.parametrize(
-    ("control", "value", "reason"),
+    ("truth", "reason"),
     [
-        ("random-student", 9.0, "the control moves as far (random-teacher"),
-        ("undistilled", 9.0, "the control moves as far (undistilled"),
-        ("untrained", 9.0, "the control moves as far (untrained"),
-        ("own", 5.0, "in the teacher's own design the effect is not separated"),
+        ({"own": 5.0, "undistilled": 9.0}, "in the teacher's own design the effect is not seen"),  # only the design
+        ({"random-student": 9.0}, "the control moves about as far (random-teacher"),  # any distilling
+        ({"undistilled": 9.0}, "the control moves about as far (undistilled"),
+        ({"untrained": 9.0}, "the control moves about as far (untrained"),
+        ({"random-student": 13.0}, "the control moves farther (random-teacher"),  # twice as far
     ],
 )
-def test_a_control_that_moves_as_far_takes_the_support_away(control: str, value: float, reason: str) -> None:
-    found = verdict(TRUE | {control: value})
+def test_a_control_that_moves_as_far_takes_the_attribution_away_and_nothing_else(
+    truth: dict[str, float], reason: str
+) -> None:
+    found = verdict(TRUE | truth)
+    assert found.verdict == NOT_ATTRIBUTABLE
+    assert any(reason in answer.why for answer in found.answers)
+    assert all(answer.p_for < 0.001 and answer.p_against == 1.0 for answer in found.answers)
+
+
+def test_reversed_effects_do_not_hold_whatever_the_controls_do() -> None:
+    for control in (2.0, 5.0, 9.0):
+        found = verdict(TRUE | {"student": 2.0, "own": 2.0, "random-student": control})
+        assert found.verdict == DOES_NOT_HOLD
+        assert all(answer.side == "against" for answer in found.answers)
+
+
+def test_groups_of_opposite_sign_have_two_answers() -> None:
+    models = members(5)
+    shift = {CONTRASTIVE: -1.0, "contrastive into plain": -1.0, SUPERVISED: 3.0, "supervised into plain": 3.0}
+    flat = TRUE | {"student": 5.0, "own": 5.0, "random-student": 5.0}
+    found = judge([claim(controls=[])], cohort(models), evidence(models, {"knn": flat}, 0.1, shift))[0]
+    mine = answers(found)
+    assert (mine[CONTRASTIVE].verdict, mine[SUPERVISED].verdict) == (DOES_NOT_HOLD, SUPPORTED)
+    assert mine[CONTRASTIVE].effect.change.value == pytest.approx(-1.0, abs=0.2)
+    assert mine[SUPERVISED].effect.change.value == pytest.approx(3.0, abs=0.2)
+    assert found.differs and found.verdict == DOES_NOT_HOLD  # a claim over groups is their intersection
+
+
+def test_no_clear_effect_is_undecided_with_what_could_have_been_found() -> None:
+    found = verdict(TRUE | {"student": 5.0, "own": 5.0}, scatter=1.0)
     assert found.verdict == UNDECIDED
-    assert reason in found.why
-    assert found.effect is not None and found.effect.p[0] < 0.01  # the effect itself is as clear as before
+    for answer in found.answers:
+        assert 1.0 < answer.detectable < 6.0 and "includes both sides" in answer.why
 
 
-def test_a_control_that_moves_farther_contradicts() -> None:
-    found = verdict(TRUE | {"random-student": 15.0})
-    assert found.verdict == CONTRADICTED
-    assert "random-teacher" in found.why
+def test_effects_within_the_margin_are_smaller_than_it() -> None:
+    margin = claim(measures=[Measure(metric=["knn"], direction="up", margin="1 share")])
+    margin = margin.model_copy(update={"measures": [Measure(metric=["knn"], direction="up", margin="100 points")]})
+    assert verdict(TRUE | {"student": 5.0, "own": 5.0}, margin).verdict == SMALLER
+    assert verdict(TRUE | {"student": 5.4, "own": 5.4}, margin).verdict == SMALLER  # seen, and too small to matter
+    assert verdict(TRUE, margin).verdict == SUPPORTED
+    assert verdict(TRUE | {"student": 5.0, "own": 5.0}, margin, scatter=3.0).verdict == UNDECIDED
 
 
-def test_false_and_undecided_claims() -> None:
-    assert verdict(TRUE | {"student": 2.0, "own": 2.0}).verdict == CONTRADICTED
-    assert verdict(TRUE | {"student": 5.0, "own": 5.0}, scatter=1.0).verdict == UNDECIDED
-    smallest = claim(measures=[Measure(metric=["knn"], direction="up", smallest=6.0)])
-    assert verdict(TRUE, smallest).verdict == CONTRADICTED  # clear, and clearly smaller than what matters
+def test_a_claim_of_no_change_is_supported_by_equivalence_and_refuted_beyond_the_margin() -> None:
+    none = claim(controls=[], measures=[Measure(metric=["knn"], direction="none", margin="100 points")])
+    assert verdict(TRUE | {"student": 5.1}, none).verdict == SUPPORTED
+    assert verdict(TRUE, none).verdict == DOES_NOT_HOLD
+    assert verdict(TRUE | {"student": 5.1}, none, scatter=3.0).verdict == UNDECIDED
 
 
-def test_without_any_control_in_the_cohort_nothing_is_supported() -> None:
+def test_without_any_control_in_the_cohort_nothing_is_attributable() -> None:
     only = {"teacher": 5.0, "student": 9.0}
     found = verdict(only)
-    assert found.verdict == UNDECIDED
-    assert "none of its controls" in found.why
-    assert {f"no {name} control" for name in CONTROLS} <= set(found.not_controlled)
+    assert found.verdict == NOT_ATTRIBUTABLE
+    assert all("none of its controls" in answer.why for answer in found.answers)
+    assert {f"no {name} control" for name in CONTROLS} <= set(found.answers[0].not_controlled)
     assert verdict(only, claim(controls=[])).verdict == SUPPORTED
-    assert verdict({"teacher": 5.0, "student": 2.0}).verdict == CONTRADICTED  # that needs no control
+    assert verdict({"teacher": 5.0, "student": 2.0}).verdict == DOES_NOT_HOLD  # that needs no control
 
 
-def test_a_seeds_own_shift_cancels_and_teachers_are_averaged_within_it() -> None:
+def test_a_seeds_own_shift_cancels() -> None:
     models = members(4)
-    shifted = {"supervised into student": -6.0}
-    found = judge([claim(controls=[])], cohort(models), evidence(models, {"knn": TRUE}, 0.1, shifted))[0]
-    assert found.effect is not None
-    assert found.effect.change.value == pytest.approx((4.0 - 2.0) / 2, abs=0.2)
-    assert width(found) < 2 * 0.2 * 3.19  # 3.19: quantile of t for 4 seeds; shared shifts of a seed scatter by 0.5
-    assert found.effect.result.by_group["supervised into student"] == pytest.approx(-2.0, abs=0.2)
+    found = judge([claim(controls=[])], cohort(models), evidence(models, {"knn": TRUE}, 0.1))[0]
+    for answer in found.answers:
+        assert answer.effect.change.value == pytest.approx(4.0, abs=0.3)
+        assert width(answer) < 2 * 0.25 * 2.45  # 2.45: quantile of t, 6 df; shared shifts of a seed scatter by 0.5
 
 
 def test_holm_over_the_file_takes_a_marginal_verdict_away() -> None:
     models = members(3)
-    shown = evidence(models, {"knn": TRUE, "nmi": TRUE | {"student": 5.0}}, 0.3)
-    alone = judge([claim(controls=[])], cohort(models), shown)[0]
-    assert alone.verdict == SUPPORTED and 0.0005 < alone.p < 0.05
-    count = int(0.05 / alone.p) + 1
+    shown = evidence(models, {"knn": TRUE | {"student": 5.6}, "nmi": TRUE | {"student": 5.0}}, 0.2)
+    alone = judge([claim(controls=[])], cohort(models), shown)[0].answers[1]
+    assert alone.verdict == SUPPORTED and 0.0005 < alone.p < 0.025
+    count = int(0.05 / alone.p) + 2
     other = [claim(id=str(i), controls=[], measures=[Measure(metric=["nmi"], direction="up")]) for i in range(count)]
-    among = judge([claim(controls=[]), *other], cohort(models), shown)[0]
+    among = judge([claim(controls=[]), *other], cohort(models), shown)[0].answers[1]
     assert among.p == alone.p and among.p_holm is not None and among.p_holm > 0.05
-    assert among.verdict == UNDECIDED and "not after correction" in among.why
+    assert among.verdict == UNDECIDED and f"not after correction for {2 * count + 2} answers" in among.why
 
 
 def test_every_deciding_measure_must_hold_and_the_others_are_beside() -> None:
-    models = members(3)
+    models = members(5)
     shown = evidence(models, {"knn": TRUE, "nmi": TRUE | {"student": 5.0, "own": 5.0}}, 0.05)
     both = [Measure(metric=["knn"], direction="up"), Measure(metric=["nmi"], direction="up")]
     assert judge([claim(measures=both)], cohort(models), shown)[0].verdict == UNDECIDED
     beside = [both[0], Measure(metric=["nmi"], direction="up", decides=False)]
     found = judge([claim(measures=beside)], cohort(models), shown)[0]
     assert found.verdict == SUPPORTED
-    assert [c.role for c in found.contrasts if c.result.metric == "nmi"] == ["beside"]
+    assert [c.role for c in found.answers[0].contrasts if c.result.metric == "nmi"] == ["beside"]
 
 
-@pytest.mark.parametrize(("reached", "expected"), [(8.8, SUPPORTED), (5.2, CONTRADICTED), (7.0, UNDECIDED)])
+@pytest.mark.parametrize(("reached", "expected"), [(8.8, SUPPORTED), (5.2, DOES_NOT_HOLD), (7.0, UNDECIDED)])
 def test_what_the_student_of_an_untrained_teacher_reaches(reached: float, expected: str) -> None:
     """Half of the student's change from 5 to 9 is at 7."""
     one = claim(controls=[], reached_by="random-teacher", share=0.5)
     found = verdict(TRUE | {"random-student": reached}, one)
     assert found.verdict == expected
-    assert found.effect is not None and "beyond 0.5" in found.effect.what
+    assert "beyond 0.5" in found.answers[0].effect.what
 
 
 def test_one_teacher_for_all_seeds_is_said() -> None:
@@ -148,8 +193,123 @@ def test_one_teacher_for_all_seeds_is_said() -> None:
         [claim(first=Selector(family="distilled"), controls=[])], Cohort(model=models), Evidence([frame(rows)], {}, {})
     )[0]
     assert found.verdict == SUPPORTED
-    assert "one checkpoint of t for all seeds" in found.not_controlled
-    assert "designs are not stated" in found.not_controlled
+    assert "one checkpoint of t for all seeds" in found.answers[0].not_controlled
+    assert "designs are not stated" in found.answers[0].not_controlled
+
+
+def test_values_that_are_not_there_or_do_not_scatter_are_said() -> None:
+    models = members(3)
+    rows = [
+        {"model": m.label, "metric": "knn", "probe": "made", "value": 1.0 + (m.family == "distilled")} for m in models
+    ]
+    flat = judge([claim(controls=[])], cohort(models), Evidence([frame(rows)], {}, {}))[0]
+    assert flat.verdict == UNDECIDED and "without scatter test nothing" in flat.answers[0].why
+    shown = evidence(models, {"knn": TRUE}, 0.1)
+    shown.table.loc[shown.table["model"] == "contrastive 1", "value"] = np.nan
+    part = Evidence([shown.table], {}, {})
+    mine = answers(judge([claim(controls=[])], cohort(models), part)[0])
+    assert mine[CONTRASTIVE].effect.change.n == 2 and mine[SUPERVISED].effect.change.n == 3
+    assert any("not measured for all" in note for note in mine[CONTRASTIVE].not_controlled)
+
+
+# --- other forms -------------------------------------------------------------------------------------------
+
+
+def variants(values: dict[str, float], seeds: int = 6) -> tuple[Cohort, Evidence]:
+    """Students of one teacher that differ in their variant alone; ``values``: variant -> truth."""
+    draw = stream(0, "variants")
+    models, rows = [], []
+    for seed in range(seeds):
+        models.append(Member(label=f"t {seed}", source="x", family="contrastive", design="p", group="t", seed=seed))
+        rows.append({"model": f"t {seed}", "metric": "accuracy", "probe": "made", "value": 0.5 + draw.normal(0, 0.01)})
+        for variant, value in values.items():
+            label = f"s {variant} {seed}"
+            models.append(
+                Member(
+                    label=label,
+                    source="x",
+                    family="distilled",
+                    design="s",
+                    group=f"s {variant}",
+                    variant=variant,
+                    pair_of=f"t {seed}",
+                    seed=seed,
+                )
+            )
+            rows.append({"model": label, "metric": "accuracy", "probe": "made", "value": value + draw.normal(0, 0.01)})
+    return Cohort(model=models), Evidence([frame(rows)], {}, {})
+
+
+def packaged(name: str) -> Claim:
+    return next(one for one in packaged_claims() if one.id == name)
+
+
+@pytest.mark.parametrize(
+    ("truth", "expected"),
+    [
+        ((0.5, 0.6, 0.6, 0.5), SUPPORTED),
+        ((0.6, 0.5, 0.5, 0.6), DOES_NOT_HOLD),
+        ((0.5, 0.53, 0.56, 0.59), UNDECIDED),  # a straight rise is no peak
+    ],
+)
+def test_a_peak_over_four_rates_is_told_from_a_rise(truth: tuple[float, ...], expected: str) -> None:
+    names = ("no drop path", "", "drop path 0.2", "drop path 0.3")
+    made = variants(dict(zip(names, truth, strict=True)))
+    found = judge([packaged("H6")], *made)[0]
+    assert found.verdict == expected
+    assert found.answers[0].effect.change.value == pytest.approx(
+        (truth[0] + truth[3] - truth[1] - truth[2]) / 2, abs=0.02
+    )
+
+
+@pytest.mark.parametrize(("large", "expected"), [(0.2, SUPPORTED), (0.1, UNDECIDED), (0.0, DOES_NOT_HOLD)])
+def test_whitening_is_an_interaction_with_the_teachers_scale(large: float, expected: str) -> None:
+    truth = {"": 0.6, "no whitening": 0.5, "large teacher": 0.6, "large teacher, no whitening": 0.6 - large}
+    cohort_, shown = variants(truth)
+    found = judge(
+        [packaged("H4").model_copy(update={"measures": [Measure(metric="accuracy", direction="up")]})], cohort_, shown
+    )
+    assert found[0].verdict == expected
+    assert found[0].answers[0].effect.change.value == pytest.approx(large - 0.1, abs=0.02)
+
+
+@pytest.mark.parametrize(("carried", "expected"), [(1.0, SUPPORTED), (-1.0, DOES_NOT_HOLD), (0.0, UNDECIDED)])
+def test_whether_attention_carries_accuracy_is_asked_within_groups(carried: float, expected: str) -> None:
+    models, draw = members(12), stream(1, "carried")
+    rows = []
+    for member in models:
+        attention = draw.normal(0.3, 0.1)
+        accuracy = 0.5 + carried * attention + draw.normal(0, 0.02 if carried else 0.1)
+        for metric, value in (("r2_relative", attention), ("accuracy", accuracy)):
+            rows.append({"model": member.label, "metric": metric, "probe": "made", "value": value})
+    found = judge([packaged("C5")], cohort(models), Evidence([frame(rows)], {}, {}))[0]
+    assert found.verdict == expected
+
+
+@pytest.mark.parametrize(("alike", "expected"), [(True, DOES_NOT_HOLD), (False, SUPPORTED)])
+def test_ranks_over_settings_agree_or_flip(alike: bool, expected: str) -> None:
+    models, draw = [m for m in members(6) if m.family != "random"], stream(2, "settings")
+    places = {m.group: place for place, m in enumerate(m for m in models if m.seed == 0)}
+    rows = []
+    for member in models:
+        for sign, objective in ((1, "probe"), (1 if alike else -1, "distill")):
+            row = {"model": member.label, "metric": "noise_to_rise", "probe": "sharpness", "objective": objective}
+            rows.append({**row, "value": sign * places[member.group] + draw.normal(0, 1.0)})
+    kept = [m.model_copy(update={"pair_of": "", "control": ""}) for m in models]
+    found = judge([packaged("C3")], Cohort(model=kept), Evidence([frame(rows)], {}, {}))[0]
+    assert found.verdict == expected
+    assert found.answers[0].effect.change.n == 6
+
+
+def test_masked_models_are_compared_with_contrastive_ones_of_their_own_design() -> None:
+    models = members(5)
+    fine = {"teacher": 0.5, "undistilled": 0.5, "student": 0.5, "own": 0.5, "random-student": 0.5, "untrained": 0.5}
+    shift = {"masked": 0.3, "masked in student design": -0.3}
+    found = judge([packaged("M3")], cohort(models), evidence(models, {"accuracy": fine}, 0.01, shift))[0]
+    mine = answers(found)
+    assert mine["masked"].verdict == SUPPORTED and mine["masked"].effect.change.value == pytest.approx(0.3, abs=0.03)
+    assert mine["masked in student design"].verdict == DOES_NOT_HOLD
+    assert all("the architecture differs too" not in answer.not_controlled for answer in found.answers)
 
 
 # --- one seed --------------------------------------------------------------------------------------------
@@ -177,7 +337,7 @@ PAIR = Cohort(
 )
 
 
-def test_with_one_seed_images_are_the_unit_and_it_is_said(tmp_path: Path) -> None:
+def test_with_one_seed_images_are_the_unit_and_there_is_no_verdict(tmp_path: Path) -> None:
     draw = stream(0, "images")
     shared = draw.normal(0, 1, (64, 1, 1))
     own, other = (level + shared + draw.normal(0, 0.05, (64, 4, 2)) for level in (0.3, 0.2))
@@ -187,10 +347,10 @@ def test_with_one_seed_images_are_the_unit_and_it_is_said(tmp_path: Path) -> Non
         PAIR,
         pair_with(tmp_path, own, other, "entropy"),
     )[0]
-    assert found.verdict == SUPPORTED and found.effect is not None
-    assert (found.effect.result.unit, found.effect.change.n) == ("images", 64)
-    assert found.effect.change.value == pytest.approx(0.1, abs=0.02)
-    assert any("these checkpoints only" in sentence for sentence in found.not_controlled)
+    assert found.verdict == ONE_SEED  # clear over images, and still no verdict on the method
+    effect = found.answers[0].effect
+    assert (effect.result.unit, effect.change.n) == ("images", 64)
+    assert effect.change.value == pytest.approx(0.1, abs=0.02) and effect.change.low > 0
 
 
 def test_the_spread_over_heads_has_a_jackknife_over_images(tmp_path: Path) -> None:
@@ -199,13 +359,12 @@ def test_the_spread_over_heads_has_a_jackknife_over_images(tmp_path: Path) -> No
     other = np.array([7.0, 6.0]) + draw.normal(0, 1, (64, 4, 2))
     one = claim(controls=[], blocks="last half", measures=[Measure(metric=["distance_spread"], direction="up")])
     found = judge([one], PAIR, pair_with(tmp_path, own, other, "distance"))[0]
-    effect = found.effect
-    assert effect is not None
+    effect = found.answers[0].effect
     expected = np.mean([np.ptp(own[:, b].mean(0)) - np.ptp(other[:, b].mean(0)) for b in (2, 3)])
     assert effect.change.value == pytest.approx(expected)
     # the true error: difference of four head means an image set, two blocks averaged
-    assert width(found) == pytest.approx(2 * 2.0 * np.sqrt(4 / 64 / 2), rel=0.25)
-    assert found.verdict == SUPPORTED
+    assert width(found.answers[0]) == pytest.approx(2 * 2.0 * np.sqrt(4 / 64 / 2), rel=0.25)
+    assert found.verdict == ONE_SEED
 
 
 def test_other_images_are_not_paired(tmp_path: Path) -> None:
@@ -223,46 +382,107 @@ def test_one_accuracy_a_model_is_compared_by_its_interval() -> None:
     ]
     one = claim(controls=[], measures=[Measure(metric=["best_accuracy", "accuracy"], direction="up")])
     found = judge([one], PAIR, Evidence([frame(rows)], {}, {}))[0]
-    assert found.effect is not None and found.effect.result.metric == "accuracy"
-    assert width(found) == pytest.approx(2 * np.sqrt(2) * 0.02)
-    assert found.verdict == SUPPORTED
-    assert "intervals taken as independent" in found.not_controlled
+    assert found.answers[0].effect.result.metric == "accuracy"
+    assert width(found.answers[0]) == pytest.approx(2 * np.sqrt(2) * 0.02)
+    assert found.verdict == ONE_SEED
+    assert "intervals taken as independent" in found.answers[0].not_controlled
 
 
 # --- the packaged claims -----------------------------------------------------------------------------------
 
 
 def test_the_packaged_claims_on_a_whole_study() -> None:
-    models = members(5)
-    names = {m for one in packaged_claims() for measure in one.measures for m in measure.metric} - {
-        "best_accuracy",
-        "score",
-    }
-    fine = {"teacher": 0.7, "student": 0.9, "own": 0.9, "random-student": 0.6, "undistilled": 0.7, "untrained": 0.3}
+    models = members(8)
+    names = {m for one in packaged_claims() for measure in one.measures for m in measure.metric}
+    fine = {"teacher": 0.5, "student": 0.9, "own": 0.9, "random-student": 0.4, "undistilled": 0.5, "untrained": 0.3}
     falling = {kind: 1 - value for kind, value in fine.items()} | {"untrained": 0.9}
-    down = {
-        "head_similarity",
-        "head_similarity_centred",
-        "r2_absolute",
-        "sharpness_average",
-        "eigenvalue_1",
-        "linear_probe",
-    }
-    truth = {name: falling if name in down else fine for name in names}
+    down = {"head_similarity", "head_similarity_centred", "r2_absolute", "sharpness_average", "linear_probe"}
+    down |= {"eigenvalue_1", "eigenvalue_1_balanced"}
+    truth = {name: falling if name in down else fine for name in names - {"best_accuracy", "score"}}
+    # distilling moves what is in pixels by more than their margins
+    truth |= {name: {k: 10 * v for k, v in fine.items()} for name in ("distance_spread", "distance_sd")}
     verdicts = {one.claim.id: one for one in judge(packaged_claims(), cohort(models), evidence(models, truth, 0.004))}
-    assert list(verdicts) == [f"H{i}" for i in range(1, 14)] + [f"C{i}" for i in range(1, 5)]
-    assert {name for name, one in verdicts.items() if one.verdict == SUPPORTED} == {
-        "H1",
-        "H7",
-        "H8",
-        "H9",
-        "H10",
-        "H11",
-    }
-    assert verdicts["C2"].verdict == CONTRADICTED  # the random teacher's students do not change
-    assert verdicts["H2"].verdict == CONTRADICTED  # the masked teacher's student gains 0.2 here, not about nothing
+    assert list(verdicts) == ["P1", "P2", "M1", "M2", "M3"] + [f"H{i}" for i in range(1, 14)] + [
+        f"C{i}" for i in range(1, 6)
+    ]
+    supported = {name for name, one in verdicts.items() if one.verdict == SUPPORTED}
+    assert supported == {"H1", "H7", "H8", "H9", "H10", "H11"}
+    assert verdicts["C2"].verdict == DOES_NOT_HOLD  # the random teacher's students do not change
+    assert verdicts["H2"].verdict == DOES_NOT_HOLD  # the masked teacher's student gains 0.4 here, not about nothing
     untested = {name for name, one in verdicts.items() if one.verdict == NOT_TESTED}
     assert untested == {"H3", "H4", "H5", "H6", "H12", "H13", "C1", "C3", "C4"}
     assert all(verdicts[name].why for name in untested)
     assert "no model with family distilled, teacher image-text" in verdicts["C1"].why
-    assert "variant no whitening" in verdicts["H4"].why
+    assert {verdicts[name].verdict for name in ("P2", "M3", "C5")} <= {UNDECIDED, SMALLER}  # teachers are alike here
+
+
+# --- how often the words are wrong, and how often they are found ---------------------------------------------
+
+NULL = dict.fromkeys(TRUE, 0.5)
+
+
+def null_cohorts(seeds: int, count: int) -> tuple[int, int]:
+    """In how many cohorts, where nothing is true, some claim is supported, and in how many some does not hold."""
+    models, one = members(seeds), [claim(id=name, measures=[Measure(metric=[name], direction="up")]) for name in "abcd"]
+    supported = refuted = 0
+    for trial in range(count):
+        draw = stream(trial, "null", seeds)
+        rows = [
+            {
+                "model": m.label,
+                "metric": name,
+                "probe": "made",
+                "value": draw.normal(0, 1),
+            }
+            for m in models
+            for name in "abcd"
+        ]
+        words = {
+            answer.verdict for v in judge(one, cohort(models), Evidence([frame(rows)], {}, {})) for answer in v.answers
+        }
+        supported += bool(words & {SUPPORTED, NOT_ATTRIBUTABLE})
+        refuted += DOES_NOT_HOLD in words
+    return supported, refuted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 8, 20])
+def test_where_nothing_is_true_words_come_in_at_most_one_of_twenty_cohorts(seeds: int) -> None:
+    supported, refuted = null_cohorts(seeds, 200)
+    assert supported <= 15 and refuted <= 15  # 5 % of 200 is 10; 15 has a chance of 5 % where the rate is 5 %
+
+
+def test_where_nothing_is_true_words_are_rare() -> None:
+    supported, refuted = null_cohorts(3, 25)
+    assert supported <= 4 and refuted <= 4
+
+
+def test_printed_power_is_the_simulated_one() -> None:
+    """One group alone, eight seeds: the smallest effect said to be found with power 0.8 is found that often."""
+    models = members(8, ("contrastive",))
+    one = claim(controls=[], first=Selector(family="distilled", own_design=False, teacher="contrastive"))
+    found, size = 0, 1.27  # power of a t-test of 8 differences of sd 1 at this effect is 0.86
+    from fdlab.compare.over_seeds import power
+
+    wanted = power(size, 2**0.5 * 0.707, 8, 7)
+    for trial in range(300):
+        draw = stream(trial, "power")
+        rows = [
+            {
+                "model": m.label,
+                "metric": "knn",
+                "probe": "made",
+                "value": draw.normal(size * (m.family == "distilled"), 0.707),
+            }
+            for m in models
+        ]
+        found += judge([one], cohort(models), Evidence([frame(rows)], {}, {}))[0].verdict == SUPPORTED
+    assert found / 300 == pytest.approx(wanted, abs=0.06)
+
+
+def test_equivalence_has_the_power_that_its_formula_says() -> None:
+    """Twenty seeds, a difference of sd 1.12 points, a margin of one point: 0.97 at one-sided 5 %."""
+    from fdlab.compare.significance import mean_of_units, within
+
+    draws = stream(0, "equivalence").normal(0, 1.12, (4000, 20))
+    assert np.mean([within(mean_of_units(units), 1.0) <= 0.05 for units in draws]) == pytest.approx(0.97, abs=0.01)

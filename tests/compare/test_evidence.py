@@ -26,25 +26,25 @@ def evidence(a: dict[int | None, float], b: dict[int | None, float], **more: Any
 
 
 def test_only_seeds_that_both_models_have_are_compared_and_the_rest_is_said() -> None:
-    found = evidence({0: 1.0, 1: 5.0, 2: 9.0}, {0: 0.5, 1: 4.0, 3: 100.0}).change(MINUS, ["nmi"], "late")
+    found = evidence({0: 1.0, 1: 5.0, 2: 9.0}, {0: 0.5, 1: 4.0, 3: 100.0}).changes(MINUS, ["nmi"], "late")["a"]
     assert (found.unit, found.change.n, found.change.value) == (SEEDS, 2, pytest.approx(0.75))
-    assert found.notes == ["seeds 2, 3 not in every model"]
+    assert list(found.notes) == ["seeds 2, 3 not in every model"]
 
 
 @pytest.mark.parametrize("b", [{0: 1.0}, {5: 1.0, 6: 2.0}])
 def test_fewer_than_two_seeds_in_common_are_no_comparison(b: dict[int | None, float]) -> None:
     with pytest.raises(Missing, match="in common"):
-        evidence({0: 1.0, 1: 5.0, 2: 9.0}, b).change(MINUS, ["nmi"], "late")
+        evidence({0: 1.0, 1: 5.0, 2: 9.0}, b).changes(MINUS, ["nmi"], "late")["a"]
 
 
 def test_means_over_seeds_are_no_further_seed() -> None:
-    found = evidence({0: 1.0, 1: 5.0, None: 3.0}, {0: 0.0, 1: 3.0, None: 1.5}).change(MINUS, ["nmi"], "late")
+    found = evidence({0: 1.0, 1: 5.0, None: 3.0}, {0: 0.0, 1: 3.0, None: 1.5}).changes(MINUS, ["nmi"], "late")["a"]
     assert (found.change.n, found.change.value) == (2, pytest.approx(1.5))
 
 
 def test_seeds_of_one_checkpoints_fine_tunings_are_said_to_be_that() -> None:
-    found = evidence({0: 1.0, 1: 5.0}, {0: 0.0, 1: 3.0}, objective=OF_FINETUNING).change(MINUS, ["nmi"], "late")
-    assert found.notes == [f"{OF_FINETUNING}: about these checkpoints only, not about their training"]
+    found = evidence({0: 1.0, 1: 5.0}, {0: 0.0, 1: 3.0}, objective=OF_FINETUNING).changes(MINUS, ["nmi"], "late")["a"]
+    assert list(found.notes) == [f"{OF_FINETUNING}: about these checkpoints only, not about their training"]
 
 
 @pytest.mark.parametrize("count", [4, 5])
@@ -61,7 +61,7 @@ def test_over_seeds_a_measure_by_block_is_the_mean_of_the_blocks_asked_for_and_o
         for block in range(count)
         for head in (0, 1)
     ]
-    found = Evidence([frame(rows)], {}, {}).change(MINUS, ["nmi"], blocks)
+    found = Evidence([frame(rows)], {}, {}).changes(MINUS, ["nmi"], blocks)["a"]
     kept = {
         (4, "last half"): [2, 3],
         (4, "first half"): [0, 1],

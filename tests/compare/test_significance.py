@@ -26,10 +26,10 @@ def test_t_is_scipys() -> None:
     units = stream(0, "t").normal(0.4, 1, 9)
     change = mean_of_units(units)
     expected = stats.ttest_1samp(units, 0.1)
-    assert for_and_against(change, "up", 0.1)[0] == pytest.approx(
+    assert for_and_against(change, "not down", -0.1)[0] == pytest.approx(
         stats.ttest_1samp(units, 0.1, alternative="greater").pvalue * 2
     )
-    assert min(for_and_against(change, "up", 0.1)) == pytest.approx(expected.pvalue)
+    assert min(for_and_against(change, "not down", -0.1)) == pytest.approx(expected.pvalue)
     low, high = expected.confidence_interval()
     assert (change.low, change.high, change.n) == (pytest.approx(low), pytest.approx(high), 9)
 
@@ -44,9 +44,10 @@ def normal(value: float, error: float) -> Estimate:
     ("direction", "value", "holds"),
     [
         ("up", 2.0, True),
-        ("up", 0.5, False),  # significantly below the smallest effect that matters
+        ("up", 0.5, True),  # above 0: whether it matters is for ``within`` to say
+        ("up", -0.5, False),
         ("down", -2.0, True),
-        ("down", -0.5, False),
+        ("down", 0.5, False),
         ("not up", 0.5, True),
         ("not up", 2.0, False),
         ("not down", -0.5, True),
@@ -56,7 +57,7 @@ def normal(value: float, error: float) -> Estimate:
         ("none", -2.0, False),
     ],
 )
-def test_directions_with_a_smallest_effect_of_one(direction: str, value: float, holds: bool) -> None:
+def test_directions_with_a_margin_of_one(direction: str, value: float, holds: bool) -> None:
     p_for, p_against = for_and_against(normal(value, 0.1), direction, 1.0, math.inf)
     assert (p_for < 0.001) == holds
     assert (p_against < 0.001) == (not holds)
@@ -64,8 +65,8 @@ def test_directions_with_a_smallest_effect_of_one(direction: str, value: float, 
 
 def test_equivalence_is_two_one_sided_tests() -> None:
     change = normal(0.0, 0.5)
-    assert for_and_against(change, "none", 1.0, math.inf)[0] == pytest.approx(2 * stats.norm.sf(2))
-    assert for_and_against(normal(0.0, 5.0), "none", 1.0, math.inf)[0] > 0.8  # wide intervals support nothing
+    assert for_and_against(change, "none", 1.0, math.inf)[0] == pytest.approx(stats.norm.sf(2))
+    assert for_and_against(normal(0.0, 5.0), "none", 1.0, math.inf)[0] > 0.4  # wide intervals support nothing
 
 
 @pytest.mark.parametrize("units", [[0.3], [0.3, 0.3, 0.3], [math.nan, 1.0], []])
@@ -78,7 +79,9 @@ def test_the_difference_of_two_proportions_is_newcombes() -> None:
     parts = [(1.0, proportion_interval(56, 70)), (-1.0, proportion_interval(48, 80))]
     change = weighted_sum(parts, 70)
     assert (change.value, change.low, change.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
-    assert for_and_against(change, "up", change.low, math.inf)[0] == pytest.approx(0.05)  # p and the interval agree
+    assert for_and_against(change, "not down", -change.low, math.inf)[0] == pytest.approx(
+        0.05
+    )  # p and the interval agree
     assert for_and_against(change, "not up", change.high, math.inf)[0] == pytest.approx(0.05)
 
 

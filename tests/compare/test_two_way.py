@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fdlab.compare.two_way import EFFECTS, paired_over_seeds, two_way
+from fdlab.compare.two_way import EFFECTS, two_way
 from fdlab.records.intervals import t_interval
 from fdlab.records.table import frame
 
@@ -76,8 +76,3 @@ def test_measures_of_one_metric_stay_apart() -> None:
     rows += [{**row, "x": 200.0} for row in rows_of([[0, 0, 3, 3]] * 2, "accuracy")]
     table = two_way(frame(rows), PLACES, {})
     assert table[table["reference"] == "design"]["value"].tolist() == [1.0, 3.0]
-
-
-def test_pairs_are_taken_within_a_seed() -> None:
-    table = paired_over_seeds(frame(rows_of([[1, 0, 0, 0], [5, 4, 0, 0], [9, 8, 0, 0]])), {"m": "m, distilled"}, "p")
-    assert (table["value"].tolist(), table["reference"].tolist(), table["n"].tolist()) == ([1.0], ["m, distilled"], [3])

@@ -10,12 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fdlab.compare.two_way import two_way
 from fdlab.errors import FdlabError
-from fdlab.experiments.report import effects, rewrite_study, write_study
+from fdlab.experiments.report import places, rewrite_study, write_study
 from fdlab.experiments.stages import passes, pretraining, run
-from fdlab.experiments.two_factors import CELLS, Cell, Size, Study
+from fdlab.experiments.two_factors import CELLS, FAMILIES, Cell, Size, Study
 from fdlab.experiments.values import cohort_of, lost, unmeasured, values
-from fdlab.experiments.words import premises, two_way_notes
+from fdlab.experiments.words import two_way_notes
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.table import frame, write_table
 
@@ -67,19 +68,6 @@ def test_values_are_means_of_late_blocks_and_logarithms() -> None:
     (left,) = unmeasured(values(frame([*late, sharp])))
     assert "few labels" in left
     assert "Hessian" not in left
-
-
-@pytest.mark.parametrize(("gap", "word"), [(0.5, "supported"), (0.0, "undecided")])
-def test_the_premise_is_judged_against_the_untrained_start(gap: float, word: str) -> None:
-    rows = []
-    for seed, noise in enumerate((0.01, -0.01, 0.0)):
-        for cell in (Cell("masked", "plain"), Cell("random", "plain")):
-            value = 0.2 + gap * (cell.kind == "masked") + noise * (cell.kind == "masked")
-            row = {"model": cell.label, "family": cell.family, "seed": seed, "probe": "cells"}
-            rows.append({**row, "metric": "r2_absolute", "value": value})
-    found = premises(effects(frame(rows), CELLS)[1])
-    assert [one["verdict"] for one in found] == ["not tested", word, "not tested"]
-    assert "3 seeds" in found[1]["effect"]
 
 
 def test_the_cohort_names_teachers_and_controls() -> None:
@@ -141,7 +129,7 @@ def test_what_was_seen_is_said_by_kind_with_what_chance_would_give() -> None:
                 student = cell.design == "student"
                 value = 0.2 - (0.1 + noise) * student + noise * cell.distilled * (1 + student)
                 rows.append({**row, "value": value})
-    design, distillation, interaction = two_way_notes(effects(frame(rows), CELLS)[0])
+    design, distillation, interaction = two_way_notes(two_way(frame(rows), places(CELLS), FAMILIES))
     assert design.startswith("Effect of the design, told from 0 in 1 of 1 measures and kinds (about 1 would be")
     assert design.endswith("masked: lower normalised mutual information.")
     assert distillation.endswith("nowhere.")

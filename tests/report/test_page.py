@@ -203,7 +203,7 @@ def test_verdicts_alerts_and_pairs_come_first(table: pd.DataFrame, facts: Facts)
     same = {"model": STUDENT, "reference": TEACHER, "probe": "attention", "metric": "nmi", "value": 0.2, "n": 256}
     changes = [{**same, "low": 0.1, "high": 0.3, "block": 3, "depth": 1.0}]
     changes += [{**same, "metric": "entropy", "low": -0.1, "high": 0.5, "block": 3, "depth": 1.0}]
-    claims = [{"verdict": "contradicted", "statement": "Heads spread", "effect": "-0.1 (-0.2 to -0.0)"}]
+    claims = [{"verdict": "does not hold", "statement": "Heads spread", "effect": "-0.1 (-0.2 to -0.0)"}]
     facts = {**facts, "claims": claims, "images": 8, "models": {TEACHER: {"source": "runs/a", "sha256": "ab12"}}}
     text = page(Report(join([table, frame(changes)]), facts))
     order = ["<h1>", "Heads spread", "Too few images: 8", "The models</h2>", "Pair by pair</h2>"]
@@ -215,11 +215,23 @@ def test_verdicts_alerts_and_pairs_come_first(table: pd.DataFrame, facts: Facts)
     assert "Attention distance" in page(Report(join([table, frame(changes)]), facts), ["attention_distance"])
 
 
-def test_premises_of_a_study_stand_before_its_claims(table: pd.DataFrame, facts: Facts) -> None:
-    facts["claims"] = [{"verdict": "supported", "statement": "The claim.", "effect": "+1"}]
-    facts["premises"] = [{"verdict": "undecided", "statement": "The premise.", "effect": "0"}]
+def test_groups_have_their_own_answers_and_what_is_lacking_is_said_once(table: pd.DataFrame, facts: Facts) -> None:
+    both = [
+        {"group": "of A", "verdict": "supported", "text": "+1"},
+        {"group": "of B", "verdict": "does not hold", "text": "-2"},
+    ]
+    facts["claims"] = [
+        {
+            "verdict": "does not hold",
+            "said": "supported for of A; does not hold for of B",
+            "statement": "X.",
+            "answers": both,
+        },
+        *({"verdict": "not tested", "statement": name, "effect": "no such model"} for name in ("Y.", "Z.")),
+    ]
     text = page(Report(table, facts), ["position"])
-    assert 0 < text.index("The premise.") < text.index("The claim.")
+    assert 'class="does-not-hold"' in text and "of A</strong>: supported. +1" in text
+    assert text.count("no such model") == 1 and "Y. Z." in text and "2 claims that" in text
 
 
 def test_alerts_follow_their_limits(table: pd.DataFrame, facts: Facts) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fdlab.compare.hypotheses import packaged_claims
 from fdlab.errors import FdlabError
 from fdlab.records.table import frame, read_table, write_table
 from fdlab.report.report import Report
 from fdlab.study.publish import write_report
-from fdlab.study.verdicts import claims
+from fdlab.study.verdicts import answer_text, claims, untested
 
 DIGITS = Path(__file__).resolve().parents[2] / "reports" / "digits"
 
@@ -32,8 +33,9 @@ def report(tmp_path: Path) -> Path:
 
 def test_verdicts_of_the_digits_are_those_of_its_table(report: Path) -> None:
     result = claims(report)
-    found = pd.read_csv(report / "claims.csv").set_index("id")
-    assert len(found) == 17
+    listed = pd.read_csv(report / "claims.csv")
+    assert listed["id"].nunique() == len(packaged_claims())
+    found = listed.drop_duplicates("id").set_index("id")
     table = read_table(report / "table.csv")
     table = table[(table["probe"] == "training") & (table["metric"] == "accuracy") & (table["reference"] == "")]
     wide = table.pivot_table(index="seed", columns="model", values="value")
@@ -49,6 +51,7 @@ def test_verdicts_of_the_digits_are_those_of_its_table(report: Path) -> None:
     assert "H1. A distilled student" in page
     assert "claims that these records cannot test" in page
     assert [one["id"] for one in json.loads((report / "facts.json").read_text())["claims"]] == list(found.index)
+    assert found.loc["H1", "group"] == "distilled, paper's student" and found.loc["H1", "freedom"] == 2
     assert result["page"] == report / "index.html"
 
 
@@ -98,7 +101,8 @@ def test_ones_own_claims_and_more_tables(report: Path, tmp_path: Path) -> None:
     write_table(tmp_path / "more.csv", frame(rows))
     found = claims(report, [tmp_path / "more.csv"], file=mine)["verdicts"][0]
     assert found.verdict == "supported"
-    assert "masked modelling" in " ".join(found.not_controlled)
+    mine = {answer.group: answer for answer in found.answers}
+    assert list(mine) == ["contrastive teacher"]  # the masked model was not measured
 
 
 def test_a_report_that_does_not_say_who_is_whose_is_refused(report: Path, tmp_path: Path) -> None:
@@ -110,3 +114,31 @@ def test_a_report_that_does_not_say_who_is_whose_is_refused(report: Path, tmp_pa
     cohort.write_text('[[model]]\nlabel = "somebody"\nsource = "x"\n')
     with pytest.raises(FdlabError, match="No model of the cohort"):
         claims(report, cohort=cohort)
+
+
+def test_a_second_report_of_other_images_and_pairs_that_go_round_change_nothing(report: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(report, other)
+    facts = json.loads((other / "facts.json").read_text())
+    (other / "facts.json").write_text(json.dumps({**facts, "data": "other digits"}))
+    before = {path: path.read_bytes() for path in report.iterdir() if path.is_file()}
+    with pytest.raises(FdlabError, match="on other images") as refused:
+        claims(report, [other])
+    assert refused.value.code == 2
+    members = [{"label": a, "source": "x", "family": "distilled", "pair_of": b} for a, b in (("a", "b"), ("b", "a"))]
+    lines = ["[[model]]\n" + "\n".join(f'{key} = "{value}"' for key, value in m.items()) for m in members]
+    (tmp_path / "cohort.toml").write_text("\n".join(lines))
+    with pytest.raises(FdlabError, match="go round: a learned from b learned from a") as refused:
+        claims(report, cohort=tmp_path / "cohort.toml")
+    assert refused.value.code == 2
+    assert {path: path.read_bytes() for path in report.iterdir() if path.is_file()} == before
+
+
+def test_lines_say_the_answer_of_each_group_and_one_reason_for_all_that_lack_the_same(report: Path) -> None:
+    verdicts = {verdict.claim.id: verdict for verdict in claims(report)["verdicts"]}
+    text = answer_text(verdicts["H1"].answers[0])
+    assert "points" in text and "3 seeds" in text and " after Holm" in text
+    assert "or more in four of five studies" in text or verdicts["H1"].verdict != "undecided"
+    lacking = dict(untested(list(verdicts.values())))
+    assert any(len(names) > 1 for names in lacking.values())
+    assert sum(map(len, lacking.values())) == sum(verdict.verdict == "not tested" for verdict in verdicts.values())
