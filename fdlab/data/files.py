@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from fdlab.data.decode import Unreadable, decode
-from fdlab.data.folders import Folder
+from fdlab.data.decode import Unreadable, decode, file_bytes
+from fdlab.data.folders import Folder, file_size, spread
 from fdlab.data.images import Images
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
 
@@ -44,11 +44,14 @@ class Files(Images):
     @property
     def digest(self) -> str:
         """sha256 of the paths and sizes in bytes."""
-        lines = (os.fsencode(f"{path}\t{os.stat(path).st_size}\n") for path in self.paths)
+        lines = (os.fsencode(f"{path}\t{file_size(path)}\n") for path in self.paths)
         return hashlib.sha256(b"".join(lines)).hexdigest()
+
+    def samples(self) -> list[Callable[[], bytes]]:
+        return [lambda f=f: file_bytes(f) for f in spread(self.paths)]  # type: ignore[misc]
 
     def read(self, index: int) -> Tensor:
         try:
-            return decode(Path(self.paths[index]).read_bytes())
+            return decode(file_bytes(self.paths[index]), self.value_range)
         except (OSError, Unreadable) as error:
             raise Unreadable(f"{self.paths[index]}: {error}") from error

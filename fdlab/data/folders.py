@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from fdlab.data.decode import SUFFIXES, Unreadable, decode, header_size
+from fdlab.data.decode import SUFFIXES, Unreadable, decode, file_bytes, header_size
 from fdlab.data.images import Images
+from fdlab.data.listing import Listing, endings, listed
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
 
 TRAIN, TEST = ("train", "training"), ("val", "validation", "valid", "test", "testing")
@@ -38,25 +40,48 @@ class Folder(Images):
         path = Path(os.path.abspath(path))
         self.path, self.name = path, path.name
         parts = _parts(path)
-        scanned = [_scan(part) for part in parts]
-        self._files = [os.path.join(part, f) for part, (files, _) in zip(parts, scanned, strict=True) for f in files]
+        found = [listed(part) for part in parts]
+        self._files = [os.path.join(part, file) for part, each in zip(parts, found, strict=True) for file in each.files]
         if not self._files:
-            raise _nothing_inside(path)
-        self._parts = [len(files) for files, _ in scanned]
-        if len(parts) == 2:
-            self.notes = (f"parts: {parts[0].name}/ and {parts[1].name}/",)
-        names = [tuple(sorted({c for c in classes if c})) for _, classes in scanned]
+            raise _nothing_inside(path, found)
+        classes = [_class_of(part, each) for part, each in zip(parts, found, strict=True)]
+        self._parts = [len(each.files) for each in found]
+        self._set_labels(parts, classes)
+        notes = [f"parts: {parts[0].name}/ and {parts[1].name}/"] if len(parts) == 2 else []
+        for part, each, names in zip(parts, found, classes, strict=True):
+            where = f"{part.name}/: " if len(parts) == 2 else ""
+            empty = sorted(set(each.folders) - set(names)) if any(names) else []
+            notes += [where + note for note in each.notes]
+            notes += [f"{where}folders without an image are no classes: {', '.join(empty[:5])}"] if empty else []
+        self.notes = tuple(notes) + ((self.unlabelled,) if self.unlabelled else ())
+        self.native_size = peek(self.samples(), path)
+
+    def _set_labels(self, parts: list[Path], classes: list[list[str | None]]) -> None:
+        """Class numbers by the names of both parts; a part may have fewer classes, or none, but no other ones."""
+        names = [tuple(sorted({name for name in part if name})) for part in classes]
         self.classes = max(names, key=len) or None
-        if self.classes and any(set(n) - set(self.classes) for n in names):
+        strange = [
+            (part.name, sorted(set(each) - set(self.classes or ()))) for part, each in zip(parts, names, strict=True)
+        ]
+        if other := [(part, found) for part, found in strange if found]:
             raise FdlabError(
-                f"The parts of {path} have different classes.",
-                why=f"{len(names[0])} and {len(names[-1])} class folders.",
+                f"The parts of {self.path} have different classes.",
+                why=f"Only {other[0][0]}/ has {shortened(other[0][1])}, beside {len(self.classes or ())} others.",
                 fix="Give both parts the same class folders.",
                 code=NOT_UNDERSTOOD,
             )
+        if self.classes and not all(names):
+            flat = parts[names.index(())].name
+            self.unlabelled = (
+                f"{flat}/ holds no class folders: its {self._parts[names.index(())]} images have no labels. Arrange "
+                f"them in one folder a class, as the other part is, or name that part alone with #"
+                f"{'test' if flat.lower() in TRAIN else 'train'}"
+            )
         number = {name: label for label, name in enumerate(self.classes or ())}
-        self._labels = np.array([number.get(c or "", -1) for _, classes in scanned for c in classes], dtype=np.int64)
-        self.native_size = peek([lambda f=f: Path(f).read_bytes() for f in spread(self._files)], path)
+        self._labels = np.array([number.get(name or "", -1) for part in classes for name in part], dtype=np.int64)
+
+    def samples(self) -> list[Callable[[], bytes]]:
+        return [lambda f=f: file_bytes(f) for f in spread(self._files)]  # type: ignore[misc]
 
     @property
     def files(self) -> list[str]:
@@ -68,14 +93,22 @@ class Folder(Images):
         content = hashlib.sha256()
         for file in self._files:
             relative = file[len(os.path.join(self.path, "")) :].replace(os.sep, "/")
-            content.update(os.fsencode(f"{relative}\t{os.stat(file).st_size}\n"))
+            content.update(os.fsencode(f"{relative}\t{file_size(file)}\n"))
         return content.hexdigest()
 
     def read(self, index: int) -> Tensor:
         try:
-            return decode(Path(self._files[index]).read_bytes())
+            return decode(file_bytes(self._files[index]), self.value_range)
         except (OSError, Unreadable) as error:
             raise Unreadable(f"{self._files[index]}: {error}") from error
+
+
+def file_size(file: str) -> int:
+    """Bytes of a file; -1 where it went since its folder was listed: it is unreadable when its turn comes."""
+    try:
+        return os.stat(file).st_size
+    except OSError:
+        return -1
 
 
 def spread(items: list) -> list:
@@ -117,35 +150,51 @@ def _parts(path: Path) -> list[Path]:
     return [path]
 
 
-def _scan(root: Path) -> tuple[list[str], list[str | None]]:
-    """Image files by sorted relative path, and the class folder of each (None: no classes)."""
-    files = sorted(_walk(root))
-    tops = [file.partition(os.sep)[0] for file in files]
-    with_classes = all(top != file for top, file in zip(tops, files, strict=True)) and len(set(tops)) > 1
-    return files, [top if with_classes else None for top in tops]
+def _class_of(root: Path, found: Listing) -> list[str | None]:
+    """The class folder of each file; None where there are no class folders.
+
+    Raises:
+        FdlabError (3): a folder beside class folders holds images alone that cannot be read: its class would vanish.
+    """
+    tops = [file.partition(os.sep)[0] for file in found.files]
+    beside = any(top == file for top, file in zip(tops, found.files, strict=True))
+    lost = sorted(set(found.left_out) & set(found.folders) - set(tops))
+    if lost and not beside and tops:
+        shown = "; ".join(f"{name}: {_why_lost(found, name)}" for name in lost[:3])
+        raise FdlabError(
+            f"{len(lost)} of the class folders in {root} would be left out.",
+            why=f"No image in them can be read. {shown}",
+            fix="Convert these images (to PNG or JPEG), correct the permissions, or move the folders elsewhere.",
+            code=NOT_UNDERSTOOD,
+        )
+    with_classes = not beside and len(set(tops)) > 1
+    return [top if with_classes else None for top in tops]
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Paths relative to ``root``; strings, since there may be a million."""
-    seen: set[str] = set()  # class folders are often links; a link to a folder above must not go round
-    for folder, inside, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            inside.clear()
-            continue
-        seen.add(real)
-        inside[:] = [d for d in inside if not d.startswith(".")]
-        for file in files:
-            if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES:
-                yield os.path.relpath(os.path.join(folder, file), root)
+def _why_lost(found: Listing, name: str) -> str:
+    reasons = found.left_out[name]
+    kinds = Counter({why: count for why, count in reasons.items() if why.startswith(".")})
+    words = [endings(kinds)] if kinds else []
+    return ", ".join([*words, *(why for why in reasons if not why.startswith("."))])
 
 
-def _nothing_inside(path: Path) -> FdlabError:
+def shortened(names: Sequence[str]) -> str:
+    """At most five names.
+
+    >>> shortened(["a", "b"])
+    'a, b'
+    """
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _nothing_inside(path: Path, found: list[Listing]) -> FdlabError:
     shards = sorted(path.rglob("*.parquet"))[:1] + sorted(path.rglob("*.tar"))[:1]
     hint = f" It holds {shards[0].name}: name that file." if shards else ""
+    left = "; ".join(note for each in found for note in each.notes)
     return FdlabError(
         f"There is no image in {path}.",
-        why=f"Looked for {', '.join(sorted(SUFFIXES))} at any depth.{hint}",
+        why=f"Looked for .jpg, .png, .webp, .tif and {len(SUFFIXES) - 4} other endings at any depth.{hint}"
+        + (f" {left[0].upper()}{left[1:]}." if left else ""),
         fix="Give a folder of images or of class folders.",
         code=NOT_UNDERSTOOD,
     )

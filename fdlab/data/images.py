@@ -6,15 +6,18 @@ evaluation it is left out, and both are counted. More than half unreadable is an
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fdlab.data.decode import Unreadable
+from fdlab.data.decode import Unreadable, span_of
+from fdlab.data.depth import Range, note_on_range
 from fdlab.data.transforms import fitted, to_float
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.randomness import stream
@@ -45,8 +48,28 @@ class Images:
     _parts: Sequence[int] = ()
     _parts_note = "the data's own parts"
 
+    value_range: Range | None = None  # which values of images of more than 8 bits are black and white
+    unlabelled: str = ""  # why some of these images have no labels, where others have
+
     def __init__(self) -> None:
         self.unreadable: dict[int, str] = {}
+
+    def samples(self) -> list[Callable[[], bytes]]:
+        """Readers of the bytes of at most 16 images, evenly spaced; empty for what is no files. They may raise."""
+        return []
+
+    def with_range(self, value_range: Range | None) -> None:
+        """Sets ``value_range``, and adds a note where deep images use little of their range."""
+        self.value_range = value_range
+        found = []
+        for read in self.samples():
+            with contextlib.suppress(Unreadable, OSError):
+                if (span := span_of(read(), value_range)) is not None:
+                    found.append(span)
+        if note := note_on_range(found, value_range):
+            self.notes = (*self.notes, note)
+        if value_range:
+            self.notes = (*self.notes, f"values {value_range[0]:g} to {value_range[1]:g} are black to white")
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -137,6 +160,21 @@ class ImageSource:
         return self._images.native_size
 
     @property
+    def unlabelled(self) -> str:
+        """Why some of these images have no labels, where others have; else empty."""
+        return self._images.unlabelled
+
+    def numbered_as(self, classes: tuple[str, ...]) -> ImageSource:
+        """The same images with these classes, of which theirs are some: labels count in ``classes``."""
+        if self.classes is None or self.classes == classes:
+            return self
+        images = copy.copy(self._images)
+        place = np.array([classes.index(name) for name in self.classes], dtype=np.int64)
+        labels = self._images._labels
+        images.classes, images._labels = classes, np.where(labels < 0, labels, place[labels])
+        return ImageSource(images, self.spec, self._indices, self.notes[len(self._images.notes) :])
+
+    @property
     def endless(self) -> bool:
         return self._images.endless and len(self) >= 2**31
 
@@ -158,6 +196,8 @@ class ImageSource:
         """sha256 of the images' own digest and of which of them are taken."""
         which = repr(self._indices) if isinstance(self._indices, range) else self._indices.tobytes()
         content = which.encode() if isinstance(which, str) else which
+        if self._images.value_range:
+            content += repr(self._images.value_range).encode()
         return hashlib.sha256(self._images.digest.encode() + b"|" + content).hexdigest()
 
     @property
@@ -199,7 +239,7 @@ class ImageSource:
         return int(self._images.labels(self._at([position]))[0])
 
     def labels(self) -> np.ndarray:
-        """(len,) int64. Raises FdlabError (2) for an endless source."""
+        """(len,) int64, -1 where there is none. Raises FdlabError (2) for an endless source."""
         if self.endless:
             raise FdlabError(
                 f"{self.spec} is endless: it has no list of labels.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdlab.data.decode import Unreadable, decode
+from fdlab.data.decode import Unreadable, decode, file_bytes
 from fdlab.data.folders import peek, spread
 from fdlab.data.images import Images
 from fdlab.data.parquet import IMAGE_NAMES, LABEL_NAMES
@@ -45,14 +46,17 @@ class HubSet(Images):
         self._labels, self._parts = np.concatenate(labels), [len(part) for part in self._sets]
         names = getattr(features[label], "names", None) if label else None
         self.classes = tuple(names) if names else None
-        self.native_size = peek([lambda i=i: self._bytes(i) for i in spread(list(range(len(self))))], Path(name))
+        self.native_size = peek(self.samples(), Path(name))
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
         return hashlib.sha256("\n".join(str(part._fingerprint) for part in self._sets).encode()).hexdigest()
 
     def read(self, index: int) -> Tensor:
-        return decode(self._bytes(index))
+        return decode(self._bytes(index), self.value_range)
+
+    def samples(self) -> list[Callable[[], bytes]]:
+        return [lambda i=i: self._bytes(i) for i in spread(list(range(len(self))))]  # type: ignore[misc]
 
     def _bytes(self, index: int) -> bytes:
         part = int(index >= self._parts[0])
@@ -60,7 +64,7 @@ class HubSet(Images):
         if cell.get("bytes") is not None:
             return cell["bytes"]
         try:
-            return Path(cell["path"]).read_bytes()
+            return file_bytes(cell["path"])
         except (OSError, TypeError) as error:
             raise Unreadable(f"row {index}: {error}") from error
 

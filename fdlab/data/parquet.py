@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class Parquet(Images):
         if label:
             self._labels = _labels(table[label])
             self.classes = _class_names(schema, label)
-        self.native_size = peek([lambda i=i: self._row(i) for i in spread(list(range(len(self))))], path)
+        self.native_size = peek(self.samples(), path)
 
     @cached_property
     def digest(self) -> str:  # type: ignore[override]
@@ -69,7 +70,10 @@ class Parquet(Images):
         return hashlib.sha256(f"{self.path.name}\t{size}\n".encode() + first + last).hexdigest()
 
     def read(self, index: int) -> Tensor:
-        return decode(self._row(index))
+        return decode(self._row(index), self.value_range)
+
+    def samples(self) -> list[Callable[[], bytes]]:
+        return [lambda i=i: self._row(i) for i in spread(list(range(len(self))))]  # type: ignore[misc]
 
     def _row(self, index: int) -> bytes:
         data = self._bytes[index].as_py()

@@ -1,18 +1,20 @@
 """The grammar of ``--data``: one line of text -> an ``ImageSource``.
 
     digits | photos | locality:ALPHA | FOLDER | FILE.parquet | SHARDS.tar | hfds:NAME | torchvision:NAME,
-    then optionally #train or #test, then [A:B]
+    then optionally ?range=LOW:HIGH (black and white of images of more than 8 bits), #train or #test, [A:B]
 
 The built-in names win over folders of the same name (write ./digits for the folder).
 """
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fdlab.data.decode import SUFFIXES
+from fdlab.data.depth import Range
 from fdlab.data.images import Images, ImageSource, Indices
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 
@@ -20,30 +22,35 @@ __all__ = ["ImageSource", "Spec", "open_data", "parse_spec", "with_split"]
 
 BUILTIN = ("digits", "photos", "locality:0", "locality:0.5", "locality:1")
 _TAIL = re.compile(
-    r"^(?P<base>.+?)(?:#(?P<split>[^#\[\]/\\]*))?(?:\[(?P<a>(?:-?\d+)?):(?P<b>(?:-?\d+)?)\])?$", re.DOTALL
+    r"^(?P<base>.+?)(?:\?range=(?P<low>[^:#\[\]]*):(?P<high>[^:#\[\]]*))?(?:#(?P<split>[^#\[\]/\\]*))?(?:\[(?P<a>(?:-?\d+)?):(?P<b>(?:-?\d+)?)\])?$",
+    re.DOTALL,
 )
 
 
 @dataclass(frozen=True)
 class Spec:
-    """``base`` (a built-in name or a path), ``split`` (train, test, None), ``start``, ``stop`` of a slice."""
+    """``base`` (a built-in name or a path), ``split`` (train, test, None), ``start``, ``stop`` of a slice, a range."""
 
     base: str
     split: str | None = None
     start: int | None = None
     stop: int | None = None
+    value_range: Range | None = None
 
     def __str__(self) -> str:
         ends = ["" if end is None else str(end) for end in (self.start, self.stop)]
         part = "" if (self.start, self.stop) == (None, None) else f"[{ends[0]}:{ends[1]}]"
-        return self.base + (f"#{self.split}" if self.split else "") + part
+        scale = f"?range={self.value_range[0]:g}:{self.value_range[1]:g}" if self.value_range else ""
+        return self.base + scale + (f"#{self.split}" if self.split else "") + part
 
 
 def parse_spec(text: str) -> Spec:
     """Split a specification into its parts. Raises FdlabError (2) on a malformed one.
 
     >>> parse_spec("digits#test[:100]")
-    Spec(base='digits', split='test', start=None, stop=100)
+    Spec(base='digits', split='test', start=None, stop=100, value_range=None)
+    >>> parse_spec("xrays?range=0:4095#train").value_range
+    (0.0, 4095.0)
     """
     if text.strip() and _exists(text):  # a path that holds # or [ in its name
         return Spec(text)
@@ -64,8 +71,40 @@ def parse_spec(text: str) -> Spec:
             fix="Write [:N] or [A:B], last of all: digits#test[:100].",
             code=USAGE,
         )
+    if any(len(end or "") > 18 for end in (found["a"], found["b"])):
+        raise FdlabError(
+            "The slice of the data has a number that no data has.", fix="Write [:N] or [A:B], last of all.", code=USAGE
+        )
     start, stop = (int(end) if end else None for end in (found["a"], found["b"]))
-    return Spec(base, split, start, stop)
+    scale = None if found["low"] is None else checked_range(found["low"], found["high"])
+    return Spec(base, split, start, stop, scale)
+
+
+def checked_range(low: str | float, high: str | float) -> Range:
+    """(LOW, HIGH) as numbers. Raises FdlabError (2) where they are none, or LOW is not below HIGH."""
+    try:
+        ends = float(low), float(high)
+    except (ValueError, OverflowError):
+        ends = math.nan, math.nan
+    if not (math.isfinite(ends[0]) and math.isfinite(ends[1]) and ends[0] < ends[1]):
+        raise FdlabError(
+            f"'{str(low)[:40]}' to '{str(high)[:40]}' is no range of values.",
+            "The first value becomes black, the second white.",
+            "Give --value-range LOW HIGH (or DATA?range=LOW:HIGH) with LOW below HIGH, e.g. --value-range 0 4095.",
+            code=USAGE,
+        )
+    return ends
+
+
+def ranged(spec: str, value_range: tuple[float, float] | None) -> str:
+    """``spec`` with this range of values, as ``--value-range`` gives it.
+
+    >>> ranged("xrays#test", (0, 4095))
+    'xrays?range=0:4095#test'
+    """
+    if value_range is None:
+        return spec
+    return str(replace(parse_spec(spec), value_range=checked_range(*value_range)))
 
 
 def with_split(spec: str, split: str) -> str:
@@ -75,7 +114,7 @@ def with_split(spec: str, split: str) -> str:
     'digits#train[:100]'
     """
     parsed = parse_spec(spec)
-    return spec if parsed.split else str(Spec(parsed.base, split, parsed.start, parsed.stop))
+    return spec if parsed.split else str(replace(parsed, split=split))
 
 
 def open_data(spec: str, *, size: int | None = None, seed: int = 0) -> ImageSource:
@@ -93,6 +132,7 @@ def open_data(spec: str, *, size: int | None = None, seed: int = 0) -> ImageSour
     """
     parsed = parse_spec(spec)
     images = _open_base(parsed.base, size, seed)
+    images.with_range(parsed.value_range)
     indices: Indices = range(len(images))
     notes: tuple[str, ...] = ()
     if parsed.split:
@@ -128,11 +168,11 @@ def _open_base(base: str, size: int | None, seed: int) -> Images:
         from fdlab.data.named import TorchvisionSet
 
         return TorchvisionSet(name)
-    if base.endswith((".tar", ".tar.gz", ".tgz")):
-        return _open_tars(base)
     try:
+        if base.endswith((".tar", ".tar.gz", ".tgz")):
+            return _open_tars(base)
         return _open_path(Path(base).expanduser())
-    except OSError as error:
+    except (OSError, RuntimeError, ValueError) as error:  # no home of that ~name; a NUL in a name
         raise FdlabError(
             f"{base} cannot be read.", why=str(error), fix="Check the path and its permissions.", code=NOT_UNDERSTOOD
         ) from error

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path, PurePosixPath
 
@@ -61,10 +61,13 @@ class Tars(Images):
                 code=NOT_UNDERSTOOD,
             )
         self._labels, self.digest = np.array(labels, dtype=np.int64), content.hexdigest()
-        self.native_size = peek([lambda i=i: self._content(i) for i in spread(list(range(len(self))))], paths[0])
+        self.native_size = peek(self.samples(), paths[0])
 
     def read(self, index: int) -> Tensor:
-        return decode(self._content(index))
+        return decode(self._content(index), self.value_range)
+
+    def samples(self) -> list[Callable[[], bytes]]:
+        return [lambda i=i: self._content(i) for i in spread(list(range(len(self))))]  # type: ignore[misc]
 
     def _content(self, index: int) -> bytes:
         shard, offset, size = self._places[index]

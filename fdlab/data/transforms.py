@@ -203,6 +203,7 @@ def fit(images: Tensor, size: int, *, direct: bool) -> Tensor:
 
 def fitted(images: Tensor, size: int, *, direct: bool) -> Tensor:
     """``fit`` that leaves 8 bits 8 bits."""
+    images = _without_ends(images)
     h, w = images.shape[-2:]
     straight = direct and h == w
     short = size if direct else round(size * 256 / 224)
@@ -211,6 +212,17 @@ def fitted(images: Tensor, size: int, *, direct: bool) -> Tensor:
         images = tv.resize(images, target, antialias=True)
     top, left = (target[0] - size) // 2, (target[1] - size) // 2
     return images[..., top : top + size, left : left + size]
+
+
+def _without_ends(images: Tensor) -> Tensor:
+    """The middle of images more than 16 times as long as wide: enlarged whole, a strip would take all memory."""
+    h, w = images.shape[-2:]
+    longest = 16 * min(h, w)
+    if max(h, w) <= longest:
+        return images
+    height, width = min(h, longest), min(w, longest)
+    top, left = (h - height) // 2, (w - width) // 2
+    return images[..., top : top + height, left : left + width]
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def evaluate(
     train, held = open_data(data, seed=seed), open_data(test, seed=seed)
     if images:
         train = train.sample(images, seed)
-    check_held_out(train, held)
+    held = check_held_out(train, held)
     rows = []
     for text in models:
         label, source = parse_label(text)

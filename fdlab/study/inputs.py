@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from fdlab.data.folders import shortened
 from fdlab.data.images import ImageSource
 from fdlab.data.loader import Batches
 from fdlab.data.resident import resident
@@ -14,7 +15,7 @@ from fdlab.data.sources import open_data
 from fdlab.data.splits import split_labelled
 from fdlab.engine.distributed import current
 from fdlab.engine.settings import Recipe
-from fdlab.errors import USAGE, FdlabError
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.tasks.base import Task
 
 
@@ -109,14 +110,16 @@ def _images(recipe: Recipe) -> tuple[ImageSource, ImageSource | None, ImageSourc
         validation = data.subset(held) if len(held) else None
         data = data.subset(labelled)
     if test is not None:
-        check_held_out(data, test)
+        test = check_held_out(data, test)
         if validation is not None:
             check_held_out(validation, test)
     return data, test, validation
 
 
-def check_held_out(data: ImageSource, test: ImageSource) -> None:
-    """Refuses test images that are trained on, and classes that do not match.
+def check_held_out(data: ImageSource, test: ImageSource) -> ImageSource:
+    """The test images, their labels counted in the classes of ``data``; those that are trained on are refused.
+
+    Test images may have fewer classes than ``data``, as the test part of a folder may, but no other ones.
 
     Raises:
         FdlabError: code 2.
@@ -128,20 +131,26 @@ def check_held_out(data: ImageSource, test: ImageSource) -> None:
             f"Give parts that do not overlap, e.g. {data.spec.split('#')[0]}#train and #test.",
             code=USAGE,
         )
-    if data.classes and test.classes and data.classes != test.classes:
-        shown, others = (f"{len(names)} ({', '.join(names[:3])}, ...)" for names in (data.classes, test.classes))
+    if not data.classes or not test.classes:
+        return test
+    if strange := [name for name in test.classes if name not in data.classes]:
+        missing = [name for name in data.classes if name not in test.classes]
+        also = f" It has none of {shortened(missing)}." if missing else ""
         raise FdlabError(
             f"{data.spec} and {test.spec} have different classes.",
-            f"{shown} and {others}.",
+            f"Only {test.spec} has {shortened(strange)}.{also}",
             "Give test images of the same classes.",
             code=USAGE,
         )
+    return test.numbered_as(data.classes)
 
 
 def labelled_split(data: ImageSource, recipe: Recipe) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the labelled and of the validation images: disjoint, drawn from ``data.label_seed`` alone."""
     settings = recipe.data
     labels = data.labels()
+    if data.unlabelled and len(labels) and labels.min() < 0:
+        raise FdlabError(f"Some images of {data.spec} have no labels.", data.unlabelled + ".", code=NOT_UNDERSTOOD)
     labelled, held = split_labelled(
         labels, per_class=settings.per_class, validation=settings.validation, seed=settings.label_seed
     )

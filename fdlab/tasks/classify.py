@@ -76,7 +76,9 @@ class Classify(Task):
         if len(labels) == 0 or labels.min() < 0:
             raise FdlabError(
                 f"The images of {self.data.spec} have no labels.",
-                "Fine-tuning needs class folders or a label column.",
+                f"{self.data.unlabelled}."
+                if self.data.unlabelled
+                else "Fine-tuning needs class folders or a label column.",
                 "Arrange the images in one folder a class.",
                 code=NOT_UNDERSTOOD,
             )
