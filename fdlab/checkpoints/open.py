@@ -12,8 +12,9 @@ from fdlab.checkpoints.builders.timm_name import kind_of_name
 from fdlab.checkpoints.recognise import recognise
 from fdlab.checkpoints.save import OwnFile, own_file
 from fdlab.checkpoints.soundness import not_finite, refuse_not_finite
-from fdlab.checkpoints.sources import on_disk, run_file
+from fdlab.checkpoints.sources import on_disk, read_facts, run_file, split_facts
 from fdlab.checkpoints.unpickle import AGAIN, WeightFile, read_weights, refusal
+from fdlab.encoders.channels import as_told
 from fdlab.encoders.devices import pick_device
 from fdlab.encoders.encoder import Encoder, Kind, Size, TimmCall, check_activation, set_activation
 from fdlab.encoders.student import build, fold_bias_scale, seeded, timm_call
@@ -28,6 +29,8 @@ def open_model(
     heads: int | None = None,
     image_size: Size | None = None,
     activation: str | None = None,
+    prefix_tokens: int | None = None,
+    channels: int | None = None,
     device: str | torch.device = "cpu",
     seed: int = 0,
 ) -> Encoder:
@@ -41,24 +44,35 @@ def open_model(
         heads: attention heads, where the file does not say.
         image_size: pixels, int or (height, width); position tables are resized by the family's method.
         activation: replaces the MLPs' activation, e.g. ``quick_gelu``.
+        prefix_tokens: how many tokens stand before the patches, to be checked: the file's tensors decide.
+        channels: the input channels of a model that takes other than 3: it is then opened for colour images, of which
+            it sees the mean of the channels, repeated ``channels`` times.
+            ``SOURCE?heads=2&image_size=224`` says the same of one model as the arguments do, which come first.
         seed: of ``random:``.
 
     Raises:
         FdlabError: code 3 where the source is not understood, 2 where an argument is wrong.
     """
     where = pick_device(device)
+    base, behind = split_facts(str(source))
+    facts = read_facts(behind)
+    heads, activation = heads or facts.get("heads"), activation or facts.get("activation")
+    image_size = image_size or facts.get("image_size")
     if activation is not None:
         check_activation(activation)
     text = str(source)
-    is_random = text.startswith("random:")
-    path, suffix = _locate(text.removeprefix("random:"))
+    is_random = base.startswith("random:")
+    path, suffix = _locate(base.removeprefix("random:"))
     if suffix and encoder and suffix != encoder:
         raise FdlabError(
             f"{text} names '@{suffix}', but encoder= names '{encoder}'.", fix="Give one of them.", code=USAGE
         )
     asked = _Asked(text, encoder or suffix, heads, image_size, activation, seed if is_random else None)
     opened = _open_file(path, asked) if isinstance(path, Path) else _open_timm(path, asked)
-    return opened.to(where)
+    known = {"prefix_tokens": prefix_tokens, "channels": channels}
+    return as_told(opened, **{name: facts.get(name) if value is None else value for name, value in known.items()}).to(
+        where
+    )
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 
+# What can be told of a model behind its SOURCE, as ``open_model`` takes it.
+FACTS = ("heads", "image_size", "activation", "prefix_tokens", "channels")
+_FACTS = re.compile(r"\?[a-z_]+=[^&?=/\\]*(?:&[a-z_]+=[^&?=/\\]*)*$")
 RUN_FILES = ("student.safetensors", "encoder.safetensors")
 
 
@@ -15,6 +21,12 @@ def parse_label(text: str) -> tuple[str, str]:
     Raises:
         FdlabError: code 2, nothing stands after the label.
     """
+    text, behind = split_facts(text)
+    label, source = _label_and_source(text)
+    return label, source + behind
+
+
+def _label_and_source(text: str) -> tuple[str, str]:
     label, found, source = text.partition("=")
     if found and label.strip() and "/" not in label and not Path(text).exists():
         if not source:
@@ -27,6 +39,74 @@ def parse_label(text: str) -> tuple[str, str]:
     for ending in (".pth.tar", ".safetensors", ".pth", ".pt", ".bin", ".ckpt"):
         name = name.replace(ending, "")
     return (f"random {name}" if kind == "random" else name) or text, text
+
+
+def split_facts(text: str) -> tuple[str, str]:
+    """``SOURCE?heads=2&image_size=64`` -> (SOURCE, the rest from ``?`` on); the rest is empty where there is none.
+
+    >>> split_facts("a=m.pth@teacher?heads=2")
+    ('a=m.pth@teacher', '?heads=2')
+    """
+    found = _FACTS.search(text)
+    if found is None or Path(text).exists():
+        return text, ""
+    return text[: found.start()], found[0]
+
+
+def read_facts(behind: str) -> dict[str, Any]:
+    """What stands behind ``?`` as arguments of ``open_model``.
+
+    >>> read_facts("?heads=2&image_size=32x64")
+    {'heads': 2, 'image_size': (32, 64)}
+
+    Raises:
+        FdlabError: code 2, an unknown name or a value that cannot be.
+    """
+    facts: dict[str, Any] = {}
+    for pair in filter(None, behind.removeprefix("?").split("&")):
+        name, _, value = pair.partition("=")
+        if name not in FACTS:
+            raise FdlabError(
+                f"'{name}' is nothing that can be told of a model.{nearest(name, FACTS)}",
+                f"Known: {', '.join(FACTS)}.",
+                "Write SOURCE?heads=2&image_size=224, or with an option, --heads 2.",
+                code=USAGE,
+            )
+        facts[name] = value if name == "activation" else _size(value) if name == "image_size" else _count(name, value)
+    return facts
+
+
+def with_facts(source: str, facts: Mapping[str, Any]) -> str:
+    """The SOURCE with these facts behind it; what it says itself stays.
+
+    >>> with_facts("a=m.pth?heads=2", {"heads": 3, "image_size": "64", "activation": None})
+    'a=m.pth?heads=2&image_size=64'
+    """
+    base, behind = split_facts(source)
+    said = [pair for pair in behind.removeprefix("?").split("&") if pair]
+    names = {pair.partition("=")[0] for pair in said}
+    said += [f"{name}={value}" for name, value in facts.items() if value is not None and name not in names]
+    read_facts("&".join(said))
+    return f"{base}?{'&'.join(said)}" if said else base
+
+
+def _count(name: str, value: str) -> int:
+    least = 0 if name == "prefix_tokens" else 1
+    if not (value.isdigit() and value.isascii() and len(value) < 7 and int(value) >= least):
+        raise FdlabError(f"{name}={value[:40]} is no whole number from {least} on.", fix=f"Write {name}=2.", code=USAGE)
+    return int(value)
+
+
+def _size(value: str) -> int | tuple[int, int]:
+    sides = value.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() and side.isascii() and 0 < len(side) < 6 for side in sides):
+        raise FdlabError(
+            f"'{value[:40]}' is no size of an image.", fix="Write 224, or HEIGHTxWIDTH: 32x64.", code=USAGE
+        )
+    numbers = [int(side) for side in sides]
+    if min(numbers) < 1:
+        raise FdlabError("An image has at least one pixel.", fix="Write --image-size 224 or 32x64.", code=USAGE)
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 def on_disk(text: str) -> tuple[Path, str | None] | None:

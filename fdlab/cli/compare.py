@@ -5,9 +5,11 @@ from pathlib import Path
 from typer import Argument, Option
 
 from fdlab.cli import options
+from fdlab.cli.given import given
 from fdlab.cli.show import show
 
 
+@given(models="models", data=("data",), otherwise="In a cohort file they are keys of a model: heads = 2.")
 def compare(
     models: list[str] | None = Argument(None, help="SOURCE or label=SOURCE, several; or --cohort, --over-run."),
     data: str = Option("", help="Images for all models (default: the cohort's, else photos)."),

@@ -9,6 +9,7 @@ import typer
 from typer import Option
 
 from fdlab.cli import options, show
+from fdlab.cli.given import given
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +24,7 @@ Seed = Annotated[int, Option(min=0, help="Chooses the images where --images is g
 
 
 @app.command()
+@given(models="models", data=("data", "test"))
 def knn(
     models: options.Models,
     data: Data = "digits#train",
@@ -46,6 +48,7 @@ def knn(
 
 
 @app.command()
+@given(models="models", data=("data", "test"))
 def linear(
     models: options.Models,
     data: Data = "digits#train",
@@ -68,6 +71,7 @@ def linear(
 
 
 @app.command()
+@given(models="models", data=("data",))
 def classifier(
     models: options.Models,
     data: str = Option(..., "--data", "--test", help="Labelled test images, not those of the training."),

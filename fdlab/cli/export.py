@@ -6,16 +6,15 @@ import typer
 from typer import Argument, Option
 
 from fdlab.cli import options
+from fdlab.cli.given import given
 
 
+@given(models="model")
 def export(
     model: str = Argument(..., help="SOURCE: a file, a folder, timm:NAME, FILE@teacher."),
     *,
     to: str = Option("timm", help="timm (loads without fdlab) or safetensors (fdlab.open_model)."),
     out: Path = Option(..., "-o", "--out", help="The file to write, NAME.safetensors."),
-    heads: options.Heads = None,
-    image_size: options.ImageSize = None,
-    activation: options.Activation = None,
     as_json: options.Json = False,
     quiet: bool = Option(False, "--quiet", help="Print nothing."),
 ) -> None:
@@ -28,7 +27,7 @@ def export(
     from fdlab.checkpoints.export import export_model
     from fdlab.checkpoints.open import open_model
 
-    encoder = open_model(model, heads=heads, image_size=image_size, activation=activation)
+    encoder = open_model(model)
     path, line = export_model(encoder, out, to)
     if as_json:
         typer.echo(json.dumps({"file": str(path), "open": line, "assumed": encoder.info.assumed}))

@@ -7,13 +7,12 @@ import typer
 from typer import Argument, Option
 
 from fdlab.cli import options
+from fdlab.cli.given import given
 
 
+@given(models="model")
 def inspect(
     model: str = Argument(..., help="SOURCE: a file, a folder, a run, timm:NAME, random:NAME, FILE@teacher."),
-    heads: options.Heads = None,
-    image_size: options.ImageSize = None,
-    activation: options.Activation = None,
     report: Path | None = Option(
         None, help="Write the file's structure here as JSON (names, shapes, types; no weights, no settings)."
     ),
@@ -32,7 +31,7 @@ def inspect(
     from fdlab.errors import FdlabError
 
     try:
-        model_facts = facts(open_model(model, heads=heads, image_size=image_size, activation=activation))
+        model_facts = facts(open_model(model))
     except FdlabError as error:
         raise _with_report(model, report, error) from error
     if report is not None:
@@ -46,8 +45,10 @@ def inspect(
 
 def _with_report(model: str, report: Path | None, error: Any) -> Any:
     """The error with a word on the report; writes the report where one is asked for."""
+    from fdlab.checkpoints.sources import split_facts
     from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 
+    model = split_facts(model)[0]
     path = next((Path(text) for text in (model, model.rpartition("@")[0]) if text and Path(text).exists()), None)
     if report is not None:
         if path is None:

@@ -24,8 +24,16 @@ Parameters = Annotated[str, Option(help="encoder, or all (the head too).")]
 
 # What a file does not say of its model.
 Heads = Annotated[int | None, Option(help="Number of heads, where the file does not hold it.")]
-ImageSize = Annotated[int | None, Option(help="Pixels; position tables are resized by the family's method.")]
+ImageSize = Annotated[str | None, Option(help="Pixels, 224 or HxW; position tables are resized as the family does.")]
+PrefixTokens = Annotated[int | None, Option(min=0, help="Class, distillation and register tokens before the patches.")]
+Channels = Annotated[int | None, Option(min=1, help="The model's input channels: grey images, repeated so often.")]
 Activation = Annotated[str | None, Option(help="gelu, quick_gelu, ... where the file does not hold it.")]
+
+# What files do not say of their images.
+ValueRange = Annotated[
+    tuple[float, float] | None,
+    Option("--value-range", metavar="LOW HIGH", help="Black and white of images of more than 8 bits (default: all)."),
+]
 
 # How the work is done.
 RECIPE = "Recipe: a packaged name (fdlab recipes) or a TOML file."

@@ -8,6 +8,7 @@ import typer
 from typer import Argument, Option
 
 from fdlab.cli import options
+from fdlab.cli.given import given
 
 DATA, SETTINGS, OUTPUT = ({"rich_help_panel": panel} for panel in ("Data", "Settings", "Output"))
 Data = Annotated[str | None, Option(help="Training images: digits, a folder, file.parquet, ...", **DATA)]
@@ -24,6 +25,7 @@ Quiet = Annotated[bool, Option("--quiet", help="No progress; print the run's fol
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.", **OUTPUT)]
 
 
+@given(data=("data", "test"))
 def pretrain(
     recipe: options.Recipe = "digits/contrastive",
     data: Data = None,
@@ -46,6 +48,7 @@ def pretrain(
     _start(None, {}, locals())
 
 
+@given(models="teacher", data=("data", "test"))
 def distill(
     recipe: str | None = Argument(None, help=f"{options.RECIPE} Without one: by your images."),
     teacher: str | None = Option(None, help="SOURCE: a file, a run folder, timm:NAME, FILE@teacher."),
@@ -69,6 +72,7 @@ def distill(
     _start("distill", {"distill.teacher": teacher}, locals())
 
 
+@given(models="model", data=("data", "test"))
 def finetune(
     model: str | None = Argument(None, help="SOURCE of the start; random:RUN is the untrained control."),
     recipe: str | None = Option(None, help=f"{options.RECIPE} Without one: by your images."),

@@ -5,9 +5,11 @@ from pathlib import Path
 from typer import Option
 
 from fdlab.cli import options
+from fdlab.cli.given import given
 from fdlab.cli.show import show
 
 
+@given(models="models", data=("data", "test"))
 def trainability(
     models: options.Models,
     recipe: str = Option("", help="Of all fine-tunings (default: digits/finetune)."),

@@ -66,11 +66,22 @@ class Member(BaseModel):
     group: str = ""
     seed: int | None = None
     score: float | None = Field(None, description="a known fine-tuning accuracy, as a share")
+    heads: int | None = Field(None, ge=1, description="what the file does not say of the model, as the next four")
+    image_size: int | str | None = None
+    activation: str | None = None
+    prefix_tokens: int | None = Field(None, ge=0)
+    channels: int | None = Field(None, ge=1)
 
     @field_validator("family")
     @classmethod
     def _shown(cls, family: str) -> str:
         return "mim" if family == "masked" else family
+
+
+def _told(member: Member) -> str:
+    facts = {name: getattr(member, name) for name in ("heads", "image_size", "activation", "prefix_tokens", "channels")}
+    said = "&".join(f"{name}={value}" for name, value in facts.items() if value is not None)
+    return ("&" if "?" in member.source and "=" in member.source.rpartition("?")[2] else "?") + said if said else ""
 
 
 def group_of(member: Member) -> str:
@@ -86,6 +97,10 @@ class Cohort(BaseModel):
     model: list[Member] = Field(min_length=1)
     data: str = ""
     baseline: str = ""
+
+    def sources(self) -> dict[str, str]:
+        """Label -> SOURCE, with what the cohort says of the model: ``SOURCE?heads=2``."""
+        return {member.label: member.source + _told(member) for member in self.model}
 
     def labels(self) -> list[str]:
         """The models' labels, in order."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
@@ -117,7 +118,9 @@ def decode(data: bytes, value_range: Range | None = None) -> Tensor:
 
 def opened(data: bytes) -> Image.Image:
     """The image behind its header, by one of ``FORMATS``, whatever the file's name says."""
-    return Image.open(io.BytesIO(data), formats=_formats())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ``_affordable`` is stricter
+        return Image.open(io.BytesIO(data), formats=_formats())
 
 
 @lru_cache(maxsize=1)

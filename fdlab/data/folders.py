@@ -193,7 +193,7 @@ def _nothing_inside(path: Path, found: list[Listing]) -> FdlabError:
     left = "; ".join(note for each in found for note in each.notes)
     return FdlabError(
         f"There is no image in {path}.",
-        why=f"Looked for .jpg, .png, .webp, .tif and {len(SUFFIXES) - 4} other endings at any depth.{hint}"
+        why=f"Looked for .jpg, .jpeg, .png, .webp, .tif and {len(SUFFIXES) - 5} other endings at any depth.{hint}"
         + (f" {left[0].upper()}{left[1:]}." if left else ""),
         fix="Give a folder of images or of class folders.",
         code=NOT_UNDERSTOOD,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -190,6 +191,13 @@ class ImageSource:
         if isinstance(self._indices, range):
             return sum(index in self._indices for index in bad)
         return int(np.isin(np.fromiter(bad, dtype=np.int64, count=len(bad)), self._indices).sum())
+
+    def say_what_is_left_out(self) -> None:
+        """Warns of images that were found unreadable, and of the notes of the data."""
+        for note in self.notes:
+            warnings.warn(f"{self.spec}: {note}", stacklevel=2)
+        if count := self.skipped:
+            warnings.warn(f"{count} of {len(self)} images of {self.spec} could not be read: left out", stacklevel=2)
 
     @property
     def digest(self) -> str:

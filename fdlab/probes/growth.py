@@ -125,11 +125,12 @@ def _judged(records: Mapping[str, Record], tolerance: float) -> dict[str, Any]:
     }
 
 
-def sentence(verdict: Mapping[str, Any], images: int) -> str:
-    """How the growth ended, for a report; blocks and heads count from 1, as in figures."""
+def sentence(verdict: Mapping[str, Any], images: int, skipped: int = 0) -> str:
+    """How the growth ended, for a report; blocks and heads count from 1, as in figures. ``skipped``: unreadable."""
     row = verdict["widest"]
     where = "".join(f", {name} {row[name] + 1}" for name in ("block", "head") if row[name] is not None)
-    end = "reached with" if verdict["reached"] else "NOT reached: all images were used,"
+    every = "all readable images were used" if skipped else "all images were used"
+    end = "reached with" if verdict["reached"] else f"NOT reached: {every},"
     return (
         f"tolerance {verdict['asked']:g} {end} {images} images;"
         f" widest: {row['metric']} of {row['model']}{where}, half-width {row['half_width']:.2g}"

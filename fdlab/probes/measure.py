@@ -19,6 +19,7 @@ from fdlab.checkpoints.open import open_model
 from fdlab.checkpoints.sources import parse_label
 from fdlab.data.sources import open_data
 from fdlab.data.streamed import Labels, Streamed
+from fdlab.encoders.channels import check_colour
 from fdlab.encoders.encoder import Encoder
 from fdlab.errors import USAGE, FdlabError
 from fdlab.probes.growth import checked, drawn, grow, stages
@@ -93,7 +94,9 @@ def measure(
     chosen.check(probe, settings)
     tolerance = checked(settings.pop("tolerance", 0.0))
     encoders = {
-        label: open_model(str(model), device=device, seed=seed) if isinstance(model, (str, Path)) else model
+        label: check_colour(open_model(str(model), device=device, seed=seed))
+        if isinstance(model, (str, Path))
+        else model
         for label, model in _labelled(models).items()
     }
     if random_control:

@@ -14,7 +14,7 @@ from fdlab.probes.probe import find_probe
 from fdlab.records.atomic import writable_folder
 from fdlab.records.store import Record
 from fdlab.records.table import CONTROL, frame, join
-from fdlab.study.diagnosis import Gathered, facts_of, gather, save_records
+from fdlab.study.diagnosis import Gathered, facts_of, gather, left_out, save_records
 from fdlab.study.publish import write_report
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def compare(
     results = {
         probe: gather(
             probe,
-            {member.label: member.source for member in cohort.model},
+            cohort.sources(),
             data,
             parts=PARTS.get(probe, ()),
             images=min(images, AT_MOST.get(probe, images)),
@@ -96,7 +96,8 @@ def compare(
     notes += _about_models(cohort, families, next(iter(results.values())).records)
     report = Report(table, {**_facts(cohort, results, data, seed, added), "notes": notes, "command": command})
     page, summary, pairs = write_report(folder, report), readable(report.summary()), pairwise(report)
-    return {"page": page, "table": table, "summary": summary, "pairs": pairs, "notes": notes}
+    said = list(dict.fromkeys(note for result in results.values() for note in left_out(result.records)))
+    return {"page": page, "table": table, "summary": summary, "pairs": pairs, "notes": [*said, *notes]}
 
 
 def _about_models(cohort: Cohort, families: Mapping[str, str], records: Mapping[str, Record]) -> list[str]:

@@ -97,7 +97,14 @@ def diagnose(
     save_records(folder / "records", result.records)
     report = Report(result.table, facts)
     page = write_report(folder, report)
-    return {"page": page, "table": result.table, "summary": readable(report.summary()), "notes": result.notes}
+    notes = [*left_out(result.records), *result.notes]
+    return {"page": page, "table": result.table, "summary": readable(report.summary()), "notes": notes}
+
+
+def left_out(records: Mapping[str, Record]) -> list[str]:
+    """How many images could not be read, for the terminal; the page says it by itself."""
+    count = max((int(record.manifest.get("skipped", 0)) for record in records.values()), default=0)
+    return [f"{count} image{'s' if count > 1 else ''} could not be read and were left out."] if count else []
 
 
 class Gathered(NamedTuple):
@@ -129,7 +136,7 @@ def gather(probe: str, models: Any, data: str, *, parts: Sequence[str] = (), **s
         if max(m.get("windows", [1])) > 1:
             notes.append(f"{m['label']}: attention inside windows; distances are bounded by the window of each block")
     for m in list(manifests.values())[:1]:  # all models have the same images
-        notes += [sentence(m["tolerance"], m["images"])] if "tolerance" in m else []
+        notes += [sentence(m["tolerance"], m["images"], int(m.get("skipped", 0)))] if "tolerance" in m else []
     return Gathered(table, records, notes)
 
 

@@ -15,6 +15,7 @@ from fdlab.checkpoints.open import open_model
 from fdlab.checkpoints.sources import parse_label
 from fdlab.data.images import ImageSource
 from fdlab.data.sources import open_data
+from fdlab.encoders.channels import check_colour
 from fdlab.encoders.encoder import Encoder
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures.classifier import knn_predict, logistic_predict
@@ -62,7 +63,7 @@ def evaluate(
     rows = []
     for text in models:
         label, source = parse_label(text)
-        encoder = open_model(source, device=device, seed=seed)
+        encoder = check_colour(open_model(source, device=device, seed=seed))
         with Progress(label, len(train) + len(held), quiet=quiet) as progress:
             x, y = features(encoder, train, pool=pool, progress=progress)
             x_test, y_test = features(encoder, held, pool=pool, progress=progress)
@@ -77,6 +78,8 @@ def evaluate(
         objective = f"{pool} tokens, {len(y)} labelled images"
         row = _row(label, encoder, seed, correct, len(y_test))
         rows.append({**row, "probe": "features", "metric": METRIC[kind], "objective": objective})
+    for source in (train, held):
+        source.say_what_is_left_out()
     return frame(rows)
 
 
@@ -104,6 +107,7 @@ def classifier(
             said[label] = answers(opened, held, batch=batch, progress=progress)
         same = {"model": label, "family": opened.encoder.info.family, "seed": seed, "probe": "training"}
         rows += [{**same, **row} for row in said[label].rows(seed)]
+    held.say_what_is_left_out()
     return frame(rows), said
 
 

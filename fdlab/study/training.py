@@ -195,7 +195,10 @@ def _train(
         **({"peak_tflops": round(peak(device, task.low) / 1e12, 4)} if task.flops else {}),
         **({"forked": folder.forked} if folder.forked else {}),
         "seconds": round(time.monotonic() - started, 2),
-        "notes": [*task.notes, *task.data.notes],
+        "notes": [
+            *task.notes,
+            *dict.fromkeys(note for s in (task.data, task.test, task.validation) if s is not None for note in s.notes),
+        ],
         "skipped_images": sum(s.skipped for s in (task.data, task.test, task.validation) if s is not None),
         "data_digest": task.data.digest,
         **({"classes": list(task.data.classes)} if recipe.task == "classify" and task.data.classes else {}),

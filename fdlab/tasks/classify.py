@@ -13,6 +13,7 @@ from fdlab.checkpoints.open import open_model
 from fdlab.data.evaluation import stacked
 from fdlab.data.images import ImageSource
 from fdlab.data.loader import Batch
+from fdlab.encoders.channels import check_colour
 from fdlab.encoders.cost import Cost, dense
 from fdlab.encoders.encoder import as_tokens, blocks_of
 from fdlab.encoders.position_bias import untie_bias
@@ -122,7 +123,7 @@ class Classify(Task):
                 )
 
     def _opened(self, settings: ClassifySettings) -> tuple[nn.Module, int]:
-        start = open_model(settings.model, device=self.device, seed=self.seed)
+        start = check_colour(open_model(settings.model, device=self.device, seed=self.seed))
         if start.info.image_size not in (self.size, (self.size, self.size)):
             start = open_model(settings.model, device=self.device, seed=self.seed, image_size=self.size)
         self.mean, self.std = start.info.mean, start.info.std

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fdlab.checkpoints.open import open_model
 from fdlab.data.images import ImageSource
+from fdlab.encoders.channels import check_colour
 from fdlab.encoders.encoder import as_tokens, blocks_of
 from fdlab.encoders.student import Design
 from fdlab.errors import USAGE, FdlabError
@@ -52,7 +53,7 @@ class Target:
     def __init__(self, settings: TargetSettings, *, size: int, seed: int, device: str, low: bool = False) -> None:
         self.settings, self.size = settings, size
         # The teacher is no part of the trained module: it is neither trained, put in training mode, nor saved.
-        self.encoder = open_model(settings.teacher, device=device, seed=seed)
+        self.encoder = check_colour(open_model(settings.teacher, device=device, seed=seed))
         self.encoder.module.requires_grad_(False)
         if low:
             self.encoder.module.to(torch.bfloat16)

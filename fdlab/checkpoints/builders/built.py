@@ -150,7 +150,8 @@ def heads_of(ask: Ask, width: int) -> tuple[int, str, Sentences]:
     raise FdlabError(
         f"{path}: the number of attention heads is unknown.",
         f"The file does not hold it, and no published {family.name} model has width {width}.",
-        f"Give heads= (width/64 would be {width / 64:g}); a wrong number loads and is silently wrong.",
+        f"Give --heads N, or SOURCE?heads=N, or heads= in Python (width/64 would be {width / 64:g}); a wrong number "
+        "loads and is silently wrong.",
         code=NOT_UNDERSTOOD,
     )
 

@@ -6,8 +6,10 @@ from typer import Option
 
 from fdlab.cli import options
 from fdlab.cli.diagnose.run import diagnose, without_defaults
+from fdlab.cli.given import given
 
 
+@given(models="models", data=("data",))
 def features(
     models: options.Models,
     data: options.Data = "photos",

@@ -6,8 +6,10 @@ from typer import Option
 
 from fdlab.cli import options
 from fdlab.cli.diagnose.run import diagnose
+from fdlab.cli.given import given
 
 
+@given(models="models", data=("data",))
 def sharpness(
     models: options.Models,
     data: options.LossData = "digits",
