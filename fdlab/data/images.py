@@ -194,7 +194,7 @@ class ImageSource:
 
     def say_what_is_left_out(self) -> None:
         """Warns of images that were found unreadable, and of the notes of the data."""
-        for note in self.notes:
+        for note in self._images.notes:
             warnings.warn(f"{self.spec}: {note}", stacklevel=2)
         if count := self.skipped:
             warnings.warn(f"{count} of {len(self)} images of {self.spec} could not be read: left out", stacklevel=2)
