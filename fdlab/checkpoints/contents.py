@@ -160,6 +160,14 @@ def _folder_words(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Fact]:
             num_hidden_layers="num_hidden_layers",
             patch_size="patch_size",
             rope_temperature="rope_theta",
+            window_size="window_size",
+            pretrained_window_sizes="pretrained_window_sizes",
+        )
+        _keep(
+            said,
+            vision if isinstance(vision, Mapping) else config,
+            "config.json",
+            norm_eps="rms_norm_eps",
         )
     _keep(
         said,

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 # At the network's own level, where a file has no prefix that separates it from the heads.
 _BESIDE = re.compile(
     r"n_averaged|"  # the counter of torch's AveragedModel
-    r"(heads?|fc|classifier|linear|mlp_head|last_layer|centers?|queue(_ptr)?"
+    r"(heads?|neck|fpn\d|fc|classifier|linear|mlp_head|last_layer|centers?|queue(_ptr)?"
     r"|\w*(_head|projector|predictor|_classifier|criterion|_loss|_center))(\..*)?"
 )
 MAX_NAMED = 6

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
+from timm.layers import RmsNorm
 from torch import Tensor, nn
 
 from fdlab.encoders.devices import channels
@@ -85,7 +86,10 @@ class TimmCall:
         """What the class is called with: the plain values, with norm and MLP classes in place."""
         name = self.path.rpartition(".")[2]
         kwargs = dict(self.kwargs)
-        if self.norm_eps != (1e-5 if name.startswith("Swin") else 1e-6):
+        for key in ("norm_layer", "embed_norm_layer"):
+            if isinstance(kwargs.get(key), str):
+                kwargs[key] = partial(getattr(importlib.import_module("timm.layers"), kwargs[key]), eps=self.norm_eps)
+        if "norm_layer" not in kwargs and self.norm_eps != (1e-5 if name.startswith("Swin") else 1e-6):
             kwargs["norm_layer"] = partial(nn.LayerNorm, eps=self.norm_eps)
         if isinstance(kwargs.get("mlp_layer"), str):
             kwargs["mlp_layer"] = getattr(importlib.import_module("timm.layers"), kwargs["mlp_layer"])
@@ -243,7 +247,7 @@ def describe(module: nn.Module) -> dict[str, Any]:
     levels: Any = getattr(module, "feature_info", None)
     stride = levels[-1]["reduction"] if hasattr(module, "layers") else None
     grid = (size[0] // stride, size[1] // stride) if stride else tuple(embed.grid_size)
-    norms = [m for m in blocks[0].modules() if isinstance(m, nn.LayerNorm)]
+    norms = [m for m in blocks[0].modules() if isinstance(m, nn.LayerNorm | RmsNorm)]
     mlp = getattr(blocks[0], "mlp", None)
     kinds = _prefix_kinds(module)
     return {

@@ -16,13 +16,14 @@ from torch.nn import functional
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 
 Grid = tuple[int, int]
-Method = Literal["offset", "size", "antialias", "corners"]
+Method = Literal["offset", "size", "antialias", "corners", "bilinear"]
 RelativeMethod = Literal["geometric", "bicubic"]
 METHODS: dict[str, str] = {
     "offset": "bicubic, scale factor (new + 0.1) / old per axis, no antialias",
     "size": "bicubic to size, no antialias",
     "antialias": "bicubic to size, with antialias",
     "corners": "bicubic to size, corners aligned, no antialias",
+    "bilinear": "bilinear to size, with antialias",
 }
 RELATIVE_METHODS: dict[str, str] = {
     "geometric": "cubic spline over geometrically spaced offsets",
@@ -66,8 +67,9 @@ def resize_absolute(table: Tensor, old: Grid, new: Grid, *, prefix: int, method:
         scale = tuple((n + 0.1) / o for n, o in zip(new, old, strict=True))
         maps = functional.interpolate(maps, scale_factor=scale, mode="bicubic", align_corners=False)
     else:
-        smooth, corners = method == "antialias", method == "corners"
-        maps = functional.interpolate(maps, size=new, mode="bicubic", align_corners=corners, antialias=smooth)
+        smooth, corners = method in ("antialias", "bilinear"), method == "corners"
+        mode = "bilinear" if method == "bilinear" else "bicubic"
+        maps = functional.interpolate(maps, size=new, mode=mode, align_corners=corners, antialias=smooth)
     assert tuple(maps.shape[-2:]) == tuple(new)
     return torch.cat([head, maps.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from fdlab.checkpoints.builders import built
 from fdlab.checkpoints.builders.built import Ask, Built, Sentences
+from fdlab.checkpoints.builders.vit import NO_NORM
 from fdlab.checkpoints.families.family import is_square
 from fdlab.checkpoints.unpickle import refusal
 from fdlab.encoders.encoder import TimmCall
 from fdlab.encoders.positions import Grid, resize_absolute, resize_relative, square_grid
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
 
+WITHOUT_NORM = "fdlab.encoders.published.BeitWithoutNorm"
 BEIT = "timm.models.beit.Beit"
 RELPOS = "timm.models.vision_transformer_relpos.VisionTransformerRelPos"
 TABLE = "relative_position_bias_table"
@@ -55,7 +57,9 @@ def build_beit(ask: Ask, state: dict[str, Tensor]) -> Built:
         "use_shared_rel_pos_bias": shared,
         "use_rel_pos_bias": own in state,
     }
-    return Built(TimmCall(BEIT, kwargs, ask.norm_eps), state, where, (*said, *more))
+    bare = not any(key.startswith(("norm.", "fc_norm.")) for key in state)
+    path, more = (WITHOUT_NORM, (*more, NO_NORM)) if bare else (BEIT, more)
+    return Built(TimmCall(path, kwargs, ask.norm_eps), state, where, (*said, *more))
 
 
 def _grids(ask: Ask, state: dict[str, Tensor], table_key: str | None, patch: int, has_class: bool) -> tuple[Grid, Grid]:

@@ -18,6 +18,7 @@ from fdlab.encoders.positions import METHODS, RELATIVE_METHODS, Grid
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 
 Sentences = tuple[str, ...]
+HEADS = "number of heads"  # a converter leaves the count here where a shape of the file shows it
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,14 @@ def build_dinov3(ask: Ask, state: dict[str, Tensor]) -> Built:
         heads, where, said = built.heads_of(ask, width)
         if "rope_temperature" not in ask.contents.said:
             said = (*said, f"rotary temperature {temperature:g}: not in the file, {ask.family.whose}")
-    size: Size = 224 if ask.image_size is None else ask.image_size
-    if ask.image_size is None:
+    acts = ("silu", "swish") if "blocks.0.mlp.fc1_g.weight" in state else ("gelu",)
+    if ask.fact("activation", acts[0]) not in acts:
+        why = f"activation {ask.contents.value('activation')}: timm's class has {acts[0]} here."
+        raise refusal(
+            ask.path, "has an activation that this layout cannot have here.", why, "Convert it by its own code."
+        )
+    size: Size = ask.image_size or ask.fact("image_size", 224)
+    if ask.image_size is None and "image_size" not in ask.contents.said:
         size -= size % patch  # type: ignore[operator]
         said = (*said, f"image size {size}: not in the file (rotary positions fit any multiple of the patch)")
     hidden = built.shape_of(ask, state, "blocks.0.mlp.fc2.weight", 2)[1]

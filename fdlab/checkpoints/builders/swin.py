@@ -80,6 +80,8 @@ def _stages(ask: Ask, state: Mapping[str, Tensor], *, v2: bool) -> list[_Stage]:
             coords, index = state.get(f"{stem}.0.attn.{COORDS}"), state.get(f"{stem}.0.attn.{INDEX}")
             window = coords.shape[1] // 2 + 1 if coords is not None else 0
             window = window or (round(index.shape[0] ** 0.5) if index is not None else 0)
+            said = ask.contents.value("window_size")
+            window = window or (said if isinstance(said, int) else 0)
         else:
             rows, heads = built.shape_of(ask, state, f"{stem}.0.attn.{TABLE}", 2)
             window = (round(rows**0.5) + 1) // 2
@@ -172,6 +174,10 @@ def _pretrained_windows(
     said: Sentences = ()
     for number, stage in enumerate(stages):
         coords = state.get(f"layers.{number}.blocks.0.attn.{COORDS}")
+        words = ask.contents.value("pretrained_window_sizes")
+        if coords is None and isinstance(words, tuple) and len(words) == len(stages):
+            found.append(words[number] or stage.window)
+            continue
         if coords is None or stage.window < 2:
             found.append(stage.window)
             said = ("pre-training windows: taken as the file's windows, its coordinates are not there",)

@@ -13,14 +13,23 @@ from fdlab.encoders.encoder import TimmCall
 from fdlab.encoders.positions import Grid, resize_absolute, square_grid
 
 PLAIN = "timm.models.vision_transformer.VisionTransformer"
+ONE_HEAD = "fdlab.encoders.published.OneHeadDistilled"
+NO_NORM = "no final norm in the file: the tokens are the last block's output"
 DISTILLED = "timm.models.deit.VisionTransformerDistilled"
 
 
 def build_vit(ask: Ask, state: dict[str, Tensor]) -> Built:
     """Sizes, MLP kind, layer scale, registers and pooling from the tensors; the table at the wanted size."""
     width, _, patch = built.patches(ask, state)
-    heads, heads_from, said = built.heads_of(ask, width)
-    fc1, fc2 = (built.shape_of(ask, state, f"blocks.0.mlp.{name}.weight", 2) for name in ("fc1", "fc2"))
+    state = dict(state)
+    noted = state.pop(built.HEADS, None)
+    if noted is not None:
+        heads, heads_from, said = built.heads_in_file(ask, int(noted), "shape of the query's tensor")
+    else:
+        heads, heads_from, said = built.heads_of(ask, width)
+    apart = "blocks.0.mlp.fc1_g.weight" in state
+    first = "fc1_g" if apart else "fc1"
+    fc1, fc2 = (built.shape_of(ask, state, f"blocks.0.mlp.{name}.weight", 2) for name in (first, "fc2"))
     gated = fc1[0] == 2 * fc2[1]
     old, new, rows = grids(ask, state, patch, prefix_rows(state))
     table = resize_absolute(state["pos_embed"], old, new, prefix=rows, method=ask.family.resize)
@@ -30,6 +39,15 @@ def build_vit(ask: Ask, state: dict[str, Tensor]) -> Built:
         "qkv_bias": "blocks.0.attn.qkv.bias" in state,
         "class_token": "cls_token" in state,
     }
+    if "blocks.0.attn.proj.bias" not in state:
+        kwargs["proj_bias"] = False
+    if "blocks.0.norm1.bias" not in state and "blocks.0.norm1.weight" in state:
+        kwargs["norm_layer"] = "RmsNorm"
+        if "patch_embed.norm.weight" in state:
+            kwargs["embed_norm_layer"] = "RmsNorm"
+    if not any(key.startswith(("norm.", "fc_norm.")) for key in state):
+        kwargs["final_norm"] = False
+        said = (*said, NO_NORM)
     if "blocks.0.ls1.gamma" in state:
         kwargs["init_values"] = 1e-5  # any number: the values are in the file
     if "norm_pre.weight" in state:
@@ -38,11 +56,16 @@ def build_vit(ask: Ask, state: dict[str, Tensor]) -> Built:
         kwargs["reg_tokens"] = state["reg_token"].shape[1]
     if rows == 0 and ("cls_token" in state or "reg_token" in state):
         kwargs["no_embed_class"] = True
-    if gated:
+    if apart:
+        kwargs |= {"mlp_layer": "SwiGLU", "act_layer": "silu"}
+    elif gated:
         kwargs |= {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
     elif ask.act != "gelu":
         kwargs["act_layer"] = ask.act
-    call = TimmCall(DISTILLED if "dist_token" in state else PLAIN, kwargs, ask.norm_eps)
+    path = PLAIN
+    if "dist_token" in state:
+        path = ONE_HEAD if "head.weight" in state and "head_dist.weight" not in state else DISTILLED
+    call = TimmCall(path, kwargs, ask.norm_eps)
     said = (*said, *built.resized(ask, "position table", old, new))
     return Built(call, {**state, "pos_embed": table}, heads_from, said)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from fdlab.checkpoints.contents import Contents
-from fdlab.checkpoints.families.family import EMA, HALF, MODEL, PATCHES, Family, Network, all_of, is_masked
+from fdlab.checkpoints.families.family import EMA, HALF, MODEL, PATCHES, Family, Network, all_of, is_masked, under
 
 SHARED = "rel_pos_bias.relative_position_bias_table"
 LEFTOVERS = (
@@ -40,6 +41,10 @@ def _matches_finetuned_here(network: Network, contents: Contents) -> bool:
     return is_beit(network) and "training" in contents.said
 
 
+def _matches_dense(network: Network, contents: Contents) -> bool:
+    return is_beit(network) and any(re.match(r"fpn\d\.|/decode_head\.|/roi_head", key) for key in network)
+
+
 def _matches_finetuned(network: Network, contents: Contents) -> bool:
     return is_beit(network) and "head.weight" in network
 
@@ -65,6 +70,17 @@ FAMILIES = (
         notes=("data2vec: the published fine-tuning of ViT-B used mean and std 0.5, pre-training ImageNet's",),
     ),
     BEIT_V2,
+    replace(
+        BEIT_V2,
+        name="dense_beit",
+        title="BEiT, the backbone of a segmentation or detection file",
+        kind="unknown",
+        encoders={"backbone": under("backbone.")},
+        default=("backbone",),
+        matches=_matches_dense,
+        leftovers=(*LEFTOVERS, r"fpn\d\..*", r"/(decode_head|auxiliary_head|neck|rpn_head|roi_head)\..*"),
+        notes=("mean and std are those of the segmentation recipe, which its pre-training need not have had",),
+    ),
     replace(
         BEIT_V2,
         name="simmim_finetuned",

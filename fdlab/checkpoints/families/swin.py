@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fdlab.checkpoints.builders.swin import timm_order
 from fdlab.checkpoints.contents import Contents
-from fdlab.checkpoints.families.family import EMA, MODEL, PATCHES, Family, Network, Place, all_of
+from fdlab.checkpoints.families.family import EMA, MODEL, PATCHES, Family, Network, Place, all_of, under
+from fdlab.checkpoints.families.joining import last_tap_norm
 
 RENAMES = ((r"\.rpe_mlp\.", ".cpb_mlp."),)  # SimMIM's and the distillation code's older name
 _SHARED = re.compile(r"layers\.(\d+)\.rel_pos_bias\.(.*)")
@@ -36,6 +37,10 @@ def timm_order_of_v2(state: dict[str, Tensor]) -> dict[str, Tensor]:
             name = match[2].removeprefix("attn.")
             spread |= {f"layers.{match[1]}.blocks.{block}.attn.{name}": value for block in blocks}
     return timm_order(spread)
+
+
+def _has_tap_norms(network: Network) -> bool:
+    return "norm.weight" not in network and any(re.match(r"norm\d+\.weight$", key) for key in network)
 
 
 def _matches_esvit(network: Network, contents: Contents) -> bool:
@@ -87,4 +92,24 @@ ESVIT = replace(
     image_size={7: 224, 14: 224},
     timm_names={},
 )
-FAMILIES = (ESVIT, SWIN_V2, SWIN_V1)
+_DENSE = {"encoders": {"backbone": under("backbone.")}, "default": ("backbone",), "timm_names": {}}
+_HEADS_BESIDE = (r"/(decode_head|auxiliary_head|neck|rpn_head|roi_head)\..*",)
+DENSE = replace(
+    SWIN_V1,
+    name="dense_swin",
+    title="Swin, the backbone of a segmentation or detection file of its authors",
+    matches=all_of(is_swin, _has_tap_norms),
+    leftovers=_HEADS_BESIDE,
+    convert=lambda state: timm_order(last_tap_norm(state)),
+    **_DENSE,
+)
+DENSE_V2 = replace(
+    SWIN_V2,
+    name="dense_swin_v2",
+    title="Swin V2, the backbone of a segmentation or detection file of its authors",
+    matches=all_of(is_swin_v2, _has_tap_norms),
+    leftovers=_HEADS_BESIDE,
+    convert=lambda state: timm_order_of_v2(last_tap_norm(state)),
+    **_DENSE,
+)
+FAMILIES = (ESVIT, DENSE_V2, DENSE, SWIN_V2, SWIN_V1)
