@@ -92,7 +92,6 @@ ESVIT = replace(
     image_size={7: 224, 14: 224},
     timm_names={},
 )
-_DENSE = {"encoders": {"backbone": under("backbone.")}, "default": ("backbone",), "timm_names": {}}
 _HEADS_BESIDE = (r"/(decode_head|auxiliary_head|neck|rpn_head|roi_head)\..*",)
 DENSE = replace(
     SWIN_V1,
@@ -101,7 +100,9 @@ DENSE = replace(
     matches=all_of(is_swin, _has_tap_norms),
     leftovers=_HEADS_BESIDE,
     convert=lambda state: timm_order(last_tap_norm(state)),
-    **_DENSE,
+    encoders={"backbone": under("backbone.")},
+    default=("backbone",),
+    timm_names={},
 )
 DENSE_V2 = replace(
     SWIN_V2,
@@ -110,6 +111,8 @@ DENSE_V2 = replace(
     matches=all_of(is_swin_v2, _has_tap_norms),
     leftovers=_HEADS_BESIDE,
     convert=lambda state: timm_order_of_v2(last_tap_norm(state)),
-    **_DENSE,
+    encoders={"backbone": under("backbone.")},
+    default=("backbone",),
+    timm_names={},
 )
 FAMILIES = (ESVIT, DENSE_V2, DENSE, SWIN_V2, SWIN_V1)
