@@ -7,6 +7,7 @@ pickles followed by the storages. This file knows them; no private function of t
 
 from __future__ import annotations
 
+import io
 import mmap
 import struct
 import zipfile
@@ -19,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fdlab.checkpoints.arrays import NAMES as ARRAYS
+from fdlab.checkpoints.arrays import with_arrays
 from fdlab.checkpoints.pickles import MAX_BYTES, STORAGES, Machine, Name, PickleError, Stub
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -47,8 +50,13 @@ def read_zip(path: Path) -> Archive:
     Raises:
         PickleError, zipfile.BadZipFile: damaged, or beyond the limits.
     """
-    size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
+    return read_zip_bytes(_map(path))
+
+
+def read_zip_bytes(mapped: Any) -> Archive:
+    """The same of bytes that can be written (a private map, a bytearray): tensors are views of them."""
+    size = len(mapped)
+    with zipfile.ZipFile(_Opened(mapped)) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         total = sum(entry.file_size for entry in entries.values())
         if total > MAX_UNPACKED * size:
@@ -57,7 +65,6 @@ def read_zip(path: Path) -> Archive:
         root = main.removesuffix("data.pkl")
         if entries[main].file_size > MAX_BYTES:
             raise PickleError(f"its pickle is longer than {MAX_BYTES >> 20} MiB")
-        mapped = _map(path)
 
         def text(name: str) -> str:
             found = entries.get(root + name)
@@ -102,7 +109,10 @@ def read_legacy(path: Path) -> Archive:
         return torch.empty(_count(count), dtype=sizes[key][0], device="meta")
 
     mapped = _map(path)
-    if Machine(mapped).run() != LEGACY_MAGIC:
+    first = Machine(mapped, limit=len(mapped)).run()
+    if isinstance(first, dict) and not isinstance(first, Stub):
+        return _plain_pickle(mapped)
+    if first != LEGACY_MAGIC:
         raise PickleError("it is a pickle, but not one that torch.save wrote")
     notes = {"protocol": str(Machine(mapped).run())}
     about = Machine(mapped).run()
@@ -137,6 +147,32 @@ def read_legacy(path: Path) -> Archive:
     machine = Machine(mapped, storage)
     content = _flatten_modules(machine.run())
     return Archive(content, "torch legacy", tuple(machine.stubs), tuple(machine.seen), notes)
+
+
+class _Opened(io.RawIOBase):
+    """Bytes as a file that can be read and searched, without a copy of them."""
+
+    def __init__(self, data: Any) -> None:
+        self.data, self.place = data, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.place = max((0, self.place, len(self.data))[whence] + offset, 0)
+        return self.place
+
+    def tell(self) -> int:
+        return self.place
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = len(self.data) if size is None or size < 0 else self.place + size
+        found = bytes(self.data[self.place : end])
+        self.place += len(found)
+        return found
 
 
 def _map(path: Path) -> mmap.mmap:
@@ -217,6 +253,22 @@ def _flat(data: Any, offset: int, dtype: torch.dtype, count: Any, room: int) -> 
 
 def _as_dtype(store: Tensor, dtype: torch.dtype) -> Tensor:
     return store if store.dtype == dtype else store.view(torch.uint8).view(dtype)
+
+
+def _plain_pickle(mapped: mmap.mmap) -> Archive:
+    """A table that pickle alone wrote, with numpy's arrays in it (detectron2's model zoo)."""
+    mapped.seek(0)
+    machine = Machine(mapped, limit=len(mapped))
+    content = with_arrays(machine.run())
+    if not any(
+        isinstance(part, Tensor)
+        for table in (content, *content.values())
+        if type(table) is dict
+        for part in table.values()
+    ):
+        raise PickleError("it is a pickle, but not one that torch.save wrote, and it holds no arrays")
+    stubs = tuple(name for name in machine.stubs if name not in ARRAYS)
+    return Archive(content, "pickle of arrays", stubs, tuple(machine.seen))
 
 
 def _flatten_modules(content: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 from fdlab.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD
 
 # Entries of training files that hold tensors, but no network.
-_NO_NETWORK = frozenset(
+NO_NETWORK = frozenset(
     {"optimizer", "opt", "optimizer_state_dict", "optimizers", "scaler", "amp", "amp_scaler", "fp16_scaler"}
     | {"loss_scaler", "lr_scheduler", "scheduler", "dino_loss", "ibot_loss", "criterion", "rng_state"}
 )
@@ -70,7 +70,7 @@ def _tables(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
         for path, mapping in level:
             found.append((path, _tensors(mapping)))
             for name, value in mapping.items():
-                if isinstance(value, Mapping) and str(name) not in _NO_NETWORK and id(value) not in visited:
+                if isinstance(value, Mapping) and str(name) not in NO_NETWORK and id(value) not in visited:
                     visited.add(id(value))
                     below.append(((*path, str(name)), value))
         level = below

@@ -23,13 +23,16 @@ from fdlab.checkpoints.families import (
     feature_distillation,
     hf_swin,
     huggingface,
+    jax_vit,
     mae,
     moco,
     openmmlab,
+    sam,
     simmim,
     swin,
     timm_files,
     torchvision_vit,
+    vit_pytorch,
 )
 from fdlab.checkpoints.families.family import Family, Place
 from fdlab.checkpoints.leftovers import is_beside
@@ -45,6 +48,9 @@ FAMILIES: tuple[Family, ...] = (
     *hf_swin.FAMILIES,
     *huggingface.FAMILIES,
     *openmmlab.FAMILIES,
+    *jax_vit.FAMILIES,
+    *vit_pytorch.FAMILIES,
+    *sam.FAMILIES,
     *torchvision_vit.FAMILIES,
     *swin.FAMILIES,
     *eva02.FAMILIES,

@@ -12,6 +12,7 @@ import argparse
 import pickletools
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,13 @@ class Machine:
     """Interprets one pickle of ``stream`` (bytes or a file at the pickle's start).
 
     ``storage(entry)`` returns the flat tensor of a storage. After ``run``, ``seen`` holds every name in
-    the pickle and ``stubs`` those that became stubs.
+    the pickle and ``stubs`` those that became stubs. ``limit``: bytes of a pickle that holds its arrays itself.
     """
 
-    def __init__(self, stream: Any, storage: Callable[[tuple[Any, ...]], Tensor] | None = None) -> None:
-        self.stream, self.storage = stream, storage
+    def __init__(
+        self, stream: Any, storage: Callable[[tuple[Any, ...]], Tensor] | None = None, *, limit: int = MAX_BYTES
+    ) -> None:
+        self.stream, self.storage, self.limit = stream, storage, max(limit, MAX_BYTES)
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -89,8 +92,8 @@ class Machine:
         try:
             for count, (op, arg, place) in enumerate(pickletools.genops(self.stream)):
                 start = place if start is None else start
-                if count > MAX_OPS or (place or 0) - (start or 0) > MAX_BYTES:
-                    raise PickleError(f"its pickle is longer than {MAX_OPS} steps or {MAX_BYTES >> 20} MiB")
+                if count > MAX_OPS or (place or 0) - (start or 0) > self.limit:
+                    raise PickleError(f"its pickle is longer than {MAX_OPS} steps or {self.limit >> 20} MiB")
                 if op.name == "STOP":
                     return self.stack.pop()
                 self._step(op.name, arg)
@@ -209,15 +212,15 @@ class Machine:
     def _copies(self, size: int) -> None:
         """Copies of memoised values could grow without bound; together they stay below the limit."""
         self.copied += size
-        if self.copied > MAX_BYTES:
+        if self.copied > self.limit:
             raise PickleError("its pickle copies more than it holds")
 
 
+@dataclass
 class Name:
     """A known name on the stack."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    name: str
 
 
 def _known(full: str) -> bool:

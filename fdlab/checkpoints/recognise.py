@@ -18,9 +18,11 @@ from fdlab.checkpoints.blank import blank
 from fdlab.checkpoints.builders.beit import build_beit
 from fdlab.checkpoints.builders.built import Ask, Built, key_error
 from fdlab.checkpoints.builders.eva import build_dinov3, build_eva02
+from fdlab.checkpoints.builders.sam import build_sam
 from fdlab.checkpoints.builders.swin import build_swin, build_swin_v2
 from fdlab.checkpoints.builders.timm_name import agrees, build_timm, is_stock
 from fdlab.checkpoints.builders.vit import build_vit
+from fdlab.checkpoints.builders.vit_pytorch import build_vit_pytorch
 from fdlab.checkpoints.contents import Contents
 from fdlab.checkpoints.families.family import Family
 from fdlab.checkpoints.families.refusals import refuse_known
@@ -40,6 +42,8 @@ BUILDERS: Mapping[str, Callable[[Ask, dict[str, Tensor]], Built]] = {
     "dinov3": build_dinov3,
     "swin": build_swin,
     "swin_v2": build_swin_v2,
+    "sam": build_sam,
+    "vit_pytorch": build_vit_pytorch,
     "timm": build_timm,
 }
 

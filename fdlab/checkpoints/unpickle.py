@@ -8,6 +8,7 @@ load does not exist here. Folders of Hugging Face, timm, open_clip and DeepSpeed
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from fdlab.checkpoints.archives import Archive, read_legacy, read_zip
+from fdlab.checkpoints.arrays import read_npz
+from fdlab.checkpoints.distributed import METADATA, read_distributed
 from fdlab.checkpoints.pickles import PickleError, Stub
 from fdlab.errors import NOT_UNDERSTOOD, OUT_OF_SPACE, FdlabError
 
@@ -69,6 +72,8 @@ def _read_file(path: Path) -> WeightFile:
     try:
         if kind == "safetensors":
             return _read_safetensors(path)
+        if kind == "numpy archive":
+            return WeightFile(path, read_npz(path), kind)
         found = read_zip(path) if kind == "torch zip" else read_legacy(path)
     except MemoryError as error:
         raise FdlabError(f"{path} does not fit into memory.", str(error), code=OUT_OF_SPACE) from error
@@ -130,7 +135,8 @@ def sniff(path: Path) -> str:
             path, f"is a {name} archive.", "fdlab does not unpack archives.", "Unpack it; give the file inside."
         )
     if start.startswith((b"\x89HDF", b"\x93NUMPY")):
-        raise refusal(path, "is a Keras, JAX or numpy file.", "fdlab reads torch and safetensors files.", "Convert it.")
+        why = "fdlab reads torch and safetensors files, and .npz archives of JAX."
+        raise refusal(path, "is a Keras file or one numpy array.", why, "Convert it.")
     raise refusal(
         path,
         "is no weight file that fdlab reads.",
@@ -152,6 +158,8 @@ def _sniff_zip(path: Path) -> str:
         raise refusal(path, "is cut short or damaged.", f"Its zip directory is missing ({error}).", AGAIN) from error
     if len(names) > MAX_ENTRIES or len(set(names)) < len(names):
         raise refusal(path, "is no weight file.", f"It lists {len(names)} entries, too many or some twice.", AGAIN)
+    if any(name.endswith(".npy") for name in names) and all(name.endswith((".npy", "/")) for name in names):
+        return "numpy archive"
     if not any(name.endswith("data.pkl") for name in names):
         raise refusal(
             path,
@@ -174,11 +182,17 @@ def _read_safetensors(path: Path) -> WeightFile:
 def _read_folder(folder: Path) -> WeightFile:
     """A folder with weights of a standard name, else with exactly one weight file."""
     chosen = next((folder / name for name in WEIGHTS_OF_FOLDERS if (folder / name).is_file()), None)
+    if chosen is None and (folder / METADATA).is_file() and any(folder.glob("*.distcp")):
+        return _read_distributed(folder)
     if chosen is None:
-        endings = (".safetensors", ".pth", ".pt", ".bin", ".tar")
+        endings = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt", ".npz", ".pkl")
         files = sorted(file for file in folder.iterdir() if file.suffix in endings and file.is_file())
         if len(files) != 1:
             why = f"It holds {len(files)} weight files{': ' + ', '.join(f.name for f in files[:4]) if files else ''}."
+            inner = _folders_with_weights(folder)
+            if not files and inner:
+                why = f"Its folders hold weights: {', '.join(path.name for path in inner[:6])}."
+                raise refusal(folder, "is a folder of checkpoints.", why, f"Give one of them: {inner[-1]}")
             raise refusal(folder, "is a folder without a clear weight file.", why, "Give the file itself.")
         chosen = files[0]
     if chosen.name.endswith(".index.json"):
@@ -188,6 +202,25 @@ def _read_folder(folder: Path) -> WeightFile:
     return WeightFile(
         folder, file.content, f"{file.kind} folder", file.metadata, file.stubs, file.seen, _configs(folder)
     )
+
+
+def _folders_with_weights(folder: Path) -> list[Path]:
+    """The folders one level below that can be given instead (a trainer's checkpoint-500), by their last number."""
+    names = (*WEIGHTS_OF_FOLDERS, METADATA)
+    found = (path for path in folder.iterdir() if path.is_dir() and any((path / name).is_file() for name in names))
+    return sorted(found, key=lambda path: ([int(n) for n in re.findall(r"\d+", path.name)][-1:], path.name))
+
+
+def _read_distributed(folder: Path) -> WeightFile:
+    try:
+        content = read_distributed(folder)
+    except MemoryError as error:
+        raise FdlabError(f"{folder} does not fit into memory.", str(error), code=OUT_OF_SPACE) from error
+    except Exception as error:  # a damaged folder can fail anywhere in a reader
+        why = _reason(error, "distributed checkpoint")
+        fix = f"{AGAIN} Or write one file: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE"
+        raise FdlabError(f"{folder} cannot be read.", why, fix, code=NOT_UNDERSTOOD) from error
+    return WeightFile(folder, content, "distributed checkpoint folder")
 
 
 def _read_shards(index: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -59,8 +59,10 @@ class SamTrunk(VisionTransformerSAM):
     """The blocks of SAM's and ViTDet's encoder; the neck is left out, so tokens are the last block's output."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "num_classes": 0, "neck_chans": 1})
-        self.neck, self.head = nn.Identity(), nn.Identity()
+        norm = {"norm_layer": partial(nn.LayerNorm, eps=1e-6)}  # as their builders make it; timm's class has 1e-5
+        super().__init__(**{**norm, **kwargs, "num_classes": 0, "neck_chans": 1})
+        for part in ("neck", "head"):
+            setattr(self, part, nn.Identity())
         self.num_features = self.embed_dim
         for block in self.blocks:
             block.attn.__class__ = FourAxesAttention
@@ -88,5 +90,10 @@ class VitPytorch(VisionTransformer):
     """vit-pytorch's ViT: norms around the patch embedding, heads of a width of their own, no bias for q, k, v."""
 
     def __init__(self, *, head_width: int, patch_norms: bool = True, **kwargs: Any) -> None:
-        embed = {"embed_layer": NormedPatches} if patch_norms else {}
-        super().__init__(**kwargs, **embed, attn_layer=partial(Attention, attn_head_dim=head_width))
+        class OwnWidth(Attention):
+            def __init__(self, *args: Any, **more: Any) -> None:
+                super().__init__(*args, **{**more, "attn_head_dim": head_width})
+
+        if patch_norms:
+            kwargs["embed_layer"] = NormedPatches
+        super().__init__(**{**kwargs, "attn_layer": OwnWidth})

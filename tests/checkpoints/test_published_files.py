@@ -21,6 +21,7 @@ SAME_LAYOUT = {
     "fd_vit_finetuned": "simmim_finetuned",
     "beitv2_finetuned": "beit_finetuned",
     "beitv2_pretrained": "beitv2",
+    "dcp_folder": "deit",
     "hf_ijepa_classifier": "hf_vit",
     "hf_deit_classifier": "hf_vit",
     "hf_upernet_swin": "hf_swin",
@@ -39,13 +40,7 @@ HEAD_UNSAID = frozenset(
     {"lightning_net_compiled", "timm_clip_gelu", "mmpretrain_vit"}
 )  # the notes do not say what the file holds
 FOLDER = Path(os.environ.get("FDLAB_SHARED", "../shared")) / "fixtures"
-# Layouts that are not read exactly yet. The day that one is, its expected failure fails: take its name out.
-NOT_YET = frozenset(
-    """
-    dcp_folder dense_sam dense_vitdet_pkl jax_vit_npz jax_vit_npz_gap jax_vit_npz_linen vit_pytorch vit_pytorch_1_0
-    """.split()  # noqa: SIM905 (a column of names)
-)
-NAMES = sorted({path.parent.name for path in FOLDER.glob("*/meta.json")} - NOT_YET) or ["dino_backbone"]
+NAMES = sorted({path.parent.name for path in FOLDER.glob("*/meta.json")}) or ["dino_backbone"]
 
 
 def relative_error(got, expected):
@@ -79,19 +74,15 @@ def test_the_description_is_the_authors(published):
     check_description(*published)
 
 
-@pytest.mark.parametrize("name", sorted(NOT_YET))
-@pytest.mark.xfail(strict=True, reason="this layout is not read exactly yet")
-def test_a_layout_that_is_not_read_yet(shared, name):
-    case = recorded(shared(f"fixtures/{name}"))
-    check_outputs(*case)
-    check_description(*case)
-
-
 def check_outputs(folder, meta, expected):
     for path in files_of(folder, meta):
         encoder = open_model(path, **keywords(meta))
         with torch.no_grad():
-            assert relative_error(encoder.tokens(expected["images"]), expected["tokens"]) < 2e-5
+            wanted = expected.get("tokens_authors", expected["tokens"])
+            assert relative_error(encoder.tokens(expected["images"]), wanted) < 2e-5
+            if "tokens_authors" in expected:  # the maps, and a second set of tokens, are those of exact GELU
+                encoder = open_model(path, **keywords(meta), activation="gelu")
+                assert relative_error(encoder.tokens(expected["images"]), expected["tokens"]) < 2e-5
             maps = encoder.attention(expected["images"])
         assert relative_error(maps[0], expected["attn_first"]) < 5e-6
         assert relative_error(maps[-1], expected["attn_last"]) < 5e-6
@@ -135,7 +126,8 @@ def test_what_the_file_omits_is_assumed_and_said_or_refused_by_keyword(published
         assert not meta.get("image_note") or any(text.startswith("image size ") for text in encoder.info.assumed)
         encoder = open_model(files_of(folder, meta)[0], **known, image_size=meta["open_with"]["image_size"])
     with torch.no_grad():
-        assert relative_error(encoder.tokens(expected["images"]), expected["tokens"]) < 2e-5
+        wanted = expected.get("tokens_authors", expected["tokens"])
+        assert relative_error(encoder.tokens(expected["images"]), wanted) < 2e-5
 
 
 def test_other_image_sizes_use_the_authors_resize(published):

@@ -14,7 +14,7 @@ from fdlab.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, Floats3, Kind
 from fdlab.encoders.positions import Method, RelativeMethod
 
 Network = Mapping[str, Tensor]
-Builder = Literal["vit", "beit", "eva", "dinov3", "swin", "swin_v2", "timm"]
+Builder = Literal["vit", "beit", "eva", "dinov3", "swin", "swin_v2", "sam", "vit_pytorch", "timm"]
 Matches = Callable[[Mapping[str, Tensor], Contents], bool]
 PATCHES = "patch_embed.proj.weight"
 HALF = (0.5, 0.5, 0.5)  # mean and std where images come in [-1, 1]

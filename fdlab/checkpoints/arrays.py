@@ -1,0 +1,86 @@
+"""numpy's arrays as tensors: those in a pickle (detectron2), and the ``.npz`` archives of JAX code.
+
+Arrays of objects are refused: their bytes are a pickle of their own.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fdlab.checkpoints.pickles import MAX_DIMS, PickleError, Stub
+
+MAX_UNPACKED = 16  # a compressed archive may hold so many times its own size
+MAX_NESTED = 4  # how deep tables of arrays are looked for
+_MAKERS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+_FROM_BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")  # pickle's protocol 5
+NAMES = frozenset({*_MAKERS, *_FROM_BUFFER, "numpy.ndarray"})
+
+
+def with_arrays(content: Any, depth: int = 0) -> Any:
+    """The content with numpy's pickled arrays as tensors, in tables within tables."""
+    if isinstance(content, Stub) and content.name in _MAKERS:
+        return _array(content.state)
+    if isinstance(content, Stub) and content.name in _FROM_BUFFER and isinstance(content.args, tuple):
+        buffer, dtype, shape, order = (*content.args, None, None, None, None)[:4]
+        raw = bytes(buffer) if isinstance(buffer, (bytes, bytearray)) else None
+        return _array((1, shape, dtype, order == "F", raw))
+    if isinstance(content, dict) and depth < MAX_NESTED:
+        for key, value in content.items():
+            if isinstance(value, dict):  # a stub is one, too
+                content[key] = with_arrays(value, depth + 1)
+    return content
+
+
+def _array(state: Any) -> Tensor:
+    """The tensor of an array's pickled state: (version, shape, dtype, whether by columns, bytes)."""
+    if not isinstance(state, tuple) or len(state) != 5:
+        raise PickleError("an array in it has no numbers")
+    _version, shape, dtype, by_columns, raw = state
+    counts = (
+        isinstance(shape, tuple) and len(shape) <= MAX_DIMS and all(type(n) is int and 0 <= n < 2**62 for n in shape)
+    )
+    if not (counts and isinstance(dtype, np.dtype) and isinstance(raw, bytes)):
+        raise PickleError("an array in it has no shape, or holds something else than numbers")
+    if math.prod(shape) * dtype.itemsize != len(raw):
+        raise PickleError(f"an array in it, {shape}, is not of the size of its {len(raw)} bytes")
+    return as_tensor(np.frombuffer(raw, dtype).reshape(shape, order="F" if by_columns else "C"))
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """The array in numbers that torch has; JAX's bfloat16 is two bytes without a name of their own."""
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2:
+        return torch.from_numpy(array.view(np.uint16).astype(np.int32)).to(torch.int32).mul(65536).view(torch.float32)
+    if array.dtype.kind not in "biuf":
+        raise PickleError(f"it holds an array of {array.dtype}, which are no numbers")
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+
+
+def read_npz(path: Path) -> dict[str, Tensor]:
+    """{dotted name: tensor} of an archive of arrays; nothing in it is executed.
+
+    Raises:
+        PickleError: damaged, beyond the limits, or with arrays of objects.
+    """
+    size = path.stat().st_size
+    found: dict[str, Tensor] = {}
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > MAX_UNPACKED * size:
+            raise PickleError(f"it declares more than {MAX_UNPACKED} times its size")
+        for entry in entries:
+            if entry.filename.endswith(".npy"):
+                name = entry.filename.removesuffix(".npy").replace("/", ".")
+                try:
+                    array = np.lib.format.read_array(io.BytesIO(archive.read(entry)), allow_pickle=False)
+                except (ValueError, EOFError, SyntaxError) as error:
+                    raise PickleError(f"its array {name[:80]} is damaged or of objects ({str(error)[:120]})") from error
+                found[name] = as_tensor(array)
+    return found
