@@ -22,7 +22,8 @@ from torch import Tensor
 
 from fdlab.checkpoints.arrays import NAMES as ARRAYS
 from fdlab.checkpoints.arrays import with_arrays
-from fdlab.checkpoints.pickles import MAX_BYTES, STORAGES, Machine, Name, PickleError, Stub
+from fdlab.checkpoints.pickles import MAX_BYTES, Machine, Name, Stub
+from fdlab.checkpoints.storages import STORAGES, PickleError, Quantised
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_UNPACKED = 16  # a compressed archive may hold so many times its own size: weights hardly compress
@@ -215,6 +216,8 @@ def _dtype(kind: Any) -> torch.dtype:
         return kind
     name = kind.name.rpartition(".")[2] if isinstance(kind, Name) else ""
     if name not in STORAGES:
+        if name.startswith(("QInt", "QUInt")):
+            raise Quantised(f"it is quantised ({name})")
         raise PickleError(f"it holds numbers of a kind that fdlab does not read ({_said(kind)})")
     return STORAGES[name]
 

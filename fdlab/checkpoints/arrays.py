@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdlab.checkpoints.pickles import MAX_DIMS, PickleError, Stub
+from fdlab.checkpoints.pickles import Stub
+from fdlab.checkpoints.storages import MAX_DIMS, PickleError
 
 MAX_UNPACKED = 16  # a compressed archive may hold so many times its own size
 MAX_NESTED = 4  # how deep tables of arrays are looked for

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fdlab.checkpoints.archives import read_zip_bytes
 from fdlab.checkpoints.contents import NO_NETWORK
-from fdlab.checkpoints.pickles import MAX_BYTES, MAX_DIMS, Machine, PickleError, Stub
+from fdlab.checkpoints.pickles import MAX_BYTES, Machine, Stub
+from fdlab.checkpoints.storages import MAX_DIMS, PickleError
 
 METADATA = ".metadata"
 _MODULE = "torch.distributed.checkpoint."

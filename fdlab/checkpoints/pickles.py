@@ -19,32 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fdlab.checkpoints.storages import DTYPES, STORAGES, PickleError, tensor_view
+
 MAX_OPS = 1_000_000  # a training file of a ViT-g with its optimizer needs about 100,000
 MAX_BYTES = 32 * 2**20
-MAX_DIMS = 16
 
 Storage = tuple[str, str, str, int]  # dtype or class name, key, device, elements
-DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
-STORAGES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
-    "UntypedStorage": torch.uint8,
-}
 _TABLES = ("OrderedDict", "defaultdict", "Counter", "dict")
-
-
-class PickleError(ValueError):
-    """The pickle is damaged, or larger than the limits."""
 
 
 class Stub(dict):  # a dict, so that subclasses of dict (training configurations) keep their items
@@ -181,8 +162,10 @@ class Machine:
             return args[0]
         if short == "_rebuild_from_type_v2":  # (function, type, arguments, state): a tensor with attributes
             return self._make(args[0].name, args[2]) if isinstance(args[0], Name) else Stub(full, args)
+        if short == "_rebuild_tensor_v3":  # types without a storage class of their own: bytes, with the type last
+            return tensor_view(args[0].view(torch.uint8).view(args[6]), *args[1:4])
         if short.startswith("_rebuild_tensor"):
-            return _tensor(*args[:4])
+            return tensor_view(*args[:4])
         if short == "_reconstructor":  # protocol 0 and 1: (class, base, state)
             return self._make(args[0].name, ()) if isinstance(args[0], Name) else Stub(args[0].name)
         if short == "Namespace":
@@ -238,7 +221,15 @@ def _known(full: str) -> bool:
     )
 
 
-_REBUILDERS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_parameter_with_state")
+_REBUILDERS = frozenset(
+    {
+        "_rebuild_tensor",
+        "_rebuild_tensor_v2",
+        "_rebuild_tensor_v3",
+        "_rebuild_parameter",
+        "_rebuild_parameter_with_state",
+    }
+)
 
 
 def _named(full: str) -> Any:
@@ -251,21 +242,6 @@ def _key(key: Any) -> Any:
     if isinstance(key, (str, int, float, bytes, type(None), Stub)):
         return key
     return Stub(f"a {type(key).__name__} as a key", key)
-
-
-def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """A view of the storage, inside it and with every element at a place of its own."""
-    if not isinstance(storage, Tensor) or len(size) != len(stride) or len(size) > MAX_DIMS:
-        raise PickleError("a tensor in it has no storage or shape")
-    if any(type(n) is not int or not 0 <= n < 2**62 for n in (offset, *size, *stride)):
-        raise PickleError("a tensor in it has a shape that is not made of counts")
-    count = 1
-    for length in size:
-        count *= length
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True)) if count else 0
-    if count > storage.numel() or last > max(storage.numel() - 1, 0) or (count and not storage.numel()):
-        raise PickleError(f"a tensor in it, {tuple(size)}, is larger than its {storage.numel()} stored numbers")
-    return torch.as_strided(storage, size, stride, offset) if count else storage.new_empty(size)
 
 
 def _persistent(machine: Machine, _arg: Any) -> None:

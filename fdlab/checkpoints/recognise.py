@@ -23,10 +23,12 @@ from fdlab.checkpoints.builders.swin import build_swin, build_swin_v2
 from fdlab.checkpoints.builders.timm_name import agrees, build_timm, is_stock
 from fdlab.checkpoints.builders.vit import build_vit
 from fdlab.checkpoints.builders.vit_pytorch import build_vit_pytorch
+from fdlab.checkpoints.closest import closest
 from fdlab.checkpoints.contents import Contents
 from fdlab.checkpoints.families.family import Family
 from fdlab.checkpoints.families.refusals import refuse_known
-from fdlab.checkpoints.find import FAMILIES, Found, find
+from fdlab.checkpoints.find import FAMILIES as FAMILIES
+from fdlab.checkpoints.find import Found, find
 from fdlab.checkpoints.leftovers import is_beside, said
 from fdlab.checkpoints.soundness import check_words, not_finite, refuse_not_finite
 from fdlab.checkpoints.unpickle import WeightFile, refusal
@@ -152,16 +154,20 @@ def _contradicted(ask: Ask, built: Built) -> tuple[str, ...]:
 
 
 def _unknown(file: WeightFile, contents: Contents) -> FdlabError:
-    """A layout that no family has, with the nearest ones and the first keys."""
+    """A layout that no family has: the nearest one with the keys that differ, else the first keys."""
+
+    def build(found: Found) -> None:
+        ask = Ask(file.path, found.family, found.contents, heads=1, image_size=None)
+        _fitting(ask, BUILDERS[found.family.builder](ask, found.network().state))
+
+    near = closest(contents, build)
     tables = "; ".join(
         f"{name or 'top level'}: {', '.join(list(table)[:6])}" for name, table in list(contents.tables.items())[:4]
     )
-    near = [family.name for family in FAMILIES if family.networks(contents)]
-    nearest_ones = f"Nearest, by the place of the patch embedding: {', '.join(near[:6])}. " if near else ""
     return refusal(
         file.path,
         "has no layout that fdlab knows.",
-        f"{nearest_ones}First keys: {tables or 'no tensors at all'}.",
+        f"{near.said() + ' ' if near else ''}First keys: {tables or 'no tensors at all'}.",
         "Give a file of a known family, or its name to timm: timm:NAME.",
     )
 

@@ -18,7 +18,8 @@ from typing import Any
 from fdlab.checkpoints.archives import Archive, read_legacy, read_zip
 from fdlab.checkpoints.arrays import read_npz
 from fdlab.checkpoints.distributed import METADATA, read_distributed
-from fdlab.checkpoints.pickles import PickleError, Stub
+from fdlab.checkpoints.pickles import Stub
+from fdlab.checkpoints.storages import PickleError, Quantised
 from fdlab.errors import NOT_UNDERSTOOD, OUT_OF_SPACE, FdlabError
 
 AGAIN = "Download or copy the file again and compare its size and checksum with the source's."
@@ -79,6 +80,9 @@ def _read_file(path: Path) -> WeightFile:
         raise FdlabError(f"{path} does not fit into memory.", str(error), code=OUT_OF_SPACE) from error
     except FdlabError:
         raise
+    except Quantised as error:
+        fix = "Give the weights as they were before quantisation."
+        raise refusal(path, "is quantised.", _reason(error, kind), fix) from error
     except Exception as error:  # a damaged file can fail anywhere in a reader
         raise FdlabError(f"{path} cannot be read.", _reason(error, kind), AGAIN, code=NOT_UNDERSTOOD) from error
     return _as_file(path, found)

@@ -13,7 +13,8 @@ import torch
 
 from fdlab.checkpoints.contents import Contents
 from fdlab.checkpoints.open import open_model
-from fdlab.checkpoints.pickles import Machine, PickleError
+from fdlab.checkpoints.pickles import Machine
+from fdlab.checkpoints.storages import PickleError
 from fdlab.errors import USAGE, FdlabError
 
 

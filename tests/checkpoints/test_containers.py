@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from fdlab.checkpoints.inspection import structure
-from fdlab.checkpoints.pickles import Machine, PickleError
+from fdlab.checkpoints.pickles import Machine
+from fdlab.checkpoints.storages import PickleError
 from fdlab.checkpoints.unpickle import read_weights
 from fdlab.cli.app import app
 from fdlab.errors import FdlabError

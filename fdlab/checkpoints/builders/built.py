@@ -146,7 +146,7 @@ def heads_of(ask: Ask, width: int) -> tuple[int, str, Sentences]:
     if width in family.heads:
         number = family.heads[width]
         how = f"width/64 = {number}" if number * 64 == width else f"{number}"
-        said = f"heads = {how}: the published {family.name} models of width {width}"
+        said = f"heads = {how}: {family.heads_whose or f'the published {family.name} models'} of width {width}"
         return number, f"published models of width {width}", (said,)
     raise FdlabError(
         f"{path}: the number of attention heads is unknown.",
@@ -191,16 +191,25 @@ def resized(ask: Ask, what: str, old: Grid, new: Grid, relative: bool = False) -
     return (f"{what} {old[0]}x{old[1]} -> {new[0]}x{new[1]}: {how} ({whose})",)
 
 
-def key_error(path: Path, family: Family, extra: Any, missing: Any) -> FdlabError:
-    """A network whose keys are not exactly its family's."""
+class KeysDiffer(FdlabError):
+    """A network whose keys are not exactly its family's: ``extra`` ones and ``missing`` ones."""
+
+    extra: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+def key_error(path: Path, family: Family, extra: Any, missing: Any) -> KeysDiffer:
+    """The error of a network whose keys are not exactly its family's."""
     parts = [
         f"{label}: {', '.join(sorted(keys)[:8])}{' ...' if len(keys) > 8 else ''}"
         for label, keys in (("not known", extra), ("missing", missing))
         if keys
     ]
-    return refusal(
-        path,
-        f"does not fit its nearest family, {family.name}.",
+    error = KeysDiffer(
+        f"{path} does not fit its nearest family, {family.name}.",
         f"Keys {'; '.join(parts)}.",
         "The file is of another family or was changed; fdlab never loads a part of a network.",
+        code=NOT_UNDERSTOOD,
     )
+    error.extra, error.missing = tuple(extra), tuple(missing)
+    return error

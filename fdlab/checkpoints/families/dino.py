@@ -72,6 +72,7 @@ TIMM_VIT = Family(
     default=("ema", "model"),
     matches=_matches_timm,
     heads=_HEADS,
+    heads_whose="most plain ViTs",
     resize="antialias",
     whose="as timm has them for most plain ViTs",
 )

@@ -73,6 +73,7 @@ class Family:
         unknown_activation: a sentence for ``assumed`` where neither file nor user says the activation.
         exact: only its authors' own layout is this family's; with other prefixes or heads, the tensors do not tell it
             from a plain network of anybody.
+        heads_whose: whose models ``heads`` are taken from, where not the family's published ones.
         whose: whose defaults stand in for what the file does not hold.
     """
 
@@ -104,6 +105,7 @@ class Family:
     notes: tuple[str, ...] = ()
     unknown_activation: str = ""
     exact: bool = False
+    heads_whose: str = ""
     whose: str = "from the authors' code"
 
     def networks(self, contents: Contents) -> dict[str, Place]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from fdlab.checkpoints.contents import Contents
@@ -15,8 +17,6 @@ def _is_mae(network: Network, contents: Contents) -> bool:
     # Fine-tuning moves the table, so its class row is no longer zero; the norm after pooling remains.
     if "fc_norm.weight" in network and "head.weight" in network and "norm.weight" not in network:
         return "blocks.0.ls1.gamma" not in network
-    if "head.0.running_mean" in network and "head.0.weight" not in network:
-        return True  # its linear probe: a batch norm without weights before the classifier
     return any(key.startswith("decoder_") for key in network) or (
         class_row_is_zero(network) and column_first(network["pos_embed"][0, 1:])
     )
@@ -25,6 +25,11 @@ def _is_mae(network: Network, contents: Contents) -> bool:
 def _is_pretrained(network: Network) -> bool:
     """The decoder, or the frozen table that only this pre-training leaves untouched."""
     return any(key.startswith("decoder_") for key in network) or class_row_is_zero(network)
+
+
+def _is_probe(network: Network, contents: Contents) -> bool:
+    normed = "head.0.running_mean" in network and "head.0.weight" not in network
+    return is_plain_vit(network) and normed and "head.1.weight" in network
 
 
 def _is_small(network: Network, contents: Contents) -> bool:
@@ -54,6 +59,14 @@ MAE = Family(
         (1280, 32, 14): "vit_huge_patch14_224.mae",
     },
 )
+# A batch norm without weights before the classifier; people probe encoders of any size with this code.
+PROBE = replace(
+    MAE,
+    title="an encoder in MAE's linear probe",
+    matches=_is_probe,
+    heads={192: 3, 384: 6, **MAE.heads},
+    heads_whose="most plain ViTs",
+)
 # Packed tokens, a table of patches only, qkv without bias.
 SMALL_MAE = Family(
     name="mae_small",
@@ -78,4 +91,4 @@ SMALL_MAE = Family(
     norm_eps=1e-5,
     resize_is_ours=True,
 )
-FAMILIES = (SMALL_MAE, MAE)
+FAMILIES = (SMALL_MAE, PROBE, MAE)

@@ -22,6 +22,55 @@ class Refusal:
 
 REFUSALS = (
     Refusal(
+        r"\.lora_(A|B|embedding_[AB]|magnitude)",
+        "is a LoRA adapter, or a model with one that is not merged.",
+        "Its low-rank matrices are to be added to a base model's weights.",
+        "With peft: PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(NEW), then give NEW.",
+    ),
+    Refusal(
+        r"_packed_params|\.(SCB|weight_format|absmax|qweight|qzeros|weight_scale|weight_scale_inv|scale_weight)$"
+        r"|\.quant_state\.|\.weight\.(absmax|quant_map)",
+        "is quantised.",
+        "Its weights are codes in few bits with scales, not numbers of a network that fdlab runs.",
+        "Give the weights as they were before quantisation.",
+    ),
+    Refusal(
+        r"(^|\.)encoder\.layers\.\d+\.ls1$",
+        "is an InternViT of Hugging Face's remote code.",
+        "Its code is not in transformers, and fdlab runs no remote code.",
+        "Open it through timm: timm:vit_intern300m_patch14_448.ogvl_dist.",
+    ),
+    Refusal(
+        r"(^|\.)(cls_attn_blocks\.|blocks\.\d+\.(local_mp\.|attn\.temperature$))",
+        "is an XCiT.",
+        "Its attention is over channels, not over tokens, so that there are no maps between patches.",
+        "Open it through timm for its features: timm:xcit_small_12_p16_224.",
+    ),
+    Refusal(
+        r"(^|\.)blocks_token_only\.",
+        "is a CaiT.",
+        "It changes its attention maps after the softmax (talking heads).",
+        "Open it through timm: timm:cait_s24_224.",
+    ),
+    Refusal(
+        r"(^|\.)vision_model\.encoder\.layers\.\d+\.self_attn\.(qkv|projection)\.",
+        "is a BLIP.",
+        "No reader for its image tower is here.",
+        "Use a CLIP or SigLIP image tower.",
+    ),
+    Refusal(
+        r"(^|\.)(pos_embed_(win|window|spatial|temporal)$|encoder\.stages\.\d+\.layers\.\d+\.attn\.)",
+        "is a Hiera.",
+        "It pools its queries between stages.",
+        "Open it through timm: timm:hiera_tiny_224.mae.",
+    ),
+    Refusal(
+        r"(^|\.)(stages\.\d+\.(blocks\.)?\d+\.(conv_dw|dwconv|depthwise_conv)|encoder\.stages\.\d+\.layers\.\d+\.dwconv)\.",
+        "is a ConvNeXt.",
+        "It is no vision transformer, and its file does not say which one it is.",
+        "Open it through timm: timm:NAME.",
+    ),
+    Refusal(
         r"_fsdp_wrapped_module|flat_param",
         "is one rank's share of an FSDP training.",
         "Its tensors are flat pieces of the network; one file alone holds no whole layer.",
@@ -66,8 +115,20 @@ REFUSALS = (
 )
 
 
+_PATCHES = re.compile(r"patch_embed|conv1\.weight$")
+
+
 def refuse_known(path: Path, contents: Contents) -> None:
     """Raises the refusal whose pattern a key has; the frozen teacher of a distillation file does not count."""
+    for table in contents.tables.values():
+        few = next((key for key, tensor in table.items() if str(tensor.dtype).startswith("torch.float8")), None)
+        if few is not None:
+            why = f"Key {few} is in 8 bits; its scale is elsewhere."
+            raise refusal(path, "is quantised.", why, "Give the weights as they were before quantisation.")
+        moving = next((key for key, tensor in table.items() if tensor.ndim == 5 and _PATCHES.search(key)), None)
+        if moving is not None:
+            why = f"Key {moving} is a convolution over time as well."
+            raise refusal(path, "is a video model.", why, "Use an image model.")
     keys = [key for table in contents.tables.values() for key in table if not key.startswith("feature_model.")]
     for entry in REFUSALS:
         found = next((key for key in keys if re.search(entry.pattern, key)), None)
