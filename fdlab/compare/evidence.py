@@ -260,7 +260,7 @@ class Evidence:
         n = int(min((mean["n"] for mean in means if math.isfinite(mean["n"])), default=0))
         parts = [Estimate(mean["value"], mean["low"], mean["high"]) for mean in means]
         if log:
-            parts = [Estimate(*map(_log10, part[:3])) for part in parts]
+            parts = [Estimate(_log10(part.value), _log10(part.low), _log10(part.high)) for part in parts]
         change = weighted_sum(zip(factors.values(), parts, strict=True), n)
         if not change.bounded:
             raise Missing(f"one value of {metric} a model, without an interval: seeds are needed")

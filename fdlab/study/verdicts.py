@@ -141,7 +141,7 @@ def claims_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "statement": verdict.claim.statement,
             "over_groups": verdict.verdict,
         }
-        ends = {"source": verdict.claim.source}
+        ends: dict[str, Any] = {"source": verdict.claim.source}
         if not verdict.answers:
             rows.append({**about, "verdict": NOT_TESTED, **_effect(None), "why": verdict.why, **ends})
         for answer in verdict.answers:

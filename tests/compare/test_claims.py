@@ -423,23 +423,22 @@ NULL = dict.fromkeys(TRUE, 0.5)
 
 def null_cohorts(seeds: int, count: int) -> tuple[int, int]:
     """In how many cohorts, where nothing is true, some claim is supported, and in how many some does not hold."""
-    models, one = members(seeds), [claim(id=name, measures=[Measure(metric=[name], direction="up")]) for name in "abcd"]
+    models = [m for m in members(seeds, ("contrastive", "supervised")) if m.label.split()[0] != "random"]
+    models = [m for m in models if not m.label.startswith("start")]
+    names = ("a", "b")
+    claims = [
+        claim(id=name, controls=CONTROLS[:1], measures=[Measure(metric=[name], direction="up")]) for name in names
+    ]
     supported = refuted = 0
     for trial in range(count):
-        draw = stream(trial, "null", seeds)
+        values = stream(trial, "null", seeds).normal(0, 1, (len(models), len(names)))
         rows = [
-            {
-                "model": m.label,
-                "metric": name,
-                "probe": "made",
-                "value": draw.normal(0, 1),
-            }
-            for m in models
-            for name in "abcd"
+            {"model": model.label, "metric": name, "probe": "made", "value": value}
+            for model, of_model in zip(models, values, strict=True)
+            for name, value in zip(names, of_model, strict=True)
         ]
-        words = {
-            answer.verdict for v in judge(one, cohort(models), Evidence([frame(rows)], {}, {})) for answer in v.answers
-        }
+        found = judge(claims, cohort(models), Evidence([frame(rows)], {}, {}))
+        words = {answer.verdict for v in found for answer in v.answers}
         supported += bool(words & {SUPPORTED, NOT_ATTRIBUTABLE})
         refuted += DOES_NOT_HOLD in words
     return supported, refuted

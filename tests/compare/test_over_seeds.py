@@ -9,19 +9,39 @@ import pytest
 from scipy import stats
 
 from fdlab.compare.over_seeds import ENOUGH, over_seeds, power, smallest_found
+from fdlab.compare.significance import for_and_against, holm
 from fdlab.randomness import stream
 
 
 def test_three_groups_of_three_lend_each_other_their_scatter() -> None:
-    groups = {"a": [-1.65, -1.40, -1.45], "b": [1.0, -2.5, 0.9], "c": [0.1, 0.4, -0.2]}
+    groups = {"a": [0.0, 1.0, 2.0], "b": [1.1, 0.0, 0.4], "c": [0.1, 1.4, -0.2]}
     found = over_seeds(groups)
-    squares = sum(float(np.var(values, ddof=1)) for values in groups.values()) / 3
-    half = stats.t.ppf(0.975, 6) * math.sqrt(squares / 3)
+    variance = sum(float(np.var(values, ddof=1)) for values in groups.values()) / 3
     for name, values in groups.items():
-        change = found[name].change
+        sd = max(variance**0.5, float(np.std(values, ddof=1)))  # never smaller than its own
+        half, change = stats.t.ppf(0.975, 6) * sd / 3**0.5, found[name].change
         assert (change.value, change.n) == (pytest.approx(np.mean(values)), 3)
         assert (change.low, change.high) == (pytest.approx(change.value - half), pytest.approx(change.value + half))
-        assert (found[name].sd, found[name].freedom, found[name].pooled) == (pytest.approx(squares**0.5), 6, 3)
+        assert (found[name].sd, found[name].freedom, found[name].pooled) == (pytest.approx(sd), 6, 3)
+
+
+def test_a_group_that_scatters_far_more_stands_alone() -> None:
+    groups = {"a": [-1.65, -1.40, -1.45], "b": [1.0, -2.5, 0.9], "c": [0.1, 0.4, -0.2]}
+    found = over_seeds(groups)
+    low, high = stats.ttest_1samp(groups["b"], 0).confidence_interval()
+    assert (found["b"].change.low, found["b"].change.high) == (pytest.approx(low), pytest.approx(high))
+    assert (found["b"].freedom, found["b"].pooled) == (2, 1)
+    assert found["a"].freedom == 6 and found["a"].sd > 1.0  # an sd of 0.13 over three seeds is luck
+
+
+@pytest.mark.parametrize("scatters", [(1.0, 1.0, 1.0), (0.5, 1.0, 1.5), (0.13, 1.92, 0.28)])
+def test_groups_of_other_scatter_do_not_make_effects(scatters: tuple[float, ...]) -> None:
+    """Where nothing is true, some of three groups is significant after Holm in at most 5 % of studies."""
+    draw, hits, studies = stream(0, "unequal"), 0, 600
+    for _ in range(studies):
+        found = over_seeds({str(i): draw.normal(0, scatter, 3) for i, scatter in enumerate(scatters)})
+        hits += min(holm([min(for_and_against(f.change, "up", 0, f.freedom)) for f in found.values()])) <= 0.05
+    assert hits / studies < 0.072  # 5 %, and what 600 studies may add by chance
 
 
 def test_enough_seeds_stand_alone() -> None:
