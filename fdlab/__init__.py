@@ -24,11 +24,13 @@ __all__ = [
     "measure",
     "open_model",
     "pretrain",
+    "wrap",
 ]
 
 if TYPE_CHECKING:
     from fdlab.checkpoints.open import open_model
     from fdlab.encoders.encoder import Encoder
+    from fdlab.encoders.wrap import wrap
     from fdlab.measures.attention import attention_metrics
     from fdlab.measures.spectrum import hessian_spectrum
     from fdlab.probes.measure import measure
@@ -39,6 +41,7 @@ __getattr__, __dir__ = lazy_attributes(
     __name__,
     {
         "Encoder": "fdlab.encoders.encoder",
+        "wrap": "fdlab.encoders.wrap",
         "open_model": "fdlab.checkpoints.open",
         "attention_metrics": "fdlab.measures.attention",
         "hessian_spectrum": "fdlab.measures.spectrum",

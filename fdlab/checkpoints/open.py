@@ -16,14 +16,23 @@ from fdlab.checkpoints.sources import on_disk, read_facts, run_file, split_facts
 from fdlab.checkpoints.unpickle import AGAIN, WeightFile, read_weights, refusal
 from fdlab.encoders.channels import as_told
 from fdlab.encoders.devices import pick_device
-from fdlab.encoders.encoder import Encoder, Kind, Size, TimmCall, check_activation, set_activation
+from fdlab.encoders.encoder import (
+    Encoder,
+    Kind,
+    Size,
+    TimmCall,
+    check_activation,
+    known_by_names,
+    set_activation,
+)
 from fdlab.encoders.student import build, fold_bias_scale, seeded, timm_call
+from fdlab.encoders.wrap import wrap, wrap_opened
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
 from fdlab.randomness import seed_for
 
 
 def open_model(
-    source: str | Path,
+    source: str | Path | torch.nn.Module | Encoder,
     *,
     encoder: str | None = None,
     heads: int | None = None,
@@ -37,7 +46,8 @@ def open_model(
     """Opens any model that fdlab knows, in eval mode.
 
     Args:
-        source: a weight file, a run folder, ``timm:NAME`` or NAME (published weights through timm),
+        source: a weight file, a run folder, ``timm:NAME`` or NAME (published weights through timm), a module of
+            your own (wrapped where it lies, as ``fdlab.wrap`` does) or an ``Encoder``,
             ``random:FILE_OR_RUN_OR_NAME`` (that architecture before its first step), each with
             ``@teacher`` or the like where a file holds several networks.
         encoder: the network to take, the same as ``@NAME``.
@@ -54,6 +64,10 @@ def open_model(
         FdlabError: code 3 where the source is not understood, 2 where an argument is wrong.
     """
     where = pick_device(device)
+    if isinstance(source, Encoder):
+        return source
+    if isinstance(source, torch.nn.Module):
+        return wrap(source, image_size=image_size, prefix=prefix_tokens)
     base, behind = split_facts(str(source))
     facts = read_facts(behind)
     heads, activation = heads or facts.get("heads"), activation or facts.get("activation")
@@ -205,7 +219,7 @@ def _open_timm(name: str, asked: _Asked) -> Encoder:
         kwargs["img_size"] = asked.image_size
     try:
         with seeded(seed_for(asked.random_seed or 0, "construct")):
-            module: Any = timm.create_model(pretrained=not is_random, **kwargs)
+            module: Any = _created(kwargs, pretrained=not is_random)
     except Exception as error:  # hub, network, disk and argument errors come in many types
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
         if is_random:
@@ -234,6 +248,19 @@ def _open_timm(name: str, asked: _Asked) -> Encoder:
     )
 
 
+def _created(kwargs: dict[str, Any], *, pretrained: bool) -> Any:
+    """timm's model; a class of any size (CNNs) has no ``img_size``, which then leaves ``kwargs``."""
+    import timm
+
+    try:
+        return timm.create_model(pretrained=pretrained, **kwargs)
+    except TypeError as error:
+        if "img_size" not in str(error) or "img_size" not in kwargs:
+            raise
+        del kwargs["img_size"]
+        return timm.create_model(pretrained=pretrained, **kwargs)
+
+
 def _finish(module: torch.nn.Module, call: TimmCall, asked: _Asked, **known: Any) -> Encoder:
     if asked.activation is not None:
         set_activation(module, asked.activation)
@@ -243,4 +270,6 @@ def _finish(module: torch.nn.Module, call: TimmCall, asked: _Asked, **known: Any
         raise refuse_not_finite(asked.text, name, dict(module.named_parameters()))
     if asked.random_seed is not None:
         known |= {"taken": f"random weights, seed {asked.random_seed}", "kind": "random"}
+    if not known_by_names(module):
+        return wrap_opened(module, call=call, image_size=asked.image_size, source=asked.text, **known)
     return Encoder.wrap(module, call=call, source=asked.text, **known)

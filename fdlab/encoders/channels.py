@@ -13,7 +13,11 @@ from fdlab.errors import USAGE, FdlabError
 
 
 def in_channels(encoder: Encoder) -> int:
-    """The channels of the images that a model takes: those of its first convolution; 3 where it has none."""
+    """The channels of the images that a model takes: those of its first convolution; 3 where it has none.
+
+    An inferred anatomy states its own number."""
+    if encoder.anatomy.calls is not None:
+        return len(encoder.info.mean)
     first = next((module for module in encoder.module.modules() if isinstance(module, nn.Conv2d)), None)
     return first.in_channels if first is not None else 3
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
@@ -17,6 +18,7 @@ import torch
 from timm.layers import RmsNorm
 from torch import Tensor, nn
 
+from fdlab.encoders.anatomy import COMPLETE, Anatomy, anatomy_of, at_rest, remember
 from fdlab.encoders.devices import channels
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 
@@ -63,6 +65,7 @@ class EncoderInfo:
     positions: str = ""  # settings of the positions that are in no tensor, e.g. pre-training windows
     left_over: int = 0  # known keys of the file that are no part of this network
     kind: Kind = "unknown"
+    attention: str = COMPLETE  # or "none: WHY", "refused: WHY": what the probes of attention say
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,20 @@ class TimmCall:
 
 
 class Encoder:
-    """One interface over timm models. Gradients follow the caller; the module is in eval mode."""
+    """One interface over all models. Gradients follow the caller; what fdlab has opened is in eval mode.
 
-    def __init__(self, module: nn.Module, info: EncoderInfo, call: TimmCall | None = None) -> None:
-        self.module, self.info, self.call = module.eval(), info, call
+    A module of the caller's own (``fdlab.wrap``) keeps its modes: a reading is made in eval mode and gives them back.
+    """
+
+    def __init__(
+        self, module: nn.Module, info: EncoderInfo, call: TimmCall | None = None, anatomy: Anatomy | None = None
+    ) -> None:
+        if anatomy is not None:
+            remember(module, anatomy)
+        self.anatomy = anatomy_of(module)
+        self.module = module if self.anatomy.live else module.eval()
+        self.info, self.call = info, call
+        self.untrained: Callable[[int], nn.Module] | None = None  # seed -> the module before training, where given
 
     @classmethod
     def wrap(cls, module: nn.Module, *, call: TimmCall | None = None, **known: Any) -> Encoder:
@@ -150,28 +163,21 @@ class Encoder:
         Hierarchical models: the last stage, row major. Models that pool before their norm have no
         final norm on tokens, and both forms are the same.
         """
-        images = self._checked(images)
-        if norm:
-            return as_tokens(self.module.forward_features(images), self.module)  # type: ignore[operator]
-        final = getattr(self.module, "norm", None)
-        if not isinstance(final, nn.Module):
-            raise FdlabError(
-                "Tokens before the final norm are not available.",
-                f"{type(self.module).__name__} has no final norm.",
-                "Use norm=True.",
-                code=NOT_UNDERSTOOD,
-            )
-        seen: list[Tensor] = []
-        handle = final.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-        try:
-            self.module.forward_features(images)  # type: ignore[operator]
-        finally:
-            handle.remove()
-        return as_tokens(seen[-1], self.module)
+        with self.reading():
+            return self.anatomy.read_tokens(self.module, self._checked(images), norm)
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Eval mode while a module of the caller's own is read; nothing for what is in eval mode anyhow."""
+        return at_rest(self.module) if self.anatomy.live else nullcontext()
+
+    def explain(self) -> str:
+        """What was inferred of a wrapped module, from what, and what was assumed: a line each."""
+        said = (*self.anatomy.said, *self.info.assumed, f"attention: {self.info.attention}")
+        return "\n".join(dict.fromkeys(said))
 
     def attention(self, images: Tensor, blocks: Sequence[int] = (0, -1)) -> dict[int, Tensor]:
         """{block: (B, heads, N, N)} after softmax; windows: (B * windows, heads, n, n). Keys as given."""
-        from fdlab.encoders.tap import capture_maps
+        from fdlab.encoders.reading import maps_of
 
         images, depth = self._checked(images), self.info.depth
         wrong = [block for block in blocks if not -depth <= block < depth]
@@ -183,7 +189,7 @@ class Encoder:
                 code=USAGE,
             )
         places = tuple(sorted({block % depth for block in blocks}))
-        maps = capture_maps(self.module, lambda: self.module.forward_features(images), places)  # type: ignore[operator]
+        maps = maps_of(self, images, places)
         return {block: maps[block % depth] for block in blocks}
 
     def logits(self, images: Tensor) -> Tensor:
@@ -195,11 +201,12 @@ class Encoder:
                 "Use tokens(), or train a classifier: fdlab finetune, fdlab evaluate linear.",
                 code=NOT_UNDERSTOOD,
             )
-        return self.module(self._checked(images))
+        with self.reading():
+            return self.anatomy.read_logits(self.module, self._checked(images))
 
     def _checked(self, images: Tensor) -> Tensor:
         """The images on the model's device and type, or an error that names the wrong size."""
-        channels = next(m for m in self.module.modules() if isinstance(m, nn.Conv2d)).in_channels
+        channels = len(self.info.mean)
         if images.ndim != 4 or images.shape[1] != channels:
             raise FdlabError(f"Images must be (B, {channels}, H, W).", f"Got {tuple(images.shape)}.", code=USAGE)
         size, patch = tuple(images.shape[-2:]), self.info.patch_size
@@ -221,21 +228,22 @@ class Encoder:
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The transformer blocks in order; of hierarchical models, those of all stages."""
-    if hasattr(module, "blocks"):
-        return list(module.blocks)  # type: ignore[arg-type]
-    stages = getattr(module, "layers", getattr(module, "stages", None))
-    if stages is None:
-        return []
-    return [block for stage in stages for block in getattr(stage, "blocks", [])]
+    """The blocks in order; of hierarchical models, those of all stages."""
+    return anatomy_of(module).parts(module)
+
+
+def known_by_names(module: nn.Module) -> bool:
+    """Whether timm's names describe the module: a patch embedding of a known grid, then attention blocks."""
+    embed, blocks = getattr(module, "patch_embed", None), blocks_of(module)
+    grid = all(hasattr(embed, field) for field in ("img_size", "patch_size", "grid_size"))
+    return bool(blocks) and grid and hasattr(blocks[-1], "attn") and hasattr(blocks[-1].attn, "num_heads")
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
     """The fields of ``EncoderInfo`` that a timm module shows by itself."""
     blocks = blocks_of(module)
     embed: Any = getattr(module, "patch_embed", None)
-    known = all(hasattr(embed, field) for field in ("img_size", "patch_size", "grid_size"))
-    if not blocks or not known or not hasattr(blocks[-1], "attn"):
+    if not known_by_names(module):
         raise FdlabError(
             f"{type(module).__name__} is not a vision transformer that fdlab reads.",
             "It has no patch embedding of a known grid followed by attention blocks.",
@@ -306,7 +314,7 @@ def set_activation(module: nn.Module, name: str) -> None:
 # Fields that only describe, or that follow from the tensors: two openings of one network may differ in them.
 _DESCRIPTIVE = frozenset(
     {"family", "kind", "title", "source", "container", "taken", "others", "left_over", "sha256", "timm_name"}
-    | {"assumed", "heads_from", "stage_depths", "stage_heads", "windows", "positions"}
+    | {"assumed", "heads_from", "stage_depths", "stage_heads", "windows", "positions", "attention"}
 )
 
 
@@ -332,15 +340,6 @@ def _prefix_kinds(module: nn.Module) -> tuple[str, ...]:
         kinds.append("dist")
     registers = getattr(module, "reg_token", None)
     return tuple(kinds + ["register"] * (0 if registers is None else registers.shape[1]))
-
-
-def as_tokens(features: Tensor, module: nn.Module) -> Tensor:
-    """(B, N, C) from (B, N, C), or from a map in the module's own order of axes."""
-    if features.ndim == 3:
-        return features
-    if str(getattr(module, "output_fmt", "NCHW")).endswith("NHWC"):
-        return features.flatten(1, 2)
-    return features.flatten(2).transpose(1, 2)
 
 
 def pair(size: Any) -> tuple[int, int]:

@@ -35,18 +35,24 @@ def projections(encoder: Encoder) -> list[Projection]:
     Raises:
         FdlabError: a block has no linear ``attn.proj``, or one that does not take its heads side by side.
     """
+    if encoder.anatomy.projections == ():
+        raise _apart(encoder, 0)
     found = []
     for place, (block, heads) in enumerate(zip(blocks_of(encoder.module), heads_of(encoder), strict=True)):
         layer = getattr(getattr(block, "attn", None), "proj", None)
         if not isinstance(layer, nn.Linear) or layer.in_features % heads:
-            raise FdlabError(
-                f"The heads of block {place + 1} of {type(encoder.module).__name__} cannot be told apart.",
-                "It has no linear attn.proj that takes the outputs of its heads side by side.",
-                "Leave the part heads out, or measure a ViT, BEiT, EVA or Swin.",
-                code=NOT_UNDERSTOOD,
-            )
+            raise _apart(encoder, place)
         found.append(Projection(layer, heads))
     return found
+
+
+def _apart(encoder: Encoder, place: int) -> FdlabError:
+    return FdlabError(
+        f"The heads of block {place + 1} of {type(encoder.module).__name__} cannot be told apart.",
+        "It has no linear attn.proj that takes the outputs of its heads side by side.",
+        "Leave the part heads out, or measure a ViT, BEiT, EVA or Swin.",
+        code=NOT_UNDERSTOOD,
+    )
 
 
 @contextlib.contextmanager

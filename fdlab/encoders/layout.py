@@ -8,24 +8,14 @@ mask keeps the parts apart, so inside one part the window's own coordinates are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
+from fdlab.encoders.anatomy import Layout as Layout
+from fdlab.encoders.anatomy import anatomy_of
 from fdlab.encoders.encoder import EncoderInfo, blocks_of
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
-
-
-class Layout(NamedTuple):
-    """One block's patch tokens: grid of one window (or of the image), pixels of a token, windows an image."""
-
-    grid: tuple[int, int]
-    patch: tuple[int, int]
-    windows: int = 1
-
-    @property
-    def patches(self) -> int:
-        return self.grid[0] * self.grid[1]
 
 
 def layouts(module: nn.Module, info: EncoderInfo, size: Sequence[int]) -> list[Layout]:
@@ -34,6 +24,9 @@ def layouts(module: nn.Module, info: EncoderInfo, size: Sequence[int]) -> list[L
     Raises:
         FdlabError: windows that do not fill their grid (padding), or windows of a kind that is not known.
     """
+    known = anatomy_of(module).layouts
+    if known is not None:
+        return list(known)
     blocks = blocks_of(module)
     patch = info.patch_size
     grid = (int(size[0]) // patch, int(size[1]) // patch)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fdlab.errors import USAGE, FdlabError
 
@@ -68,7 +69,8 @@ def tap(
     _check(module)
     wanted = count_blocks(module) if expected is None else expected
     recorder = _Recorder(on_call, wanted, on_skip)
-    with _named(module, recorder), _patched(recorder):
+    early = _Early(recorder)  # made before the functions are replaced
+    with _named(module, recorder), _counted(module, recorder), _patched(recorder), early:
         yield
     if recorder.seen != wanted:
         raise _miscounted(recorder.seen, wanted)
@@ -133,6 +135,7 @@ class _Recorder:
         self.names: list[str] = []  # the modules whose forward pass is running, the innermost last
         self.seen = 0
         self.busy = False
+        self.images = 0  # of the running pass: where images and heads share an axis, this tells them apart
         self.heads = 0  # of the nn.MultiheadAttention that is running: asked for its weights, it joins images and heads
 
     @contextlib.contextmanager
@@ -168,10 +171,15 @@ def _sdpa(recorder: _Recorder, original: Callable[..., Tensor]) -> Callable[...,
         is_causal: bool = False,
         **options: Any,
     ) -> Tensor:
-        out = original(query, key, value, attn_mask, dropout_p, is_causal, **options)
-        # fewer queries than keys: pooling, class or cross attention, which is no block's self map
         if recorder.busy:
-            return out
+            return original(query, key, value, attn_mask, dropout_p, is_causal, **options)
+        with recorder.quiet():
+            out = original(query, key, value, attn_mask, dropout_p, is_causal, **options)
+        if query.dim() == 3 and recorder.images and query.shape[0] % recorder.images == 0:  # images and heads joined
+            query, key = (tensor.unflatten(0, (recorder.images, -1)) for tensor in (query, key))
+            if attn_mask is not None and attn_mask.dim() == 3 and attn_mask.shape[0] > 1:
+                attn_mask = attn_mask.unflatten(0, (recorder.images, -1))
+        # fewer queries than keys: pooling, class or cross attention, which is no block's self map
         if query.dim() != 4 or query.shape[-2] != key.shape[-2] or query.shape[-2] == 1:
             recorder.skip(query.shape[-2], key.shape[-2])
             return out
@@ -207,6 +215,11 @@ def _softmax(recorder: _Recorder, original: Callable[..., Tensor]) -> Callable[.
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
         if recorder.heads and source.dim() == 3 and dim in (-1, 2):
             source, dim = source.unflatten(0, (-1, recorder.heads)), -1
+        elif source.dim() == 3 and dim in (-1, 2) and recorder.images and source.shape[0] % recorder.images == 0:
+            if source.shape[-2] == source.shape[-1] > 1:
+                source, dim = source.unflatten(0, (recorder.images, -1)), -1
+        elif source.dim() == 5 and dim in (-1, 4):  # images and windows apart
+            source, dim = source.flatten(0, 1), -1
         if source.dim() == 4 and dim in (-1, 3) and source.shape[-2] == source.shape[-1] > 1:
             recorder.report(tuple(source.shape), lambda images, queries: _float(source[images, :, queries]))
         elif source.dim() >= 3:
@@ -254,6 +267,37 @@ def _named(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
             undo.callback(before.remove)
             undo.callback(after.remove)
         yield
+
+
+@contextlib.contextmanager
+def _counted(module: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Tells the recorder how many images the running pass has."""
+
+    def count(_module: nn.Module, inputs: Any) -> None:
+        first = next((value for value in inputs if isinstance(value, Tensor) and value.dim() == 4), None)
+        if first is not None:
+            recorder.images = len(first)
+
+    handle = module.register_forward_pre_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _Early(TorchFunctionMode):
+    """Sees the fused function where an author's file had imported it by name, before it was replaced."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.original = F.scaled_dot_product_attention
+        self.reported = _sdpa(recorder, self.original)
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is self.original and not self.recorder.busy:
+            func = self.reported
+        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager

@@ -17,8 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fdlab.encoders.layout import Layout, layouts
-from fdlab.encoders.reading import Advances, SlicedImages, heads_of, layout_facts, prefix_of
-from fdlab.encoders.tap import AttentionCall, tap
+from fdlab.encoders.reading import (
+    Advances,
+    SlicedImages,
+    attending,
+    check_attention,
+    heads_of,
+    layout_facts,
+    prefix_of,
+)
+from fdlab.encoders.tap import AttentionCall
 from fdlab.measures.attention import ALL, metrics_from_sums, sums_for
 from fdlab.measures.attention_sums import BY_KIND, QuerySums
 from fdlab.probes.probe import Probe, batches_of, check_images, check_name, manifest_of, untouched
@@ -80,6 +88,7 @@ def measure_attention(
     """
     wanted = _wanted(metrics)
     check_images(images)
+    check_attention(encoder)
     grids = layouts(encoder.module, encoder.info, images.shape[-2:])
     skipped: dict[str, None] = {}
     computed = [name for name in ALL if name in wanted or (name == "distance" and wanted & set(SPREADS))]
@@ -131,7 +140,7 @@ def _one_batch(
         # windows of one image lie together, as timm cuts them
         blocks.append({name: v.unflatten(0, (len(raw), layout.windows)).nanmean(1) for name, v in joined.items()})
 
-    with torch.no_grad(), tap(encoder.module, on_call, on_skip=lambda text: skipped.setdefault(text)):
+    with torch.no_grad(), attending(encoder, on_call, on_skip=lambda text: skipped.setdefault(text)):
         encoder.tokens(encoder.normalise(raw.to(encoder.device)))
     return {name: _stacked([block[name] for block in blocks]) for name in blocks[0]}
 

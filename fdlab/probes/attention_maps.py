@@ -16,8 +16,16 @@ from torch import Tensor
 
 from fdlab.encoders.layout import Layout, layouts
 from fdlab.encoders.position_bias import position_biases
-from fdlab.encoders.reading import Advances, SlicedImages, heads_of, layout_facts, prefix_of
-from fdlab.encoders.tap import AttentionCall, tap
+from fdlab.encoders.reading import (
+    Advances,
+    SlicedImages,
+    attending,
+    check_attention,
+    heads_of,
+    layout_facts,
+    prefix_of,
+)
+from fdlab.encoders.tap import AttentionCall
 from fdlab.errors import OUT_OF_SPACE, USAGE, FdlabError
 from fdlab.measures.attention import attention_metrics
 from fdlab.measures.attention_sums import offset_counts, offset_sums
@@ -75,6 +83,7 @@ def measure_attention_maps(
         FdlabError: code 4, the sums of the maps do not fit into memory; and the errors of ``attention``.
     """
     check_images(images)
+    check_attention(encoder)
     grids = layouts(encoder.module, encoder.info, images.shape[-2:])
     wanted = _chosen(blocks, len(grids))
     _check_memory(encoder, images.shape[-2:], wanted)
@@ -168,7 +177,7 @@ class _Sums:
                 maps = maps.unflatten(0, (-1, layout.windows)).mean(1).float()
                 self.of[call.block].index_add_(0, groups[first : first + step], maps)
 
-        with torch.no_grad(), tap(self.encoder.module, on_call, on_skip=lambda text: None):
+        with torch.no_grad(), attending(self.encoder, on_call, on_skip=lambda text: None):
             self.encoder.tokens(self.encoder.normalise(raw.to(self.encoder.device)))
         self.count += count
 

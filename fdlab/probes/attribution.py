@@ -19,8 +19,8 @@ from scipy.special import bdtrc
 from torch import Tensor
 
 from fdlab.encoders.head_outputs import Projection, head_outputs, projections, without_head
-from fdlab.encoders.reading import SlicedImages, heads_of
-from fdlab.encoders.tap import AttentionCall, tap
+from fdlab.encoders.reading import SlicedImages, attending, heads_of
+from fdlab.encoders.tap import AttentionCall
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures import attribution as form
 from fdlab.measures.attribution_rows import UNDEFINED, curve_rows, head_rows, score_rows
@@ -229,7 +229,7 @@ class _Groups:
                 raise _no_rollout(self.encoder, f"Block {call.block + 1} attends within {call.shape[-1]} tokens.")
             rollout.add(call.maps())
 
-        with torch.no_grad(), tap(self.encoder.module, on_call):
+        with torch.no_grad(), attending(self.encoder, on_call):
             self.encoder.tokens(images)
         return rollout.patches(self.encoder.info.prefix_tokens, self.score.row)
 

@@ -249,7 +249,8 @@ def _outputs(encoder: Encoder, raw: Tensor) -> tuple[list[Block], Tensor]:
     outputs: list[Block] = []
     patch = encoder.info.patch_size
     grid = (int(raw.shape[-2]) // patch, int(raw.shape[-1]) // patch)
-    nhwc = str(getattr(encoder.module, "output_fmt", "")).endswith("NHWC")
+    nhwc = str(getattr(encoder.module, "output_fmt", "")).endswith("NHWC") or encoder.anatomy.order == "BHWC"
+    anatomy = encoder.anatomy
 
     def keep(_module: Any, _inputs: Any, output: Any) -> None:
         x = (output[0] if isinstance(output, tuple) else output).detach().float()
@@ -257,7 +258,7 @@ def _outputs(encoder: Encoder, raw: Tensor) -> tuple[list[Block], Tensor]:
             x = x if nhwc else x.permute(0, 2, 3, 1)
             outputs.append((x.flatten(1, 2), (x.shape[1], x.shape[2])))
         else:
-            x = x[:, encoder.info.prefix_tokens :]
+            x = anatomy.in_order(x, encoder.module)[:, encoder.info.prefix_tokens :]
             outputs.append((x, grid if x.shape[1] == grid[0] * grid[1] else None))
 
     handles = [block.register_forward_hook(keep) for block in blocks_of(encoder.module)]

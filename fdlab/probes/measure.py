@@ -15,12 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from fdlab.checkpoints.open import open_model
 from fdlab.checkpoints.sources import parse_label
 from fdlab.data.sources import open_data
 from fdlab.data.streamed import Labels, Streamed
 from fdlab.encoders.channels import check_colour
 from fdlab.encoders.encoder import Encoder
+from fdlab.encoders.wrap import wrap
 from fdlab.errors import USAGE, FdlabError
 from fdlab.probes.growth import checked, drawn, grow, stages
 from fdlab.probes.probe import Probe, find_probe
@@ -71,7 +74,8 @@ def measure(
 
     Args:
         probe: a name in ``fdlab.probes.probe.PROBES``: ``attention``, ...
-        models: one or several of: "SOURCE", "label=SOURCE", an ``Encoder``; or {label: SOURCE or Encoder}.
+        models: one or several of: "SOURCE", "label=SOURCE", an ``Encoder``, a module of your own; or
+            {label: any of these}.
         data: the images (``--data`` grammar).
         images: how many, drawn by the seed; all where there are fewer.
         seed: of the images' choice and of the intervals.
@@ -93,17 +97,14 @@ def measure(
     chosen = find_probe(probe)
     chosen.check(probe, settings)
     tolerance = checked(settings.pop("tolerance", 0.0))
-    encoders = {
-        label: check_colour(open_model(str(model), device=device, seed=seed))
-        if isinstance(model, (str, Path))
-        else model
-        for label, model in _labelled(models).items()
-    }
+    encoders = {label: _opened(label, model, device, seed) for label, model in _labelled(models).items()}
     if random_control:
         encoders |= _random_control(encoders, device, seed)
     for name in chosen.models:
         if settings.get(name) and isinstance(settings[name], (str, Path)):
             settings[name] = open_model(parse_label(str(settings[name]))[1], device=device, seed=seed)
+        elif isinstance(settings.get(name), nn.Module):
+            settings[name] = wrap(settings[name])
     request = _Request(
         probe, chosen, data, seed, batch, default_store() if store is None else store, fresh, quiet, settings
     )
@@ -271,9 +272,20 @@ def _labelled(models: Any) -> dict[str, Any]:
     return dict(pairs)
 
 
+def _opened(label: str, model: Any, device: str, seed: int) -> Encoder:
+    """An ``Encoder`` as it is, a module wrapped where it lies, a SOURCE opened on the device."""
+    if isinstance(model, nn.Module):
+        return check_colour(wrap(model, name=label))
+    if isinstance(model, Encoder):
+        return model
+    return check_colour(open_model(str(model), device=device, seed=seed))
+
+
 def _with_label(model: Any) -> tuple[str, Any]:
     if isinstance(model, (str, Path)):
         return parse_label(str(model))
+    if isinstance(model, nn.Module):
+        return type(model).__name__, model
     return str(model.info.timm_name or model.info.family), model
 
 

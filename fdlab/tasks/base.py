@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.data.sources import ImageSource
+from fdlab.encoders.anatomy import as_tokens
 from fdlab.encoders.cost import Cost, cost_of
 from fdlab.encoders.devices import channels
-from fdlab.encoders.encoder import EncoderInfo, TimmCall, as_tokens
+from fdlab.encoders.encoder import EncoderInfo, TimmCall
 from fdlab.encoders.student import Design, Init, Position
 from fdlab.errors import USAGE, FdlabError, nearest
 

@@ -13,9 +13,10 @@ from fdlab.checkpoints.open import open_model
 from fdlab.data.evaluation import stacked
 from fdlab.data.images import ImageSource
 from fdlab.data.loader import Batch
+from fdlab.encoders.anatomy import as_tokens
 from fdlab.encoders.channels import check_colour
 from fdlab.encoders.cost import Cost, dense
-from fdlab.encoders.encoder import as_tokens, blocks_of
+from fdlab.encoders.encoder import blocks_of
 from fdlab.encoders.position_bias import untie_bias
 from fdlab.encoders.student import build, scale_bias, seeded
 from fdlab.engine.distributed import current

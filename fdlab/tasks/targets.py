@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from fdlab.checkpoints.open import open_model
 from fdlab.data.images import ImageSource
+from fdlab.encoders.anatomy import as_tokens
 from fdlab.encoders.channels import check_colour
-from fdlab.encoders.encoder import as_tokens, blocks_of
+from fdlab.encoders.encoder import blocks_of
 from fdlab.encoders.student import Design
 from fdlab.errors import USAGE, FdlabError
 from fdlab.measures.losses import whiten

@@ -131,9 +131,9 @@ def test_timm_names_with_random_weights():
     swin = open_model("random:swin_tiny_patch4_window7_224")
     tokens = swin.tokens(torch.randn(1, 3, 224, 224))
     assert tokens.shape == (1, 49, 768) and swin.info.grid == (7, 7) and swin.info.depth == 12
-    with pytest.raises(FdlabError) as caught:
-        open_model("random:resnet18")
-    assert caught.value.code == 3
+    resnet = open_model("random:resnet18", image_size=64)
+    assert resnet.info.attention.startswith("none") and resnet.info.grid == (2, 2) and resnet.info.kind == "random"
+    assert resnet.tokens(torch.randn(1, 3, 64, 64)).shape == (1, 4, 512)
     with pytest.raises(FdlabError, match="vit_tiny_patch16_224"):
         open_model("timm:vit_tiny_patch16_22")
 
