@@ -177,7 +177,7 @@ class Encoder:
 
     def attention(self, images: Tensor, blocks: Sequence[int] = (0, -1)) -> dict[int, Tensor]:
         """{block: (B, heads, N, N)} after softmax; windows: (B * windows, heads, n, n). Keys as given."""
-        from fdlab.encoders.reading import maps_of
+        from fdlab.encoders.attending import maps_of
 
         images, depth = self._checked(images), self.info.depth
         wrong = [block for block in blocks if not -depth <= block < depth]

@@ -16,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fdlab.encoders.attending import attending, check_attention
 from fdlab.encoders.layout import Layout, layouts
 from fdlab.encoders.reading import (
     Advances,
     SlicedImages,
-    attending,
-    check_attention,
     heads_of,
     layout_facts,
     prefix_of,

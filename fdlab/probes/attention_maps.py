@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fdlab.encoders.attending import attending, check_attention
 from fdlab.encoders.layout import Layout, layouts
 from fdlab.encoders.position_bias import position_biases
 from fdlab.encoders.reading import (
     Advances,
     SlicedImages,
-    attending,
-    check_attention,
     heads_of,
     layout_facts,
     prefix_of,

@@ -18,8 +18,9 @@ import torch
 from scipy.special import bdtrc
 from torch import Tensor
 
+from fdlab.encoders.attending import attending
 from fdlab.encoders.head_outputs import Projection, head_outputs, projections, without_head
-from fdlab.encoders.reading import SlicedImages, attending, heads_of
+from fdlab.encoders.reading import SlicedImages, heads_of
 from fdlab.encoders.tap import AttentionCall
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures import attribution as form
