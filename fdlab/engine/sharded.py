@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from fdlab.engine.distributed import current
-from fdlab.errors import OUT_OF_SPACE, FdlabError
+from fdlab.errors import NOT_UNDERSTOOD, OUT_OF_SPACE, FdlabError
 from fdlab.records.atomic import replacing
+from fdlab.records.seal import SEAL, damaged, seal
 
 REST = "rest.pt"
 
@@ -62,12 +63,12 @@ def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Opti
     def finish() -> None:
         with replacing(draft / REST) as file:  # says where the disk is full
             torch.save({"step": step, **rest}, file)
+        seal(draft, (path for path in draft.rglob("*") if path.is_file()))
         if target.exists():
             shutil.rmtree(target)
         draft.replace(target)
-        for old in folder.glob("step-*.dcp"):
-            if old != target:
-                shutil.rmtree(old, ignore_errors=True)
+        for old in sorted(folder.glob("step-*.dcp"))[:-2]:  # the state before is kept: the last may be damaged
+            shutil.rmtree(old, ignore_errors=True)
 
     ranks.first(finish)
 
@@ -84,6 +85,13 @@ def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
     from fdlab.engine.sharded_reading import Planner, Reader
 
+    if wrong := damaged(path):
+        raise FdlabError(
+            f"The checkpoint {path} cannot be read.",
+            f"Its {' and '.join(wrong[:3])} changed since it was written: the checksums in {SEAL} differ.",
+            "Delete that folder and give the same command again: it goes on from the state before, where there is one.",
+            code=NOT_UNDERSTOOD,
+        )
     weights, moments = get_state_dict(module, optimizer)
     state: dict[str, Any] = {"module": weights, "optimizer": moments}
     try:

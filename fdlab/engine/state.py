@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from fdlab.engine import sharded
+from fdlab.engine import sealed, sharded
 from fdlab.engine.average import Average
 from fdlab.engine.distributed import current
 from fdlab.engine.hardware import peak
@@ -16,16 +18,18 @@ from fdlab.engine.log import Log
 from fdlab.engine.optim import make_optimizer
 from fdlab.engine.settings import Recipe
 from fdlab.engine.trainable import Trainable
-from fdlab.errors import USAGE, FdlabError
-from fdlab.records.atomic import replacing
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.records.run_folder import RunFolder
+
+PARTS = {"step", "task", "optimizer", "log"}
 
 
 class State:
     """Everything that a checkpoint holds.
 
-    ``checkpoint/last.pt`` continues the run; ``checkpoint/best.pt`` holds the weights (the averaged ones,
-    where there is an average) of the best evaluation by ``save.best``.
+    ``checkpoint/last.pt`` continues the run, ``checkpoint/previous.pt`` where that file was deleted;
+    ``checkpoint/best.pt`` holds the weights (the averaged ones, where there is an average) of the best evaluation by
+    ``save.best``.
     """
 
     def __init__(self, task: Trainable, recipe: Recipe, folder: RunFolder, *, sharded: bool = False) -> None:
@@ -43,10 +47,13 @@ class State:
             tensorboard=recipe.run.tensorboard,
         )
         self.best: dict[str, Any] = {}
+        self.device, self.had_recipe = device, folder.recipe.is_file()
 
     def save(self, step: int) -> None:
         """Writes the whole state, atomically; of equal ranks the first one does."""
-        rest = {"log": self.log.state(), "best": self.best}
+        if self.had_recipe and not self.folder.recipe.is_file():
+            raise self.folder.gone()
+        rest = {"log": self.log.state(), "best": self.best, "surroundings": surroundings(self.device)}
         if self.sharded:
             sharded.save(self.folder.last.parent, step, self.task.module, self.optimizer, rest)
         else:
@@ -59,26 +66,39 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state if self.average else None,
         }
-        with replacing(self.folder.last) as draft:
-            torch.save({**state, **rest}, draft)
+        sealed.write(self.folder.last, {**state, **rest}, before=self.folder.previous)
 
     def load(self) -> int:
         """Loads the last state where there is one; returns its step (0: a fresh start)."""
-        path = sharded.newest(self.folder.last.parent) if self.sharded else self.folder.last
-        if path is None or not path.exists():
+        path = sharded.newest(self.folder.last.parent) if self.sharded else self.folder.state
+        if path is None:
             if self.folder.log.is_file():
                 self._cut_log(0)
             return 0
         if self.sharded:
             state = sharded.load(path, self.task.module, self.optimizer)
         else:
-            state = _read(path)
+            state = _read(path, self.folder)
             self._fill(path, state)
+        self._same_surroundings(state.get("surroundings") or {})
         self.log.sums, self.log.count = state["log"]["sums"], state["log"]["count"]
         self.best = state.get("best") or {}
         if state["step"]:
             self._cut_log(state["step"])
         return int(state["step"])
+
+    def _same_surroundings(self, before: dict[str, str]) -> None:
+        """Warns where the run goes on under other threads, device or library than its state was made under."""
+        now = surroundings(self.device)
+        changed = [
+            f"{name} {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]
+        ]
+        if changed and self.ranks.leader:
+            warnings.warn(
+                f"This run goes on under other conditions ({'; '.join(changed)}): its numbers are no longer, bit for "
+                "bit, those of an uninterrupted run.",
+                stacklevel=2,
+            )
 
     def _fill(self, path: Any, state: dict[str, Any]) -> None:
         try:
@@ -119,13 +139,12 @@ class State:
             self.ranks.first(self._write_best)
 
     def _write_best(self) -> None:
-        with replacing(self.folder.best) as draft:
-            torch.save({**self.best, "task": self.task.state_dict()}, draft)
+        sealed.write(self.folder.best, {**self.best, "task": self.task.state_dict()})
 
     def leave_result(self, result: dict[str, float], evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
         """Puts the weights that are the run's result into the module; returns their evaluation."""
         if self.recipe.save.export == "best" and self.best:
-            self.task.load_state_dict(_read(self.folder.best)["task"])
+            self.task.load_state_dict(_read(self.folder.best, self.folder)["task"])
             return {**evaluate(), "best_step": float(self.best["step"])}
         if self.average:
             self.task.module.load_state_dict(self.average.state)
@@ -137,15 +156,29 @@ def saved_step(folder: RunFolder, strategy: str) -> int:
     if strategy == "fsdp":
         path = sharded.newest(folder.last.parent)
         return int(path.stem.removeprefix("step-")) if path else 0
-    return int(_read(folder.last, mmap=True)["step"]) if folder.last.is_file() else 0
+    return int(_read(folder.state, folder)["step"]) if folder.state else 0
 
 
-def _read(path: Any, *, mmap: bool = False) -> dict[str, Any]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:
+def _read(path: Path, folder: RunFolder) -> dict[str, Any]:
+    again = f"delete {folder.last.parent} to start this run again from its first step"
+    if path == folder.last and folder.previous.is_file() and not sealed.damage(folder.previous):
+        step = torch.load(folder.previous, map_location="cpu", weights_only=True, mmap=True)["step"]
+        instead = (
+            f"Delete {path} and give the same command again: it goes on from the state before, of step {step} "
+            f"({folder.previous}); or {again}."
+        )
+    elif path == folder.best:
+        instead = f"Set save.export=last in a new folder to take the last state, or {again}."
+    else:
+        instead = f"{again[0].upper()}{again[1:]}."
+    state = sealed.read(path, instead=instead)
+    if path != folder.best and not (isinstance(state, dict) and set(state) >= PARTS and isinstance(state["step"], int)):
         raise FdlabError(
-            f"The checkpoint {path} cannot be read.",
-            why=str(error).splitlines()[0],
-            fix="Delete that file to start this run again from its first step.",
-        ) from None
+            f"The checkpoint {path} cannot be read.", "It lacks a part of a run's state.", instead, code=NOT_UNDERSTOOD
+        )
+    return state
+
+
+def surroundings(device: str) -> dict[str, str]:
+    """What must be equal for a continued run to have the numbers of an uninterrupted one, bit for bit."""
+    return {"threads": str(torch.get_num_threads()), "device": device, "torch": str(torch.__version__)}

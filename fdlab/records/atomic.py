@@ -52,6 +52,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     try:
         yield draft
         with draft.open("rb+") as file:
+            _usual_mode(file.fileno())
             os.fsync(file.fileno())
         draft.replace(target)
         _sync_folder(target.parent)
@@ -70,6 +71,14 @@ def replacing(path: Path | str) -> Iterator[Path]:
     finally:
         draft.unlink(missing_ok=True)
         _clear(target)
+
+
+def _usual_mode(file: int) -> None:
+    """The mode that the umask gives to new files: some libraries write theirs for the owner alone."""
+    if os.fstat(file).st_mode & 0o077 == 0 and hasattr(os, "fchmod"):
+        mask = os.umask(0)
+        os.umask(mask)
+        os.fchmod(file, 0o666 & ~mask)
 
 
 def _clear(target: Path) -> None:
@@ -111,7 +120,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
     """A JSON file as a dict; empty where the file is absent, damaged, or holds something else."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

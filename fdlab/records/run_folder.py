@@ -14,11 +14,12 @@ import json
 import math
 import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fdlab.errors import USAGE, FdlabError
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.records.atomic import read_json, replacing, writable_folder, write_json, write_text
 
 _PLAIN, _DIGEST = re.compile(r"[a-z0-9](?:[a-z0-9._=-]{0,58}[a-z0-9])?"), re.compile(r"-[0-9a-f]{8}$")
@@ -80,6 +81,16 @@ class RunFolder:
         return self.path / "checkpoint" / "last.pt"
 
     @property
+    def previous(self) -> Path:
+        """The state before the last one: what is left where the last file is damaged."""
+        return self.path / "checkpoint" / "previous.pt"
+
+    @property
+    def state(self) -> Path | None:
+        """The file that the run goes on from: the last state, or the one before where the last was deleted."""
+        return next((path for path in (self.last, self.previous) if path.is_file()), None)
+
+    @property
     def best(self) -> Path:
         return self.path / "checkpoint" / "best.pt"
 
@@ -101,8 +112,11 @@ class RunFolder:
         return self.facts().get("state") == "finished"
 
     def facts(self) -> dict[str, Any]:
-        """run.json, or an empty dict."""
-        return read_json(self.path / "run.json")
+        """run.json, or an empty dict; a damaged one is said and taken for none."""
+        facts = read_json(self.path / "run.json")
+        if not facts and (self.path / "run.json").is_file():
+            warnings.warn(f"{self.path / 'run.json'} is damaged: the run is taken as unfinished.", stacklevel=2)
+        return facts
 
     def prepare(self, recipe_toml: str, differences: list[str] | None = None) -> None:
         """Makes the folder, or accepts the one of an earlier start with the same settings.
@@ -194,10 +208,10 @@ class RunFolder:
             FdlabError: code 2, an input changed since the first start.
         """
         path = self.path / "inputs.json"
-        if not self.last.is_file() or not path.is_file():
+        if not self.state or not path.is_file():
             write_json(path, inputs)
             return
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = self._table(path)
         changed = sorted(name for name in old.keys() | inputs.keys() if old.get(name) != inputs.get(name))
         if changed:
             raise FdlabError(
@@ -207,26 +221,62 @@ class RunFolder:
                 code=USAGE,
             )
 
+    def _table(self, path: Path) -> dict[str, Any]:
+        """A small JSON file of this run.
+
+        Raises:
+            FdlabError: code 3, it is damaged.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("It holds no table.")
+        except (OSError, ValueError, RecursionError) as error:
+            raise FdlabError(
+                f"{path} of this run is damaged.",
+                str(error).splitlines()[0][:200],
+                "Delete that file: the run goes on without comparing its inputs; or begin anew with -o/--out.",
+                code=NOT_UNDERSTOOD,
+            ) from None
+        return content
+
+    def gone(self) -> FdlabError:
+        """What a training says whose folder was removed or emptied."""
+        return FdlabError(
+            f"The run's folder {self.path} was removed or emptied while it trained.",
+            f"{self.recipe.name} is gone, and with it the run's log.",
+            "Give the command again: it begins anew.",
+        )
+
     def finish(self, facts: dict[str, Any]) -> None:
         """Marks the run as finished; the facts go into run.json."""
         write_json(self.path / "run.json", {"state": "finished", **facts})
+        self.previous.unlink(missing_ok=True)  # nothing goes on from it any more
 
     def append_log(self, line: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl; values that are not finite become null."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(clean) + "\n")
+        text = (json.dumps(clean) + "\n").encode()
+        if not self.path.is_dir():
+            raise self.gone()
+        with self.log.open("ab+") as file:
+            file.seek(max(0, file.tell() - len(text)))
+            if file.read() != text:  # a run that was killed after its last line writes that line again
+                file.write(text)
 
     def read_log(self) -> list[dict[str, Any]]:
         """The log's lines; a last line that a kill cut short is left out."""
+        content = self.log.read_bytes() if self.log.is_file() else b""
         lines = []
-        for text in self.log.read_text(encoding="utf-8").splitlines() if self.log.is_file() else ():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(text))
+        for text in content.split(b"\n"):
+            with contextlib.suppress(ValueError, RecursionError):
+                line = json.loads(text)
+                if isinstance(line, dict) and isinstance(line.get("step"), int | float):
+                    lines.append(line)
         return lines
 
     def cut_log(self, step: int) -> None:
         """Drops the lines after ``step``: a resumed run writes them again."""
-        kept = [line for line in self.read_log() if line.get("step", 0) <= step]
+        kept = [line for line in self.read_log() if line["step"] <= step]
         with replacing(self.log) as draft:
             draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from fdlab.engine.memory import largest_part, out_of_memory
 from fdlab.engine.settings import Recipe
 from fdlab.engine.state import saved_step
 from fdlab.engine.trainer import train
-from fdlab.errors import USAGE, FdlabError
+from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.progress import Progress
 from fdlab.records.run_folder import RunFolder
 from fdlab.study.defaults import LAYER, PARTS, RECIPES, own_defaults, recipe_for
@@ -132,8 +133,20 @@ def run(
 
 def _differences(recipe: Recipe, folder: RunFolder) -> list[str]:
     """How the settings differ from those of the run in the folder; empty where there is none."""
-    old = folder.recipe.read_text(encoding="utf-8") if folder.recipe.is_file() else ""
-    return recipes.differences(old, recipe) if old else []
+    if not folder.recipe.is_file():
+        return []
+    try:
+        old = folder.recipe.read_text(encoding="utf-8")
+        if not tomllib.loads(old):
+            raise ValueError("It is empty.")
+        return recipes.differences(old, recipe)
+    except (OSError, ValueError, RecursionError) as error:
+        raise FdlabError(
+            f"{folder.recipe} of this run is damaged.",
+            str(error).splitlines()[0][:200],
+            "Restore it (fdlab recipes, or a copy), or begin a new run with -o/--out.",
+            code=NOT_UNDERSTOOD,
+        ) from None
 
 
 def _forked(recipe: Recipe, origin: RunFolder, name: str) -> RunFolder:
