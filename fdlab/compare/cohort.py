@@ -50,6 +50,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fdlab.errors import USAGE, FdlabError, nearest
 
+LARGEST_TOML = 16 << 20  # no list of models is longer; a device has no end
+
 
 class Member(BaseModel):
     """One model of a cohort."""
@@ -144,11 +146,14 @@ def read_toml(path: Path | str, what: str, verb: str) -> dict[str, Any]:
         FdlabError: code 2, the file is absent or is no TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        file = Path(path)
+        if (not file.is_file() and file.exists()) or (file.is_file() and file.stat().st_size > LARGEST_TOML):
+            raise OSError(f"It is no file, or larger than {LARGEST_TOML >> 20} MiB.")
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise FdlabError(f"{what} {path} cannot be read.", error.strerror or str(error), code=USAGE) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FdlabError(f"{what} {path} {verb} no TOML.", str(error), code=USAGE) from None
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, or a number of thousands of digits
+        raise FdlabError(f"{what} {path} {verb} no TOML.", str(error)[:300], code=USAGE) from None
 
 
 def cohort_of(sources: Sequence[tuple[str, str]], baseline: str = "") -> Cohort:

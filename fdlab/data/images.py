@@ -50,6 +50,7 @@ class Images:
     _parts_note = "the data's own parts"
 
     value_range: Range | None = None  # which values of images of more than 8 bits are black and white
+    deep = False  # whether images of more than 8 bits were seen
     unlabelled: str = ""  # why some of these images have no labels, where others have
 
     def __init__(self) -> None:
@@ -67,6 +68,7 @@ class Images:
             with contextlib.suppress(Unreadable, OSError):
                 if (span := span_of(read(), value_range)) is not None:
                     found.append(span)
+        self.deep = bool(found)
         if note := note_on_range(found, value_range):
             self.notes = (*self.notes, note)
         if value_range:
@@ -204,8 +206,8 @@ class ImageSource:
         """sha256 of the images' own digest and of which of them are taken."""
         which = repr(self._indices) if isinstance(self._indices, range) else self._indices.tobytes()
         content = which.encode() if isinstance(which, str) else which
-        if self._images.value_range:
-            content += repr(self._images.value_range).encode()
+        if self._images.value_range or self._images.deep:  # which values are black and white is part of the pixels
+            content += f"|range {self._images.value_range or 'of the bit depth'}".encode()
         return hashlib.sha256(self._images.digest.encode() + b"|" + content).hexdigest()
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fdlab.data.decode import Unreadable, decode
+from fdlab.data.decode import BUDGET, Unreadable, decode
 from fdlab.data.folders import peek, spread
 from fdlab.data.images import Images
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
@@ -42,8 +42,7 @@ class Parquet(Images):
             image, label = _image_column(schema, path), _label_column(schema)
             if schema.names.count(image) > 1 or schema.names.count(label) > 1:
                 raise ValueError("A column is there twice.")
-            # one thread: a pool of threads would not survive the fork of loader workers
-            table = file.read(columns=[image] + ([label] if label else []), use_threads=False)
+            table = _bounded(file, [image] + ([label] if label else []), path.stat().st_size)
         except (OSError, ValueError, KeyError, NotImplementedError) as error:  # pyarrow's own errors derive from these
             raise FdlabError(
                 f"{path} cannot be read as parquet.",
@@ -80,6 +79,30 @@ class Parquet(Images):
         if data is None:
             raise Unreadable(f"row {index} holds no bytes (only a path?)")
         return data
+
+
+def _bounded(file: Any, columns: list[str], size: int) -> Any:
+    """The columns as a table, read piece by piece: a small file may unpack to any size.
+
+    Raises:
+        ValueError: they take more than three times the file and ``BUDGET``.
+    """
+    import pyarrow as pa
+
+    most, meta = BUDGET + 3 * size, file.metadata
+    groups = (meta.row_group(number) for number in range(meta.num_row_groups))
+    parts = (group.column(number) for group in groups for number in range(group.num_columns))
+    declared = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in columns)
+    pieces, taken = [], declared if declared > most else 0
+    # one thread: a pool of threads would not survive the fork of loader workers
+    for piece in file.iter_batches(batch_size=64, columns=columns, use_threads=False) if taken <= most else ():
+        pieces.append(piece)
+        taken += piece.nbytes
+        if taken > most:
+            break
+    if taken > most:
+        raise ValueError(f"Its images unpack to more than {most / 1e6:.0f} MB from {size / 1e6:.1f} MB.")
+    return pa.Table.from_batches(pieces, schema=pieces[0].schema if pieces else file.schema_arrow)
 
 
 def _pyarrow_parquet() -> Any:

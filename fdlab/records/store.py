@@ -121,7 +121,21 @@ class Store:
         return None
 
     def put(self, question: dict[str, Any], record: Record) -> Path:
-        """Keeps the answer. Two processes may write the same one: the last whole one stays."""
+        """Keeps the answer. Two processes may write the same one: the last whole one stays.
+
+        A store that cannot be written to keeps nothing, and says so: the answer itself is not lost.
+        """
+        try:
+            return self._put(question, record)
+        except OSError as error:
+            warnings.warn(
+                f"The store {self.root} keeps nothing of this ({error.strerror or error}): it will be measured anew. "
+                "FDLAB_STORE names another folder.",
+                stacklevel=2,
+            )
+            return self.folder(question)
+
+    def _put(self, question: dict[str, Any], record: Record) -> Path:
         folder = self.folder(question)
         draft = folder.with_name(f".{folder.name}.{os.getpid()}")
         record.manifest.setdefault("question", question)

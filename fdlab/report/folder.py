@@ -39,9 +39,11 @@ def read_report(folder: Path | str) -> Report:
     table = read_table(path / "table.csv")
     try:
         facts = json.loads((path / "facts.json").read_text(encoding="utf-8"))
+        if not isinstance(facts, dict):
+            raise ValueError("It holds no table of facts.")
     except FileNotFoundError:
         facts = {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FdlabError(
             f"{path / 'facts.json'} cannot be read.",
             str(error),

@@ -22,7 +22,7 @@ from fdlab.measures.classifier import knn_predict, logistic_predict
 from fdlab.progress import Progress
 from fdlab.records.atomic import replacing, writable_folder
 from fdlab.records.intervals import proportion_interval
-from fdlab.records.run_folder import slug
+from fdlab.records.run_folder import own_folder
 from fdlab.records.table import frame, write_table
 from fdlab.study.accuracy import Answers, answers
 from fdlab.study.classifier import load_classifier
@@ -129,7 +129,7 @@ def write_answers(
     write_table(folder / "table.csv", table)
     files = [folder / "table.csv"]
     for label, said in answers.items():
-        name = slug(label)
+        name = own_folder(label)
         counts, wrong = said.confusion(), said.mistakes()
         for ending, rows in (("confusions", counts.reset_index()), ("mistakes", wrong)):
             path = folder / f"{name}-{ending}.csv"

@@ -8,7 +8,7 @@ from pathlib import Path
 from fdlab.records.atomic import read_json, writable_folder, write_json
 from fdlab.records.definitions import write_definitions
 from fdlab.records.seal import damaged, seal, unseal
-from fdlab.records.table import write_table
+from fdlab.records.table import read_table, write_table
 from fdlab.report.report import Report
 
 CONTENTS = "contents.json"  # which figures of which table the page shows: what is asked before it is written again
@@ -32,6 +32,8 @@ def write_report(out: Path | str, report: Report, *, teach: bool = False, again:
     from fdlab.report.page import write_page
 
     write_table(folder / "table.csv", report.table)
+    # Drawn from the table as it is written: figures are then the same bytes measured and read again.
+    report = Report(read_table(folder / "table.csv"), report.facts)
     write_definitions(folder / "definitions.csv", report.table)
     write_json(folder / "facts.json", dict(report.facts.written))
     files = write_figures(folder / "figures", report)

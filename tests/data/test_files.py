@@ -393,3 +393,16 @@ def test_a_member_that_claims_bytes_that_are_not_there_is_counted(size, tmp_path
 def test_a_pattern_of_millions_of_shards_is_refused_at_once(pattern, tmp_path):
     with pytest.raises(FdlabError):
         open_data(str(tmp_path / pattern))
+
+
+@pytest.mark.parametrize("compressed", ["zstd", "none"])
+def test_a_parquet_file_that_unpacks_to_any_size_is_refused_while_it_is_read(compressed, tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    cell, path = encoded(photo(0)) + bytes(4_000_000), tmp_path / "x.parquet"
+    parquet.write_table(pa.table({"image": pa.array([cell] * 80)}), path, compression=compressed)
+    if path.stat().st_size > 100_000_000:
+        assert len(open_data(str(path))) == 80  # an honest file of this size is read
+        return
+    with pytest.raises(FdlabError, match="unpack to more than") as caught:
+        open_data(str(path))
+    assert caught.value.code == 3

@@ -11,7 +11,7 @@ import pytest
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
 from fdlab.records.run_folder import own_folder
 from fdlab.records.seal import SEAL, damaged, seal
-from fdlab.records.store import FILES, Record
+from fdlab.records.store import FILES, Record, Store
 from fdlab.records.table import frame, write_table
 from fdlab.report.folder import read_report
 from fdlab.report.report import Report
@@ -107,3 +107,23 @@ def test_no_two_labels_share_a_folder() -> None:
     assert len({folder.lower() for folder in folders}) == len(labels)
     assert max(len(folder.encode()) for folder in folders) < 100
     assert not any(folder in (".", "..", "") or "/" in folder for folder in folders)
+
+
+@pytest.mark.parametrize("place", ["file", "/proc/fdlab", "/dev/null/store"])
+def test_a_store_that_cannot_be_written_to_keeps_nothing_and_says_so(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    store = Store(tmp_path / place if place == "file" else Path(place))
+    with pytest.warns(UserWarning, match="keeps nothing of this"):
+        store.put({"probe": "x"}, Record(frame(ROWS), {}, {}))
+    assert store.get({"probe": "x"}) is None
+
+
+def test_figures_are_the_same_bytes_measured_and_read_again(tmp_path: Path) -> None:
+    rows = [{**row, "value": row["value"] + 1e-13, "block": n, "depth": (n + 1) / 7} for n, row in enumerate(ROWS)]
+    for n, row in enumerate(rows):
+        row |= {"model": "m", "low": row["value"] - n / 9, "high": row["value"] + n / 9}
+    write_report(tmp_path / "a", Report(frame(rows), {"title": "A"}))
+    write_report(tmp_path / "b", read_report(tmp_path / "a"))
+    drawn = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a" / "figures").rglob("*.*"))
+    for name in [*drawn, Path("index.html")]:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
