@@ -41,7 +41,7 @@ class Listing:
         if self.formats:
             notes.append(f"left out: {endings(self.formats)}, which fdlab does not read")
         if self.no_files:
-            notes.append(f"left out: {self.no_files} entries that are no files (links to nothing, pipes or devices)")
+            notes.append(f"left out because they are no files (links to nothing, pipes or devices): {self.no_files}")
         if self.unlisted:
             notes.append(
                 f"left out: {len(self.unlisted)} folders that cannot be listed ({', '.join(self.unlisted[:3])}"

@@ -104,7 +104,12 @@ def diagnose(
 def left_out(records: Mapping[str, Record]) -> list[str]:
     """How many images could not be read, for the terminal; the page says it by itself."""
     count = max((int(record.manifest.get("skipped", 0)) for record in records.values()), default=0)
-    return [f"{count} image{'s' if count > 1 else ''} could not be read and were left out."] if count else []
+    many = (
+        f"{count} images could not be read and were left out."
+        if count > 1
+        else "1 image could not be read and is left out."
+    )
+    return [many] if count else []
 
 
 class Gathered(NamedTuple):
