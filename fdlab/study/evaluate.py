@@ -78,8 +78,8 @@ def evaluate(
         objective = f"{pool} tokens, {len(y)} labelled images"
         row = _row(label, encoder, seed, correct, len(y_test))
         rows.append({**row, "probe": "features", "metric": METRIC[kind], "objective": objective})
-    for source in (train, held):
-        source.say_what_is_left_out()
+    for each in (train, held):
+        each.say_what_is_left_out()
     return frame(rows)
 
 

@@ -47,6 +47,19 @@ class Budget:
     per_class: int
 
 
+def _distinct_folders(starts: Sequence[Start]) -> None:
+    """Refuses labels that differ in signs alone: their runs would share a folder."""
+    labels = {start.name: start.label for start in starts}
+    for start in starts:
+        if labels[start.name] != start.label:
+            raise FdlabError(
+                f"The labels '{start.label}' and '{labels[start.name]}' would share the folder {start.name}.",
+                "They differ in signs that no folder's name has.",
+                "Name one of them otherwise: label=SOURCE.",
+                code=USAGE,
+            )
+
+
 def starts_of(models: Sequence[str], seeds: Sequence[int]) -> list[Start]:
     """A start for each model and seed; every model is opened once, so that an unreadable one is refused at once."""
     starts = []
@@ -192,6 +205,7 @@ def trainability(
     from fdlab.study.publish import write_report
 
     starts = starts_of(models, range(seed, seed + seeds))
+    _distinct_folders(starts)
     check(starts, rates)
     budget = planned(recipe, {"run.device": device, **(overrides or {})})
     folder = writable_folder(out)
