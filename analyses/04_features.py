@@ -114,5 +114,5 @@ print(check(own_features()))
 # %% [markdown]
 # ## What this does not show
 #
-# Which features fine-tune better. Rank, frequency and likeness describe; `fdlab predict` asks whether any of them
+# Which features fine-tune better. Rank, frequency and likeness describe; `fdlab rank` asks whether any of them
 # ranks models as fine-tuning does, and says so when there are too few models to tell.

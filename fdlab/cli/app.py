@@ -18,7 +18,7 @@ from fdlab.cli import (
     export,
     figures,
     inspect,
-    predict,
+    rank,
     recipes,
     report,
     runs,
@@ -40,7 +40,7 @@ VERBS = {
     "Start here": (demo.demo,),
     "Train": (train.pretrain, train.distill, train.finetune, sweep.sweep, runs.runs, recipes.recipes),
     "Measure": (trainability.trainability, inspect.inspect, export.export, inspect.explain, doctor.doctor),
-    "Read": (compare.compare, claims.claims, predict.predict, figures.figures, report.report),
+    "Read": (compare.compare, claims.claims, rank.rank, figures.figures, report.report),
 }
 for panel, verbs in VERBS.items():
     for verb in verbs:

@@ -7,7 +7,7 @@ label = "DINO"
 source = "dino_vitbase16_pretrain.pth"
 family = "contrastive"   # contrastive, masked, supervised, image-text, distilled, random, or a word of yours
 design = "plain"         # the architecture in a word
-score = 0.828            # a known fine-tuning accuracy, as a share (``fdlab predict``, claims)
+score = 0.828            # a known fine-tuning accuracy, as a share (``fdlab rank``, claims)
 
 [[model]]
 label = "DINO, distilled"
@@ -33,6 +33,7 @@ design = "student"
 group = "DINO, distilled"  # the seeds of one model; without it a model is its own group
 seed = 1                   # models of one seed are compared with each other
 pair_of = "DINO, seed 1"   # or one teacher for all seeds
+lineage = "SimCLR"         # what it is kin to, where pair_of does not say it; those that descend from it follow
 variant = ""               # what differs from the usual training ("no whitening"); claims name it
 
 What else a comparison needs follows from these keys (``roles.py``): a student of an untrained teacher is a distilled
@@ -66,6 +67,7 @@ class Member(BaseModel):
     pair_of: str = ""
     control: str = ""
     group: str = ""
+    lineage: str = ""
     seed: int | None = None
     score: float | None = Field(None, description="a known fine-tuning accuracy, as a share")
     heads: int | None = Field(None, ge=1, description="what the file does not say of the model, as the next four")

@@ -29,13 +29,14 @@ def tau_b(x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     >>> float(tau_b([1, 2, 3, 4], [1, 2, 4, 3]))
     0.6666666666666666
     """
-    a, b = _signs(np.asarray(x, dtype=np.float64)), _signs(np.asarray(y, dtype=np.float64))
+    a, b = signs(np.asarray(x, dtype=np.float64)), signs(np.asarray(y, dtype=np.float64))
     untied = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
     with np.errstate(invalid="ignore", divide="ignore"):
         return (a * b).sum(-1) / untied
 
 
-def _signs(x: Array) -> Array:
+def signs(x: Array) -> Array:
+    """The signs of the differences of all pairs i < j of the last axis: (..., n) -> (..., n (n - 1) / 2)."""
     first, second = np.triu_indices(x.shape[-1], 1)
     return np.sign(x[..., first] - x[..., second])
 
@@ -73,6 +74,18 @@ def smallest_p(n: int) -> float:
     return min(1.0, 2 / math.factorial(n))
 
 
+def fewest(tests: int) -> int:
+    """The fewest models (or lineages) of which a perfect ranking is significant after correction for so many tests.
+
+    >>> fewest(1), fewest(26)
+    (5, 7)
+    """
+    n = 2
+    while smallest_p(n) * tests > ALPHA:
+        n += 1
+    return n
+
+
 def interval(tau: float, n: int) -> tuple[float, float]:
     """95 % interval of the tau of the population that n models with this tau-b come from; NaN for n < 3.
 
@@ -102,10 +115,10 @@ def _simulated(n: int) -> tuple[Array, NDArray[np.float32]]:
     true = np.sin(np.linspace(-1, 1, 61) * np.pi / 2)  # denser towards the ends
     true[[0, -1]] = -0.9999, 0.9999
     r = np.sin(np.pi * true / 2)  # correlation of normal pairs with this tau
-    signs = _signs(x).astype(np.int8)
-    pairs = signs.shape[-1]
+    of_x = signs(x).astype(np.int8)
+    pairs = of_x.shape[-1]
     sampled = [
-        (signs * _signs(rho * x + math.sqrt(1 - rho * rho) * noise).astype(np.int8)).sum(-1, dtype=np.int32) / pairs
+        (of_x * signs(rho * x + math.sqrt(1 - rho * rho) * noise).astype(np.int8)).sum(-1, dtype=np.int32) / pairs
         for rho in r
     ]
     return true, np.array(sampled, dtype=np.float32)

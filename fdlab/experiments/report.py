@@ -67,7 +67,7 @@ def _write(
 ) -> dict[str, Any]:
     """Everything that follows from what was measured; ``again``: drawn anew even where nothing has changed."""
     from fdlab.report.folder import read_report
-    from fdlab.study.prediction import predict
+    from fdlab.study.ranking import rank
     from fdlab.study.verdicts import claims
 
     single, cohort = values(known), cohort_of(cells)
@@ -80,8 +80,8 @@ def _write(
     page = write_report(out, report, again=again)
     lines = [as_markdown(report)]
     if (table["metric"] == "best_accuracy").any():
-        predict(out, cohort=cohort, command=facts["command"])
-        lines.append(ranking(read_report(out / "predict")))
+        rank(out, cohort=cohort, command=facts["command"])
+        lines.append(ranking(read_report(out / "rank")))
     if (out / OTHERS / "table.csv").is_file():
         lines.append(as_section(read_report(out / OTHERS), OTHERS))
     write_text(out / "README.md", "\n".join([*lines, *limits_of(facts)]) + "\n")

@@ -127,7 +127,7 @@ def cohort_of(cells: Sequence[Cell], source: Callable[[Cell], str] = lambda cell
         pair = cell.teacher.label if cell.teacher else ""
         control = cell.control.label if cell != cell.control else ""
         names = {"label": cell.label, "source": source(cell), "family": cell.family, "design": cell.design}
-        members.append(Member(**names, pair_of=pair, control=control))
+        members.append(Member(**names, pair_of=pair, control=control, lineage=cell.kind))
     return Cohort(model=members)
 
 

@@ -98,10 +98,9 @@ def figure_lines(figure: str, report: Report, folder: str = "") -> list[str]:
 
 
 def ranking(report: Report) -> str:
-    """Which cheap measures order the models as their fine-tuning does: the report in ``predict/``, in short."""
-    lines = [f"## {figure_of('prediction', report).title}", "", *figure_lines("prediction", report, "predict/")]
-    last = "Models are means over seeds; students and teachers are related, not independent draws."
-    return "\n".join([*lines, last, ""])
+    """Which cheap measures order the models as their fine-tuning does: the report in ``rank/``, in short."""
+    lines = [f"## {figure_of('ranking', report).title}", "", *figure_lines("ranking", report, "rank/")]
+    return "\n".join([*lines, *(f"- {note}" for note in report.facts.notes), ""])
 
 
 def limits_of(facts: Mapping[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ LATE_METRICS = (
     *("distance", "distance_spread", "head_similarity", "head_similarity_shuffled", "entropy"),
     *("nmi", "nmi_shuffled", "r2_relative", "r2_absolute"),
 )
-NOT_MODELS = ("ruler", "curve", "predict")  # probes whose rows speak of no model of the report
+NOT_MODELS = ("ruler", "curve", "rank")  # probes whose rows speak of no model of the report
 BOUNDED = ("value", "low", "high")
 
 

@@ -18,7 +18,7 @@ CALLED = {
     "diagnose": "fdlab.study.diagnosis:diagnose",
     "compare": "fdlab.study.comparison:compare",
     "trainability": "fdlab.study.trainability:trainability",
-    "predict": "fdlab.study.prediction:predict",
+    "rank": "fdlab.study.ranking:rank",
     "sweep": "fdlab.study.sweep:sweep",
     "evaluate": "fdlab.study.evaluate:evaluate",
     "demo": "fdlab.experiments.demo:demo",
@@ -125,7 +125,7 @@ def test_a_path_between_two_models_has_no_control(what: str, control: bool, monk
              "overrides": {"optim.lr": 1, "data.source": "d", "data.test": "t"}, "workers": 5, "quiet": True},
         ),
         (
-            "predict r --with s --score knn --measures a,b --cohort c --blocks all --untrained -o o",
+            "rank r --with s --score knn --measures a,b --cohort c --blocks all --untrained -o o",
             (Path("r"), [Path("s")]),
             {"score": "knn", "measures": ["a", "b"], "cohort": Path("c"), "blocks": "all", "untrained": True,
              "out": Path("o")},

@@ -1,4 +1,4 @@
-"""``fdlab claims`` and ``fdlab predict`` as a user meets them, on simulated cohorts whose answers are known."""
+"""``fdlab claims`` and ``fdlab rank`` as a user meets them, on simulated cohorts whose answers are known."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_broken_claims_file_is_refused_and_nothing_is_written(
     assert sorted(path.name for path in report.iterdir()) == ["facts.json", "table.csv"]
 
 
-@pytest.mark.parametrize("verb", ["claims", "predict"])
+@pytest.mark.parametrize("verb", ["claims", "rank"])
 def test_a_report_that_is_none_or_says_too_little(
     fdlab: Callable[..., Done], report: Path, tmp_path: Path, verb: str
 ) -> None:
@@ -184,15 +184,14 @@ def test_a_report_that_is_none_or_says_too_little(
     assert "table.csv" in fdlab(verb, report, code=3).err
 
 
-def test_predict_prints_and_writes_known_rank_correlations(fdlab: Callable[..., Done], tmp_path: Path) -> None:
-    done = fdlab("predict", ranked(tmp_path / "six", 6))
+def test_rank_prints_and_writes_known_rank_correlations(fdlab: Callable[..., Done], tmp_path: Path) -> None:
+    done = fdlab("rank", ranked(tmp_path / "six", 6))
     lines = {line.split()[1]: line for line in done.out.splitlines() if len(line.split()) > 1}
     assert "+1.00 (" in lines["knn"]
     assert "-1.00 (" in lines["entropy"]
     p = 2 / factorial(6)  # one order of 720 and its reverse
-    assert f"{p:.2g}" in lines["knn"]
-    assert f"{2 * p:.2g}" in lines["knn"]  # Holm over two measures
-    page = tmp_path / "six" / "predict" / "index.html"
+    assert f"{2 * p:.2g}" in lines["knn"]  # corrected over two measures
+    page = tmp_path / "six" / "rank" / "index.html"
     assert f"Report: {page}" in done.out
     assert "The models by accuracy: m5 1; m4 0.9; m3 0.8;" in page.read_text()
     assert "Kendall" in page.read_text()
@@ -201,25 +200,25 @@ def test_predict_prints_and_writes_known_rank_correlations(fdlab: Callable[..., 
     assert taus.to_dict() == {"knn": 1.0, "entropy": -1.0}
 
 
-def test_predict_as_json_of_one_measure_into_another_folder(fdlab: Callable[..., Done], tmp_path: Path) -> None:
+def test_rank_as_json_of_one_measure_into_another_folder(fdlab: Callable[..., Done], tmp_path: Path) -> None:
     report = ranked(tmp_path / "six", 6)
-    asked: list[Any] = ["predict", report, "--measures", "knn", "-o", tmp_path / "out"]
+    asked: list[Any] = ["rank", report, "--measures", "knn", "-o", tmp_path / "out"]
     rows = json.loads(fdlab(*asked, "--json").out)
     assert {row["objective"] for row in rows if row["metric"] == "kendall_p_holm"} == {"knn"}
     p = next(row["value"] for row in rows if row["metric"] == "kendall_p_holm")
     assert p == pytest.approx(2 / factorial(6))  # chosen in advance: one measure, nothing to correct
     assert fdlab(*asked, "--quiet").out.strip() == str(tmp_path / "out" / "index.html")
-    assert not (report / "predict").exists()
+    assert not (report / "rank").exists()
 
 
-def test_predict_says_what_it_lacks(fdlab: Callable[..., Done], report: Path, tmp_path: Path) -> None:
-    four = fdlab("predict", ranked(tmp_path / "four", 4), "--measures", "knn")
-    assert "Five are the fewest." in four.out
+def test_rank_says_what_it_lacks(fdlab: Callable[..., Done], report: Path, tmp_path: Path) -> None:
+    four = fdlab("rank", ranked(tmp_path / "four", 4), "--measures", "knn")
+    assert "5 are the fewest" in four.out
     two = ranked(tmp_path / "two", 2)
-    assert "a ranking needs 3" in fdlab("predict", two, code=2).err
+    assert "a ranking needs 3" in fdlab("rank", two, code=2).err
     six = ranked(tmp_path / "six", 6)
-    assert "Did you mean 'knn'" in fdlab("predict", six, "--measures", "kn", code=2).err
-    assert "The score 'loss' is not" in fdlab("predict", six, "--score", "loss", code=2).err
+    assert "Did you mean 'knn'" in fdlab("rank", six, "--measures", "kn", code=2).err
+    assert "The score 'loss' is not" in fdlab("rank", six, "--score", "loss", code=2).err
     write_table(two / "table.csv", frame([{"model": "m0", "probe": "made", "metric": "knn", "value": 1.0}]))
-    assert "a ranking needs 3" in fdlab("predict", two, code=2).err
-    assert not (six / "predict").exists()
+    assert "a ranking needs 3" in fdlab("rank", two, code=2).err
+    assert not (six / "rank").exists()

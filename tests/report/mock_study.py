@@ -403,18 +403,17 @@ def two_way_rows() -> Iterable[dict[str, Any]]:
                 yield {**common, "metric": metric, "x": x, "unit": unit, "reference": effect, **bounds}
 
 
-def prediction_rows() -> Iterable[dict[str, Any]]:
-    """What ``fdlab predict`` writes: each model's score, and two measures against it."""
+def ranking_rows() -> Iterable[dict[str, Any]]:
+    """What ``fdlab rank`` writes: each model's score, and two measures against it over eight lineages and within."""
     for place, (model, (family, _)) in enumerate(TYPICAL.items()):
-        yield {"model": model, "family": family, "probe": "predict", "metric": "score", "value": 0.7 + place / 50}
+        yield {"model": model, "family": family, "probe": "rank", "metric": "score", "value": 0.7 + place / 50}
     for measure, tau, p in (("distance_spread", 0.9, 0.01), ("knn", -0.2, 0.6)):
-        same = {"probe": "predict", "objective": measure, "n": len(TYPICAL)}
+        same = {"probe": "rank", "objective": measure, "n": 8}
         yield {**same, "metric": "kendall_tau", "value": tau, "low": tau - 0.3, "high": min(1, tau + 0.3)}
-        for name in ("kendall_one_out", "kendall_family_out"):
-            yield {**same, "metric": name, "value": tau, "low": tau - 0.1, "high": min(1, tau + 0.1)}
-        yield from (
-            {**same, "metric": name, "value": p * k} for k, name in enumerate(("kendall_p", "kendall_p_holm"), 1)
-        )
+        yield {**same, "metric": "kendall_lineage_out", "value": tau, "low": tau - 0.1, "high": min(1, tau + 0.1)}
+        numbers = {"p": p, "p_holm": min(1, 4 * p), "within": -tau / 3, "concordant": 4, "discordant": 5}
+        numbers |= {"within_p": 0.8, "within_p_holm": 1.0}
+        yield from ({**same, "metric": f"kendall_{name}", "value": value} for name, value in numbers.items())
 
 
 def study_table() -> pd.DataFrame:
@@ -436,7 +435,7 @@ def study_table() -> pd.DataFrame:
             *attribution_rows(),
             *trainability_rows(),
             *two_way_rows(),
-            *prediction_rows(),
+            *ranking_rows(),
         ]
     )
 

@@ -20,7 +20,7 @@ from fdlab.errors import USAGE, FdlabError, nearest
 # in the order in which metrics are listed
 FILES = (
     *("attention", "evaluation", "features", "hessian", "sharpness"),
-    *("landscape", "attribution", "trainability", "predict"),
+    *("landscape", "attribution", "trainability", "rank"),
 )
 
 

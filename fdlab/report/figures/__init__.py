@@ -26,7 +26,7 @@ FIGURES = (
     *("features", "cka", "feature_spectrum"),
     *("eigenvalues", "hessian_spectrum", "hessian_blocks", "max_eigenvalues"),
     *("landscape_line", "landscape_plane", "interpolation", "sharpness", "noise", "reparametrisation"),
-    *("two_way", "trainability", "prediction", "finetune", "teacher", "teacher_blocks"),
+    *("two_way", "trainability", "ranking", "finetune", "teacher", "teacher_blocks"),
     "curves",
 )
 
