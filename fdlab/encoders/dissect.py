@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from fdlab.encoders import inference
 from fdlab.encoders.anatomy import COMPLETE, Anatomy, Layout, Order
 from fdlab.encoders.encoder import activation_name
-from fdlab.encoders.knockout import KnockOut, remixed
+from fdlab.encoders.knockout import KnockOut, Verdict, remixed
+from fdlab.encoders.local import Local
 from fdlab.encoders.subject import Subject, sides
 from fdlab.encoders.witness import Pass, witnessed
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
@@ -37,8 +38,8 @@ class Dissection(Subject):
         if where == "forward_features" and isinstance(getattr(module, "norm", None), nn.Module):
             norm = "norm"
         anatomy = Anatomy(tuple(blocks), where, order, norm, self.forward, live=self.live)
-        prefix, kinds, grid, last, why = self._places(anatomy, shape, bool(calls))
-        attention, layouts, heads = self._judged(done, blocks, why, grid, prefix)
+        prefix, kinds, grid, last, verdict = self._places(anatomy, shape, bool(calls))
+        attention, layouts, heads = self._judged(done, blocks, verdict, grid, prefix)
         anatomy = replace(
             anatomy,
             calls=len(layouts) if layouts else 0,
@@ -61,6 +62,7 @@ class Dissection(Subject):
             "grid": grid, "prefix_tokens": prefix, "prefix_kinds": kinds,
             "norm_eps": float(norms[0].eps) if norms else 0.0, "activation": acts[0] if acts else "",
             "classes": self._classes(done, blocks),
+            "windows": tuple(p.grid for p in layouts) if layouts and any(p.windows > 1 for p in layouts) else (),
         }  # fmt: skip
         return anatomy, fields, done.trace
 
@@ -168,14 +170,14 @@ class Dissection(Subject):
 
     def _places(
         self, anatomy: Anatomy, shape: tuple[int, int, int], attends: bool
-    ) -> tuple[int, tuple[str, ...], tuple[int, int], bool, str]:
-        """Prefix, its kinds, the grid, whether the prefix stands last, and why attention is refused (or nothing)."""
+    ) -> tuple[int, tuple[str, ...], tuple[int, int], bool, Verdict]:
+        """Prefix, its kinds, the grid, whether the prefix stands last, and the proof's verdict."""
         given = self.prefix if self.prefix is None or isinstance(self.prefix, int) else len(self.prefix)
         hint = self.grid or self.map or self._embedded_grid()
         if not attends:
             placed = inference.grid_for(shape[1], self.size, given, hint)
             prefix, grid = placed if placed else self._no_grid(shape[1])
-            return prefix, self._kinds(prefix), grid, False, ""
+            return prefix, self._kinds(prefix), grid, False, Verdict()
         knock = KnockOut(self.module, lambda images: anatomy.read_tokens(self.module, images), self.noise(1))
         still, last = knock.prefix()
         placed = inference.grid_for(shape[1], self.size, still if given is None and still else given, hint)
@@ -187,7 +189,7 @@ class Dissection(Subject):
         )
         if not self.check:
             self.assumed.append("unchecked: check=False")
-            return prefix, self._kinds(prefix), grid, last, ""
+            return prefix, self._kinds(prefix), grid, last, Verdict()
         verdict = knock.judge(grid, prefix, last)
         if verdict.disorder:
             raise FdlabError(
@@ -195,7 +197,7 @@ class Dissection(Subject):
             )
         if not verdict.why:
             self.said.append("attention proved complete: with every map taken out, one patch moves one token alone")
-        return prefix, self._kinds(prefix), grid, last, verdict.why
+        return prefix, self._kinds(prefix), grid, last, verdict
 
     def _embedded_grid(self) -> tuple[int, int] | None:
         patch, _ = inference.patch_embedding(self.module, self.channels)
@@ -215,28 +217,41 @@ class Dissection(Subject):
         return inference.prefix_kinds(self.module, prefix)
 
     def _judged(
-        self, done: Pass, blocks: list[str], why: str, grid: tuple[int, int], prefix: int
+        self, done: Pass, blocks: list[str], verdict: Verdict, grid: tuple[int, int], prefix: int
     ) -> tuple[str, tuple[Layout, ...] | None, tuple[int, ...]]:
-        """The verdict on attention, with the layout and heads of every call where it is complete."""
+        """What is said of the attention, with the layout and heads of every call where it is complete."""
         calls = [call for call in done.calls if call.square]
         if not calls:
             return _without(done), None, ()
-        why = remixed(calls) or why
-        cell = (self.size[0] // grid[0], self.size[1] // grid[1])
-        layouts, heads = [], []
-        for call in calls:
-            images, many = _batched(call.shape, 2)
-            if why:
-                break
-            if images != 2 or call.keys not in (grid[0] * grid[1], grid[0] * grid[1] + prefix):
-                why = f"{call.owner} attends within {images // 2} x {call.keys} tokens, windows of an unknown place"
-            elif len(calls) != len(blocks):
-                why = f"{len(calls)} attentions in {len(blocks)} blocks: a block runs more than once"
-            layouts.append(Layout(grid, cell))
-            heads.append(many)
+        why = remixed(calls) or ("" if verdict.leak else verdict.why)
+        if not why and len(calls) != len(blocks):
+            why = f"{len(calls)} attentions in {len(blocks)} blocks: a block runs more than once"
         if why:
             return f"refused: {why}", None, ()
-        return COMPLETE, tuple(layouts), tuple(heads)
+        cell = (self.size[0] // grid[0], self.size[1] // grid[1])
+        both = [_batched(call.shape, 2) for call in calls]
+        heads = tuple(many for _, many in both)
+        whole = (grid[0] * grid[1], grid[0] * grid[1] + prefix)
+        if not verdict.leak and all(
+            images == 2 and call.keys in whole for call, (images, _) in zip(calls, both, strict=True)
+        ):
+            return COMPLETE, (Layout(grid, cell),) * len(calls), heads
+        local = Local(self.module, self.run, self.noise(1), prefix)
+        if verdict.leak and (why := local.stray()):
+            return f"refused: {why}", None, ()
+        layouts: list[Layout] = []
+        for call in local.calls:
+            why, layout = local.place(call, self.size)
+            if layout is None:
+                return f"refused: {verdict.why if verdict.leak and not _overlaps(self.module) else why}", None, ()
+            layouts.append(layout)
+        if verdict.leak:
+            self.assumed.append(
+                "attention proved complete block by block; convolutions or pooling mix tokens between them"
+            )
+        else:
+            self.said.append("windows: found by redrawing positions of each block's input")
+        return COMPLETE, tuple(layouts), heads
 
     def _projections(self, blocks: list[str], heads: tuple[int, ...]) -> tuple[str, ...] | None:
         """None where every block has timm's ``attn.proj``, which takes heads side by side; else nothing is known."""
@@ -255,6 +270,15 @@ class Dissection(Subject):
             return 0
         layer = self.module.get_submodule(linear[-1])
         return shape[1] if layer.out_features == shape[1] else 0
+
+
+def _overlaps(module: nn.Module) -> bool:
+    """Whether convolutions or pooling mix neighbours."""
+    kinds = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+    return any(
+        isinstance(part, kinds) or (isinstance(part, nn.Conv2d) and tuple(part.kernel_size) > tuple(part.stride))
+        for part in module.modules()
+    )
 
 
 def _without(done: Pass) -> str:

@@ -26,6 +26,7 @@ class Verdict:
     prefix: int | None = None  # tokens that no image changes
     prefix_last: bool = False
     disorder: str = ""
+    leak: bool = False  # something mixes tokens, and nothing names it: convolutions, or attention without a map
 
 
 class KnockOut:
@@ -97,7 +98,8 @@ class KnockOut:
                 return Verdict(
                     disorder=f"Patch ({row}, {column}) is token {moved[0] - first}, not {row * columns + column}."
                 )
-            return Verdict(self._leak(grid, row, column, len(moved)))
+            why = self._leak(grid, row, column, len(moved))
+            return Verdict(why, leak="without a map" in why and not self.base.foreign)
         return Verdict()
 
     def _leak(self, grid: tuple[int, int], row: int, column: int, moved: int) -> str:
@@ -108,9 +110,6 @@ class KnockOut:
         if pooled:
             call = pooled[0]
             return f"{call.owner}: keys are pooled ({call.queries} queries, {call.keys} keys)"
-        first = self.base.calls[0] if self.base.calls else None
-        if first is not None and first.square and first.shape[0] == 1 and first.keys < grid[0] * grid[1]:
-            return _between_channels(first)
         if self.base.foreign:
             owner, name = self.base.foreign[0]
             return f"{owner} mixes tokens without a map that fdlab sees: op {name}"
@@ -145,7 +144,7 @@ def axes(base: list[Seen], other: list[Seen]) -> str:
 
 
 def _between_channels(call: Seen) -> str:
-    return f"{call.owner} attends between channels ({call.queries} x {call.keys}), not between tokens"
+    return f"{call.owner or 'it'} attends between channels ({call.queries} x {call.keys}), not between tokens"
 
 
 def remixed(calls: list[Seen]) -> str:

@@ -56,6 +56,11 @@ class Seen:
         return self.queries == self.keys > 1
 
     @property
+    def around(self) -> str:
+        """The module that holds its owner: products and softmax may be in different parts of one attention."""
+        return self.owner.rpartition(".")[0]
+
+    @property
     def owner(self) -> str:
         return self.stack[-1] if self.stack else ""
 
@@ -84,7 +89,7 @@ class Witness(TorchDispatchMode):
         self._maps: dict[int, tuple[Tensor, Tensor, Seen]] = {}  # id -> (that tensor, the softmax's result, its call)
         self.unread: list[str] = []
         self._made = WeakIdKeyDictionary()  # what the operations made, and whether it depends on the image
-        self._empty: set[int] = set()  # storages that were made without values and not written since
+        self._empty: dict[int, Any] = {}  # storages that were made without values and not written since, kept alive
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -169,17 +174,20 @@ class Witness(TorchDispatchMode):
     def _written(self, func: Any, name: str, tensors: list[Tensor], out: Any) -> None:
         short = name.split("::")[-1]
         if short in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"):
-            self._empty.add(out.untyped_storage()._cdata)
+            self._empty[out.untyped_storage()._cdata] = out.untyped_storage()
             return
-        inputs = {tensor.untyped_storage()._cdata for tensor in tensors}
-        if any(argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments):
-            self._empty -= inputs
-        elif (short not in _SAME or short in ("clone", "_to_copy", "copy")) and inputs & self._empty:
+        read = [place for tensor in tensors if (place := tensor.untyped_storage()._cdata) in self._empty]
+        if not read:
+            return
+        writes = any(
+            argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments
+        )
+        if not writes and short in _SAME and short not in ("clone", "_to_copy", "copy"):
+            return  # a view of it
+        if not writes:
             self.foreign.append((self.stack[-1] if self.stack else "", "a kernel that torch does not see"))
-            self._empty -= inputs
-        for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, Tensor) and (place := tensor.untyped_storage()._cdata) not in inputs:
-                self._empty.discard(place)
+        for place in read:
+            self._empty.pop(place, None)
 
 
 def _is_map(operand: Tensor, result: Tensor) -> bool:

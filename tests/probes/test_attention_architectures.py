@@ -112,8 +112,9 @@ def test_plain(name: str) -> None:
 def test_class_attention_is_named() -> None:
     model = small("cait_xxs24_224", {})
     record = measure_attention(Encoder.wrap(model), pictures(model), label="cait")
-    assert len(record.manifest["not_measured"]) == 2
-    assert all("blocks_token_only" in text and "1 queries" in text for text in record.manifest["not_measured"])
+    said = record.manifest["not_measured"]
+    assert len(said) == 3 and "its map is changed after the softmax" in said[0]  # its heads are mixed behind it
+    assert all("blocks_token_only" in text and "1 queries" in text for text in said[1:])
 
 
 @pytest.mark.parametrize("name", WINDOWS)
