@@ -22,9 +22,10 @@ def optimizer_groups(module: nn.ModuleDict, settings: OptimSettings) -> list[dic
 
     The scale is ``layer_decay`` to the power of the distance from the head: 0 for the head, 1 for the last
     block, L for the first of L blocks, L + 1 for the stem; what belongs to no block and not to the stem (final
-    norm, a bias table shared by the blocks) goes with the last block. Counted from the names, so that every
-    design gets the same scales. No weight decay on vectors (norms, biases, layer scales), on position and
-    bias tables, or on tokens.
+    norm, a bias table shared by the blocks) goes with the last block. In a Swin the merging of patches goes with the
+    block before it and the final norm with the head (``get_swin_layer`` of SwinTransformer/Feature-Distillation).
+    Counted from the names, so that every design gets the same scales. No weight decay on vectors (norms, biases,
+    layer scales), on position and bias tables, or on tokens.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for part_name, part in module.items():
@@ -46,22 +47,26 @@ def optimizer_groups(module: nn.ModuleDict, settings: OptimSettings) -> list[dic
 def levels_below_head(name: str, depth: int, starts: Mapping[str, int] | None = None) -> int:
     """How many levels an encoder's parameter stands below the head; see ``optimizer_groups``.
 
-    ``starts``: the number of the first block of each stage; what else a stage has (its downsampling) goes
-    with that block.
+    ``starts``: the number of the first block of each stage of a Swin. timm merges patches before a stage's blocks,
+    the official code behind those of the stage before; the weights are the same and go with the block before.
 
     >>> levels_below_head("blocks.11.mlp.fc1.weight", 12), levels_below_head("blocks.0.norm1.weight", 12)
     (1, 12)
     >>> levels_below_head("patch_embed.proj.weight", 12), levels_below_head("norm.weight", 12)
     (13, 1)
+    >>> starts = {"layers.0": 0, "layers.1": 2, "layers.2": 4, "layers.3": 10}
+    >>> [levels_below_head(f"layers.2.{name}", 12, starts) for name in ("downsample.norm.bias", "blocks.0.norm1.bias")]
+    [9, 8]
     """
     for stage, first in (starts or {}).items():
         if name.startswith(f"{stage}."):
             block = re.match(r"blocks\.(\d+)\.", name.removeprefix(f"{stage}."))
-            return depth - first - (int(block[1]) if block else 0)
+            return depth - first - int(block[1]) if block else depth - first + 1
     block = re.match(r"blocks\.(\d+)\.", name)
     if block:
         return depth - int(block[1])
-    return depth + 1 if name.startswith(STEM) else 1
+    rest = 0 if starts else 1
+    return depth + 1 if name.startswith(STEM) else rest
 
 
 def _first_blocks(module: nn.Module) -> dict[str, int]:

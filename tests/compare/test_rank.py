@@ -39,7 +39,9 @@ def cohort(n: int, **changes: Any) -> Cohort:
     )
 
 
-def known(group: Cohort, measures: Mapping[str, list[float]], extra: list[dict[str, Any]] | None = None) -> Evidence:
+def known(
+    group: Cohort, measures: Mapping[str, Sequence[float]], extra: list[dict[str, Any]] | None = None
+) -> Evidence:
     rows = [
         {"model": member.label, "probe": "features", "metric": metric, "value": value, "seed": 0}
         for metric, values in measures.items()
@@ -82,7 +84,8 @@ def test_too_few_models_is_said_plainly() -> None:
 
 def kin(sizes: Sequence[int], scores: Sequence[float]) -> Cohort:
     """Lineages of these sizes: a founder, and models distilled from the one before; all of family "distilled"."""
-    model, place = [], 0
+    model: list[Member] = []
+    place = 0
     for lineage, size in enumerate(sizes):
         for i in range(size):
             parent = f"{lineage}.{i - 1}" if i else ""

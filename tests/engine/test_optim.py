@@ -81,3 +81,30 @@ def test_every_design_gets_the_same_scales_and_no_table_is_decayed(position: str
             assert scale == pytest.approx(0.8)
         if "bias_table" in name or "pos_embed" in name:
             assert decay == 0
+
+
+def test_a_swins_layers_have_the_official_levels() -> None:
+    """By hand for depths (2, 2, 6, 2): of ids 0 to 13 a block has its number + 1, merging that of the block before."""
+    design = Design(32, 2, 8, 12, 1, position="block_bias", init="timm", stages=(2, 2, 6, 2), window=4)
+    module = nn.ModuleDict({"encoder": build(design, seed=0), "head": nn.Linear(64, 4)})
+    groups = optimizer_groups(module, OptimSettings(layer_decay=0.8, weight_decay=0.1))
+    scale = {id(p): g["lr_scale"] for g in groups for p in g["params"]}
+    ids = {
+        "patch_embed.proj.weight": 0,
+        "patch_embed.norm.weight": 0,
+        "layers.0.blocks.0.attn.qkv.weight": 1,
+        "layers.0.blocks.1.mlp.fc1.weight": 2,
+        "layers.1.downsample.reduction.weight": 2,
+        "layers.1.downsample.norm.bias": 2,
+        "layers.1.blocks.0.norm1.weight": 3,
+        "layers.2.downsample.reduction.weight": 4,
+        "layers.2.blocks.5.attn.qkv.weight": 10,
+        "layers.3.downsample.norm.weight": 10,
+        "layers.3.blocks.0.attn.qkv.weight": 11,
+        "layers.3.blocks.1.attn.qkv.weight": 12,
+        "norm.weight": 13,
+    }
+    parameters = dict(module["encoder"].named_parameters())
+    found = {name: scale[id(parameters[name])] for name in ids}
+    assert found == {name: pytest.approx(0.8 ** (13 - number)) for name, number in ids.items()}
+    assert scale[id(module["head"].weight)] == 1
