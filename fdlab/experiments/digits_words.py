@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from fdlab.compare.significance import ALPHA, beyond, holm, mean_of_units, weighted_sum
 from fdlab.experiments.digits import CELLS, MASKED, SAME_DESIGN, SIZE, STUDENT, TEACHER
 from fdlab.experiments.words import signed
 from fdlab.records.estimate import Estimate
-from fdlab.records.intervals import paired_difference_interval, proportion_interval, t_interval
+from fdlab.records.intervals import paired_difference_interval, proportion_interval
 from fdlab.records.means import late
 from fdlab.records.store import Record
 
@@ -75,7 +77,7 @@ def notes_over_seeds(
 
     def change(metric: str, first: str, second: str) -> Estimate:
         means = [[float(late(seed[label].arrays[metric]).mean()) for label in (first, second)] for seed in models]
-        return t_interval([mean - other for mean, other in means])
+        return mean_of_units([mean - other for mean, other in means])
 
     rulers = [(f"at seed {seed['seed']}", seed["ruler_accuracy"]) for seed in facts]
     weak = [(f"{label} {where}", accuracy) for where, shares in rulers for label, accuracy in shares.items()]
@@ -98,40 +100,35 @@ def _contrasts(unit: str, change: Callable[[str, str, str], Estimate]) -> list[s
 
 
 def _signed(change: Estimate, form: str = "+.2f", scale: float = 1.0) -> str:
-    return signed(change, form, scale, "" if _separated(change) else ", not separated from 0")
+    clear = change.low > 0 or change.high < 0
+    return signed(change, form, scale, "" if clear else ", not clear")
 
 
-def _separated(change: Estimate) -> bool:
-    """Whether the interval leaves out 0."""
-    return bool(change.low > 0 or change.high < 0)
-
-
-def _pairs(separated: Callable[[str, str], bool]) -> str:
-    """The pairs of trained models that are told apart, as words; empty where there is none."""
-    return "; ".join(f"{a} and {b}" for a, b in combinations((cell.label for cell in TRAINED), 2) if separated(a, b))
+def _order(difference: Callable[[str, str], tuple[Estimate, float]]) -> str:
+    """Which trained models differ after Holm's correction over their pairs; with degrees of freedom."""
+    pairs = list(combinations((cell.label for cell in TRAINED), 2))
+    found = [difference(a, b) for a, b in pairs]
+    ps = [min(beyond(change, 0.0, above=side, freedom=freedom) for side in (True, False)) for change, freedom in found]
+    apart = [f"{a} and {b}" for (a, b), p in zip(pairs, holm(ps), strict=True) if p <= ALPHA]
+    if apart:
+        return f"after correction for {len(pairs)} pairs these differ: {'; '.join(apart)}"
+    return f"after correction for {len(pairs)} pairs no two of the trained starts differ clearly"
 
 
 def _accuracies(counts: Mapping[str, tuple[int, int]]) -> str:
     spans = {label: proportion_interval(correct, count) for label, (correct, count) in counts.items()}
-    apart = _pairs(lambda a, b: spans[a].high < spans[b].low or spans[b].high < spans[a].low)
     values = ", ".join(f"{label} {100 * span.value:.1f}" for label, span in spans.items())
-    verdict = "the trained starts are not separated from each other by their 95 % intervals"
-    if apart:
-        verdict = f"separated by their 95 % intervals: {apart}"
-    return f"Fine-tuned test accuracy in per cent: {values}; {verdict} (one seed)."
+    order = _order(lambda a, b: (weighted_sum([(1.0, spans[a]), (-1.0, spans[b])]), math.inf))
+    return f"Fine-tuned test accuracy in per cent: {values}; {order} (one seed)."
 
 
 def _accuracies_over_seeds(values: Mapping[str, Sequence[float]]) -> str:
     def gain(label: str, other: str) -> Estimate:
-        return t_interval(np.subtract(values[label], values[other]))
+        return mean_of_units(np.subtract(values[label], values[other]))
 
     shown = ", ".join(f"{label} {' / '.join(f'{100 * v:.1f}' for v in each)}" for label, each in values.items())
     gains = [f"{cell.label} {_signed(gain(cell.label, cell.control.label), '+.1f', 100)}" for cell in TRAINED]
-    apart = _pairs(lambda a, b: _separated(gain(a, b)))
-    count = len(TRAINED) * (len(TRAINED) - 1) // 2
-    order = "no two of the trained starts are separated over the seeds"
-    if apart:
-        order = f"separated over the seeds, uncorrected for {count} pairs: {apart}"
+    order = _order(lambda a, b: (gain(a, b), len(values[a]) - 1))
     return (
         f"Fine-tuned test accuracy in per cent, seed by seed: {shown}. Points above the random start of the same "
         f"design: {', '.join(gains)}; {order}."

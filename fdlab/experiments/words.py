@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from fdlab.compare.two_way import EFFECTS
 from fdlab.records.estimate import Estimate
 from fdlab.records.table import markdown_lines
 from fdlab.report.figures import figure_of
@@ -14,35 +15,28 @@ from fdlab.report.report import Report
 
 
 def two_way_notes(table: pd.DataFrame) -> list[str]:
-    """One sentence an effect: in how many measures its interval leaves out 0, and in which direction by kind."""
-    from fdlab.report.figures.two_way import effects as of_groups
-    from fdlab.report.figures.two_way import title_of
+    """One sentence an effect: what of it survives the correction over the whole table, by kind and direction."""
+    from fdlab.report.figures.two_way import SAID, effects, surviving
 
-    rows, notes = of_groups(table), []
-    for effect in ("design", "distillation", "interaction"):
-        kept = rows[(rows["reference"] == effect) & rows["low"].notna()]
+    rows, notes = effects(table), []
+    clear = list(surviving(table))
+    for effect in EFFECTS:
+        tested = int((rows["reference"] == effect).sum() and rows[rows["reference"] == effect]["holm"].notna().sum())
+        if not tested:
+            continue
+        mine = [(kind, title, row) for name, kind, title, row in clear if name == effect]
         parts = []
-        for kind, group in kept.groupby("model", sort=False):
-            moved = [("", "higher ", "lower ")[sign(row)] + title_of(row) for _, row in group.iterrows() if sign(row)]
-            parts += [f"{kind}: {', '.join(moved)}"] if moved else []
-        if len(kept):
-            count = sum(bool(sign(row)) for _, row in kept.iterrows())
-            notes.append(
-                f"Effect of the {effect}, told from 0 in {count} of {len(kept)} measures and kinds (about "
-                f"{max(1, round(len(kept) / 20))} would be by chance): {'; '.join(parts) or 'nowhere'}."
-            )
+        for kind in dict.fromkeys(kind for kind, *_ in mine):
+            moved = [
+                f"{'higher' if row['value'] > 0 else 'lower'} {title}" for other, title, row in mine if other == kind
+            ]
+            parts.append(f"{kind}: {', '.join(moved)}")
+        said = SAID[effect]
+        notes.append(
+            f"{said[:1].upper()}{said[1:]}: {len(mine)} of {tested} measures and kinds survive the correction"
+            f"{': ' + '; '.join(parts) if parts else ''}."
+        )
     return notes
-
-
-def sign(row: Mapping[str, Any] | pd.Series) -> int:
-    """1 or -1 where the interval leaves out 0, else 0 (also without interval)."""
-    if pd.isna(row["low"]):
-        return 0
-    return 1 if row["low"] > 0 else -1 if row["high"] < 0 else 0
-
-
-def _estimate(row: Mapping[str, Any] | pd.Series) -> Estimate:
-    return Estimate(row["value"], row["low"], row["high"])
 
 
 def signed(change: Estimate, form: str = "+.3g", scale: float = 1.0, remark: str = "") -> str:
@@ -70,7 +64,9 @@ def as_markdown(report: Report) -> str:
         subject = figure_of(figure, report)
         if subject.present:
             lines += ["", f"## {subject.title}", "", *figure_lines(figure, report), *markdown_lines(subject.numbers())]
-    return "\n".join([*lines, "", "An interval is a 95 % t-interval over seeds; * leaves out 0.", ""])
+    return "\n".join(
+        [*lines, "", "An interval is a 95 % t-interval over seeds; * survives Holm's correction over all effects.", ""]
+    )
 
 
 def opening(facts: Mapping[str, Any], origin: str) -> list[str]:

@@ -61,7 +61,7 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 # Probes whose rows speak of groups of models, and of effects, not of models.
-OF_GROUPS = ("two_way",)
+OF_GROUPS = ("two_way", "two_way_seeds", "two_way_holm")
 
 
 def values(table: pd.DataFrame) -> pd.DataFrame:

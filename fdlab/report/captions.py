@@ -12,15 +12,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from fdlab.records.estimate import Estimate
-from fdlab.report.numbers import show
+from fdlab.report.numbers import show, signed
 from fdlab.report.report import Report
 
 Caption = tuple[str, str, str, str]
 
 ONE_SEED = "the intervals do not hold the scatter between training seeds"
-SEVERAL_SEEDS = (
-    "values are means over seeds, and their bounds the lowest and highest of any seed, no interval over seeds"
-)
+SEVERAL_SEEDS = "values are means over trainings (seeds) with 95 % t-intervals over them"
 OTHER_DESIGN = "these two differ in architecture too, so their difference is not the training's alone"
 
 
@@ -100,35 +98,40 @@ def pair(report: Report, names: Sequence[str]) -> tuple[str, str] | None:
     return (real[0], control) if real and control is not None else None
 
 
-def separated(first: Estimate, second: Estimate) -> bool | None:
-    """Whether two intervals do not overlap; None where one of them is unknown.
+def verdict(change: Estimate, how: str, metric: str, names: tuple[str, str]) -> str:
+    """What the difference of two models (the second minus the first) allows one to say.
 
-    Stricter than a test of the difference: separate intervals mean a difference, overlapping ones may
-    still hide one that a paired comparison finds.
+    >>> verdict(Estimate(0.2, 0.1, 0.3), "on the same images", "nmi", ("A", "B"))
+    'B minus A is +0.20 (+0.10 to +0.30), on the same images'
+    >>> verdict(Estimate(0.2, -0.1, 0.5), "on the same images", "nmi", ("A", "B"))
+    'no clear difference, B minus A is +0.20 (-0.10 to +0.50), on the same images'
     """
-    if not (first.bounded and second.bounded):
-        return None
-    return first.high < second.low or second.high < first.low
-
-
-def verdict(first: Estimate, second: Estimate) -> str:
-    """What the two intervals allow one to say."""
-    apart = separated(first, second)
-    if apart is None:
-        return "without intervals for both, nothing is said about their order"
-    return "the intervals are separate" if apart else "not separated, the intervals overlap"
+    if not change.bounded:
+        return "without an interval of their difference, nothing is said about their order"
+    clear = not change.low <= 0 <= change.high
+    said = f"{names[1]} minus {names[0]} is {signed(metric, change)}, {how}"
+    return said if clear else f"no clear difference, {said}"
 
 
 def compared(
-    quantity: str, metric: str, values: tuple[Estimate, Estimate], names: tuple[str, str], where: str = ""
+    quantity: str,
+    metric: str,
+    values: tuple[Estimate, Estimate],
+    names: tuple[str, str],
+    difference: tuple[Estimate, str],
+    where: str = "",
 ) -> str:
-    """``In blocks 3 to 4, the spread ... is 1.6 px (1.5 to 1.7) in A and 0.5 px (...) in B: ...``"""
+    """``In blocks 3 to 4, the spread ... is 1.6 px (1.5 to 1.7) in A and 0.5 px (...) in B: B minus A is ...``
+
+    Args:
+        difference: of the second minus the first, and what its interval is over: ``Report.difference``.
+    """
     opening = f"In {where}, the {quantity}" if where else f"The {quantity}"
     unknown = [name for name, value in zip(names, values, strict=True) if not value.known]
     if unknown:
         return f"{opening} is undefined for {listed(unknown)}, so {names[0]} and {names[1]} are not compared."
     first, second = (show(value, metric, unit=True) for value in values)
-    return f"{opening} is {first} in {names[0]} and {second} in {names[1]}: {verdict(*values)}."
+    return f"{opening} is {first} in {names[0]} and {second} in {names[1]}: {verdict(*difference, metric, names)}."
 
 
 def late_comparison(report: Report, metric: str, quantity: str, probe: str = "attention") -> str:
@@ -142,7 +145,8 @@ def late_comparison(report: Report, metric: str, quantity: str, probe: str = "at
     first, second = (report.late_blocks(metric, name, probe) for name in chosen)
     where = first if first == second else f"{first} and {second}"
     values = (report.late_mean(metric, chosen[0], probe), report.late_mean(metric, chosen[1], probe))
-    return compared(quantity, metric, values, chosen, where)
+    difference = report.difference(*chosen, metric, probe, late=True)
+    return compared(quantity, metric, values, chosen, difference, where)
 
 
 def other_design(report: Report, names: Sequence[str]) -> bool:

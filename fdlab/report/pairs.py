@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import pandas as pd
 
 from fdlab.compare.paired import NOT_COMPARABLE
+from fdlab.compare.significance import ALPHA, beyond, holm
 from fdlab.records.estimate import Estimate
 from fdlab.records.means import rows_of
 from fdlab.records.metrics import METRICS
@@ -50,17 +52,23 @@ def changes(table: pd.DataFrame) -> Iterator[Change]:
 
 
 def pairwise(report: Report) -> pd.DataFrame:
-    """One row a model, reference and metric: columns model, minus, metric, difference, verdict (text)."""
+    """One row a model, reference and metric: columns model, minus, metric, difference, verdict (text).
+
+    "higher" and "lower" survive Holm's correction over all rows.
+    """
     place = {name: number for number, name in enumerate(report.models)}
     known = [change for change in changes(report.table) if change.value.known]
     known.sort(key=lambda change: (place.get(change.reference, len(place)), place.get(change.model, len(place))))
+    adjusted = iter(holm([_p(change.value) for change in known if change.comparable]))
     lines = [
         {
             "model": change.model,
             "minus": change.reference,
             "metric": f"{_label(change.metric)}{', late blocks' if change.late else ''}",
             "difference": signed(change.metric, change.value) if change.comparable else "–",
-            "verdict": _verdict(change.value) if change.comparable else "not comparable (pixels of different grids)",
+            "verdict": _verdict(change.value, next(adjusted))
+            if change.comparable
+            else "not comparable (pixels of different grids)",
         }
         for change in known
     ]
@@ -71,7 +79,15 @@ def _label(metric: str) -> str:
     return METRICS[metric].label if metric in METRICS else metric
 
 
-def _verdict(change: Estimate) -> str:
+def _p(change: Estimate) -> float:
+    """Two-sided p of no difference, in agreement with the interval."""
+    freedom = max(change.n - 1, 1) if change.n else math.inf
+    return min(beyond(change, 0.0, above=side, freedom=freedom) for side in (True, False))
+
+
+def _verdict(change: Estimate, adjusted: float) -> str:
+    """``adjusted``: the p after Holm's correction over all rows of the table."""
     if not change.bounded or change.low <= 0 <= change.high:
-        return "not separated"
-    return "higher" if change.value > 0 else "lower"
+        return "no clear difference"
+    word = "higher" if change.value > 0 else "lower"
+    return word if adjusted <= ALPHA else f"{word}, but not after correction"

@@ -2,8 +2,8 @@
 
 No statistic is computed here. A mean over blocks or heads is taken of the values and, separately, of
 their bounds: the half-width of a mean is never larger than the mean of the half-widths, so the interval
-is on the safe side. Where a table holds several seeds, the value is their mean and the interval reaches
-from the lowest to the highest bound of any seed.
+is on the safe side. Where a table holds several seeds, the value is their mean and the interval is Student's t over
+the seeds' values; it then holds the scatter of trainings, and that of images as far as these are drawn anew.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fdlab.compare.significance import mean_of_units, weighted_sum
 from fdlab.records.estimate import UNKNOWN, Estimate
+from fdlab.records.intervals import t_interval
 from fdlab.records.means import rows_of
-from fdlab.records.table import is_value, values
+from fdlab.records.table import differences, is_value, values
 from fdlab.report.facts import Facts
 
 LATE_METRICS = (
@@ -121,6 +123,38 @@ class Report:
         """The mean over the last half of the blocks (and all heads) of a metric."""
         return estimate(rows_of(self.of(model, probe, metric)))
 
+    def difference(
+        self, first: str, second: str, metric: str, probe: str, *, late: bool = False
+    ) -> tuple[Estimate, str]:
+        """The second model minus the first, and in words what its interval is over; unknown where neither is measured.
+
+        Of the seeds that both have, where there are several: Student's t of the differences within seeds. With one seed
+        the paired difference over the same images, where the table has it; else two intervals taken as independent.
+        """
+        rows = [self.of(name, probe, metric) for name in (first, second)]
+        kept = [rows_of(found) if late else found[found["block"].isna()] for found in rows]
+        means = [found["value"].groupby(_seed(found)).mean().dropna() for found in kept]
+        common = means[0].index.intersection(means[1].index)
+        if len(common) > 1:
+            change = mean_of_units((means[1][common] - means[0][common]).to_numpy(float))
+            return change, f"over {len(common)} trainings each"
+        paired = self._paired(first, second, metric, probe)
+        if paired is not None:
+            return paired, "on the same images"
+        change = weighted_sum([(1.0, estimate(kept[1])), (-1.0, estimate(kept[0]))])
+        return change, "two intervals taken as independent"
+
+    def _paired(self, first: str, second: str, metric: str, probe: str) -> Estimate | None:
+        """The table's own difference of two models over the same images, as second minus first."""
+        found = differences(self.table)
+        found = found[(found["probe"] == probe) & (found["metric"] == metric) & found["block"].isna()]
+        for model, reference, sign in ((second, first, 1.0), (first, second, -1.0)):
+            rows = found[(found["model"] == model) & (found["reference"] == reference)]
+            if len(rows):
+                one = estimate(rows)
+                return one if sign > 0 else Estimate(-one.value, -one.high, -one.low, one.n)
+        return None
+
     def late_blocks(self, metric: str, model: str, probe: str = "attention") -> str:
         """The last half of a model's blocks in words, counted from 1: ``"blocks 3 to 4"``."""
         blocks = rows_of(self.of(model, probe, metric))["block"].dropna()
@@ -132,8 +166,13 @@ class Report:
     def by_block(self, metric: str, model: str, probe: str = "attention") -> pd.DataFrame:
         """Means over heads and seeds by block; columns block (from 1), depth, value, low, high."""
         found = self.of(model, probe, metric)
-        mean = found[found["block"].notna()].groupby("block", as_index=False)[["depth", *BOUNDED]].mean()
-        return mean.assign(block=mean["block"].astype(int) + 1)
+        by_seed = (
+            found[found["block"].notna()].groupby(["block", _seed(found)], dropna=False)[["depth", *BOUNDED]].mean()
+        )
+        mean = _over_seeds(by_seed.reset_index(), "block").assign(
+            depth=lambda each: each["block"].map(by_seed["depth"].groupby("block").first())
+        )
+        return mean.assign(block=mean["block"].astype(int) + 1)[["block", "depth", *BOUNDED]]
 
     def uniform_by_block(self, model: str) -> list[float]:
         """The distance of uniform attention in every block where blocks differ (stages of windows), else nothing."""
@@ -204,13 +243,12 @@ def estimate(rows: pd.DataFrame) -> Estimate:
         return UNKNOWN
     seeds, counts = np.nan_to_num(numbers[:, 3], nan=-1), numbers[:, 4]
     means = np.array([_means(numbers[seeds == seed, :3]) for seed in np.unique(seeds)])
-    low, high = means[:, 1], means[:, 2]
-    return Estimate(
-        float(means[:, 0].mean()),
-        math.nan if np.isnan(low).all() else float(np.nanmin(low)),
-        math.nan if np.isnan(high).all() else float(np.nanmax(high)),
-        0 if np.isnan(counts).all() else int(np.nanmax(counts)),
-    )
+    n = 0 if np.isnan(counts).all() else int(np.nanmax(counts))
+    if len(means) == 1:
+        value, low, high = map(float, means[0])
+        return Estimate(value, low, high, n)
+    over = t_interval(means[:, 0])
+    return Estimate(over.value, over.low, over.high, n)
 
 
 def _means(columns: np.ndarray) -> np.ndarray:
@@ -227,6 +265,23 @@ def estimate_at(rows: pd.DataFrame, block: int) -> Estimate:
 
 
 def along(curve: pd.DataFrame, model: str) -> pd.DataFrame:
-    """A model's rows by ``x``, from the lowest: several seeds as their mean, from the lowest to the highest bound."""
-    kept = curve[curve["model"] == model][["x", *BOUNDED]].astype(float)
-    return kept.groupby("x", as_index=False).agg({"value": "mean", "low": "min", "high": "max"})
+    """A model's rows by ``x``, from the lowest: several seeds as their mean with its t-interval over them."""
+    kept = curve[curve["model"] == model]
+    return _over_seeds(kept[["x", *BOUNDED]].astype(float), "x")
+
+
+def _seed(rows: pd.DataFrame) -> pd.Series:
+    """The seed of each row, -1 where it has none."""
+    return rows["seed"].fillna(-1).astype("float64").rename("seed")
+
+
+def _over_seeds(rows: pd.DataFrame, key: str) -> pd.DataFrame:
+    """(key, value, low, high): rows of one key as they are, several (one a seed) as their mean with its t-interval."""
+    lines = []
+    for place, group in rows.groupby(key, sort=True):
+        if len(group) == 1:
+            lines.append((place, *group[list(BOUNDED)].to_numpy(float)[0]))
+        else:
+            mean = t_interval(group["value"].to_numpy(float))
+            lines.append((place, mean.value, mean.low, mean.high))
+    return pd.DataFrame(lines, columns=[key, *BOUNDED]).astype(float)

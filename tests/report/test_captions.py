@@ -11,7 +11,7 @@ from mock_study import ALONE, MIM, RANDOM_A, RANDOM_B, SAME, STUDENT, TEACHER
 
 from fdlab.records.estimate import Estimate
 from fdlab.records.table import frame, join
-from fdlab.report.captions import compared, listed, pair, separated
+from fdlab.report.captions import compared, listed, pair
 from fdlab.report.figures import FIGURES, available, figure_of
 from fdlab.report.numbers import readable
 from fdlab.report.pairs import pairwise
@@ -60,13 +60,13 @@ def test_separate_intervals_and_overlapping_ones(table: pd.DataFrame, facts: Fac
     third = caption("attention_distance", table, facts)[2]
     assert "0.48 px (0.40 to 0.56)" in third
     assert "1.11 px (1.03 to 1.19)" in third
-    assert "the intervals are separate" in third
-    assert "not separated" not in third
+    assert f"{STUDENT} minus {TEACHER} is +0.63 (+0.52 to +0.74), two intervals taken as independent" in third
+    assert "no clear difference" not in third
     wide = (table["metric"] == "distance_spread") & (table["model"] == STUDENT)
     table.loc[wide, "low"] = 0.3
     changed = caption("attention_distance", table, facts)[2]
     assert "1.11 px (0.30 to 1.19)" in changed
-    assert "not separated" in changed
+    assert "no clear difference" in changed
 
 
 def test_no_interval_no_verdict(table: pd.DataFrame, facts: Facts) -> None:
@@ -87,9 +87,9 @@ def test_undefined_values_are_called_undefined(table: pd.DataFrame, facts: Facts
 def test_accuracy_against_the_own_untrained_start(table: pd.DataFrame, facts: Facts) -> None:
     third = caption("finetune", table, facts)[2]
     assert "94.8 % (92.9 to 96.7)" in third
-    assert "not separated" in third
+    assert "no clear difference" in third
     assert f"{TEACHER} lies above its untrained start" in third
-    table.loc[(table["metric"] == "accuracy") & (table["model"] == RANDOM_A), "high"] = 0.95
+    table.loc[(table["metric"] == "accuracy") & (table["model"] == RANDOM_A), "high"] = 1.15
     assert f"{TEACHER} lies above" not in caption("finetune", table, facts)[2]
     worse = (table["metric"] == "accuracy") & (table["model"] == TEACHER)
     table.loc[worse, ["value", "low", "high"]] = (0.5, 0.48, 0.52)
@@ -111,7 +111,7 @@ def test_ruler_speaks_of_both_ends(table: pd.DataFrame, facts: Facts) -> None:
     assert "above the uniform" in third
     top = (table["metric"] == "distance_weighted") & (table["x"] == 1)
     table.loc[top, "low"] = 15.0
-    assert "not separated from the uniform" in caption("ruler", table, facts)[2]
+    assert "not clearly apart from the uniform" in caption("ruler", table, facts)[2]
 
 
 def test_another_architecture_is_said(table: pd.DataFrame, facts: Facts) -> None:
@@ -134,21 +134,26 @@ def test_one_model_alone_is_not_compared(table: pd.DataFrame, facts: Facts) -> N
     alone = table[(table["model"] == STUDENT)]
     for figure in available(Report(alone)):
         words = caption(figure, alone, facts)
-        assert "not separated" not in words[2], figure
+        assert "clear difference" not in words[2], figure
     assert "no second model" in caption("attention_distance", alone, facts)[2]
 
 
-def test_seeds_widen_the_interval_to_all_runs(table: pd.DataFrame, facts: Facts) -> None:
+def test_the_interval_over_seeds_is_students_t_of_their_values(table: pd.DataFrame, facts: Facts) -> None:
     other = table.assign(seed=1).astype(table.dtypes)
     other[["value", "low", "high"]] += 0.2
     both = Report(join([table, other])).late_mean("entropy", STUDENT)
     one = Report(table).late_mean("entropy", STUDENT)
     assert both.value == pytest.approx(one.value + 0.1)
-    assert both.low == pytest.approx(one.low)
-    assert both.high == pytest.approx(one.high + 0.2)
+    half = 12.7062 * 0.1  # t of one degree of freedom, standard error of 0 and 0.2
+    assert (both.low, both.high) == (
+        pytest.approx(both.value - half, rel=1e-4),
+        pytest.approx(both.value + half, rel=1e-4),
+    )
     words = caption("attention_distance", join([table, other]), facts | {"seed": [0, 1]})
     assert "seeds 0 and 1" in words[0]
-    assert "scatter between training seeds" not in words[3]
+    assert "t-intervals over them" in words[3]
+    block = Report(join([table, other])).by_block("entropy", STUDENT).iloc[-1]
+    assert block["high"] - block["value"] == pytest.approx(half, rel=1e-4)
 
 
 def test_late_means_are_of_the_last_half(table: pd.DataFrame) -> None:
@@ -172,10 +177,63 @@ def test_summary(table: pd.DataFrame, facts: Facts) -> None:
     assert "late_nmi" in partial
 
 
-def test_separated() -> None:
-    assert separated(Estimate(1, 0, 2), Estimate(3, 2.5, 4)) is True
-    assert separated(Estimate(1, 0, 2), Estimate(3, 2, 4)) is False
-    assert separated(Estimate(1, 0, 2), Estimate(3, np.nan, 4)) is None
+def seeded(table: pd.DataFrame, values: dict[str, list[float]], half: float) -> pd.DataFrame:
+    """Position shares of one block, a value a seed with an image interval of this half-width."""
+    rows = [
+        {
+            "model": model,
+            "family": "contrastive",
+            "seed": seed,
+            "probe": "attention",
+            "metric": "r2_relative",
+            "block": 0,
+        }
+        | {"depth": 1.0, "head": 0, "value": value, "low": value - half, "high": value + half, "n": 64}
+        for model, of_seeds in values.items()
+        for seed, value in enumerate(of_seeds)
+    ]
+    return frame(rows)
+
+
+def test_over_seeds_captions_take_the_paired_difference_not_the_overlap_of_intervals(table: pd.DataFrame) -> None:
+    """Image intervals that lie apart in every seed are no difference of trainings; those that overlap may be one."""
+    apart = seeded(table, {TEACHER: [0.10, 0.11, 0.12], STUDENT: [0.20, 0.70, 0.14]}, 0.001)
+    facts = {"seed": [0, 1, 2], "order": [TEACHER, STUDENT]}
+    third = caption("position", apart, facts)[2]
+    assert "no clear difference" in third and "over 3 trainings each" in third
+    shared = seeded(table, {TEACHER: [0.1, 0.5, 0.9], STUDENT: [0.15, 0.56, 0.95]}, 0.3)
+    third = caption("position", shared, facts)[2]
+    assert f"{STUDENT} minus {TEACHER} is +0.053 (+0.039 to +0.068), over 3 trainings each" in third
+    assert "no clear difference" not in third
+    report = Report(shared, facts)
+    mean = report.late_mean("r2_relative", TEACHER)
+    assert (mean.value, mean.high) == (pytest.approx(0.5), pytest.approx(0.5 + 4.302653 * 0.4 / 3**0.5))
+
+
+def test_a_caption_and_the_pair_table_of_one_report_agree() -> None:
+    """The intervals of the two models overlap; their paired difference over the same images does not hold 0."""
+    rows = [
+        {"model": model, "probe": "attention", "metric": "r2_relative", "block": 0, "depth": 1.0, "head": 0, "seed": 0}
+        | {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 64}
+        for model, value in (("a", 0.3), ("b", 0.35))
+    ]
+    same = {"probe": "attention", "metric": "r2_relative", "n": 64, "seed": 0}
+    rows.append({"model": "b", "reference": "a", **same, "value": 0.05, "low": 0.03, "high": 0.07})
+    report = Report(frame(rows), {})
+    assert pairwise(report)["verdict"].tolist() == ["higher"]
+    third = figure_of("position", report).caption()[2]
+    assert "b minus a is +0.050 (+0.030 to +0.070), on the same images" in third
+    assert "no clear difference" not in third
+
+
+def test_pairs_say_what_survives_the_correction() -> None:
+    rows = [
+        {"model": "b", "reference": "a", "probe": "attention", "metric": name, "n": 64, "seed": 0, "value": 0.05}
+        | {"low": 0.05 - half, "high": 0.05 + half}
+        for name, half in (("nmi", 0.048), ("entropy", 0.01), ("r2_relative", 0.06), ("r2_absolute", 0.2))
+    ]
+    verdicts = pairwise(Report(frame(rows), {})).set_index("metric")["verdict"]
+    assert verdicts.tolist() == ["higher, but not after correction", "higher", *["no clear difference"] * 2]
 
 
 def test_listed() -> None:
@@ -184,9 +242,11 @@ def test_listed() -> None:
 
 def test_each_number_stands_with_its_model_between_its_own_bounds() -> None:
     values = (Estimate(1.0, 0.9, 1.2), Estimate(2.0, 1.9, 2.3))
-    sentence = compared("entropy", "entropy", values, ("A", "B"), "block 3")
+    difference = Estimate(1.0, 0.5, 1.5), "on the same images"
+    sentence = compared("entropy", "entropy", values, ("A", "B"), difference, "block 3")
     assert sentence == (
-        "In block 3, the entropy is 1.00 (0.90 to 1.20) in A and 2.00 (1.90 to 2.30) in B: the intervals are separate."
+        "In block 3, the entropy is 1.00 (0.90 to 1.20) in A and 2.00 (1.90 to 2.30) in B: "
+        "B minus A is +1.00 (+0.50 to +1.50), on the same images."
     )
 
 
@@ -195,7 +255,7 @@ def test_a_difference_has_its_sign() -> None:
     up, down = {**row, "model": "A"}, {**row, "model": "C", "value": -0.5, "low": -0.6, "high": -0.4}
     unclear = {**row, "model": "D", "low": -0.1}
     table = pairwise(Report(frame([up, down, unclear]))).set_index("model")
-    assert list(table["verdict"]) == ["higher", "lower", "not separated"]
+    assert list(table["verdict"]) == ["higher", "lower", "no clear difference"]
     assert list(table["difference"])[:2] == ["+0.50 (+0.40 to +0.60)", "-0.50 (-0.60 to -0.40)"]
 
 

@@ -53,11 +53,12 @@ def test_more_models_than_there_is_room_for_keep_the_pair_and_the_control(table:
 
 
 def test_captions_follow_the_numbers(table: pd.DataFrame, facts: Facts) -> None:
-    assert "the intervals are separate" in figure_of("features", Report(table, facts)).caption()[2]
+    third = figure_of("features", Report(table, facts)).caption()[2]
+    assert f"{STUDENT} minus " in third and "no clear" not in third
     rank = (table["metric"] == "effective_rank") & (table["model"] == STUDENT)
     table.loc[rank, ["low", "high"]] = [1.0, 90.0]
-    assert "not separated" in figure_of("features", Report(table, facts)).caption()[2]
-    assert "not separated" in figure_of("feature_spectrum", Report(table, facts)).caption()[2]
+    assert "no clear difference" in figure_of("features", Report(table, facts)).caption()[2]
+    assert "no clear difference" in figure_of("feature_spectrum", Report(table, facts)).caption()[2]
     only = table[(table["model"] == TEACHER) & (table["reference"] == "")]
     for figure in ("features", "cka", "feature_spectrum"):
         assert "no second model" in figure_of(figure, Report(only)).caption()[2]
@@ -84,10 +85,10 @@ def test_what_the_blocks_hold_of_a_teacher_is_no_part_of_what_the_model_holds(
     table.loc[ours & (table["model"] == STUDENT) & (table["block"] == 3), ["value", "low", "high"]] = [0.8, 0.78, 0.82]
     shown = figure_of("teacher_blocks", Report(table, facts)).numbers()
     assert shown[shown["model"] == STUDENT]["teacher_r2 (95 %)"].iloc[-1].startswith("0.80")
-    assert "separate" in figure_of("teacher_blocks", Report(table, facts)).caption()[2]
+    assert "no clear" not in figure_of("teacher_blocks", Report(table, facts)).caption()[2]
     assert "above the grey line" in figure_of("teacher_blocks", Report(table, facts)).caption()[3]
     table.loc[ours & (table["model"] == STUDENT), ["low", "high"]] = [0.0, 1.0]
-    assert "not separated" in figure_of("teacher_blocks", Report(table, facts)).caption()[2]
+    assert "no clear difference" in figure_of("teacher_blocks", Report(table, facts)).caption()[2]
     trained = table[table["family"] != "random"]
     assert "grey" not in "".join(figure_of("teacher_blocks", Report(trained, facts)).caption()[i] for i in (1, 3))
     assert "none stands here" in figure_of("teacher", Report(trained, facts)).caption()[3]

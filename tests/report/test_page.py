@@ -209,7 +209,7 @@ def test_verdicts_alerts_and_pairs_come_first(table: pd.DataFrame, facts: Facts)
     order = ["<h1>", "Heads spread", "Too few images: 8", "The models</h2>", "Pair by pair</h2>"]
     assert [text.index(word) for word in order] == sorted(text.index(word) for word in order)
     assert "+0.20 (+0.10 to +0.30)</td><td>higher" in text
-    assert "+0.20 (-0.10 to +0.50)</td><td>not separated" in text
+    assert "+0.20 (-0.10 to +0.50)</td><td>no clear difference" in text
     assert "sha256 ab12" in text
     # A difference is no value: the figures do not see it.
     assert "Attention distance" in page(Report(join([table, frame(changes)]), facts), ["attention_distance"])

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
+from fdlab.compare.significance import weighted_sum
 from fdlab.records.estimate import Estimate
 from fdlab.report.captions import (
     Caption,
@@ -24,6 +25,7 @@ from fdlab.report.captions import (
     options,
     pair,
     seeds,
+    several_seeds,
 )
 from fdlab.report.numbers import show
 from fdlab.report.report import Report, estimate_at
@@ -158,7 +160,16 @@ class Figure:
             value = show(self.value(self.names[0]), metric, unit=True)
             return self.say("alone", quantity=quantity, name=self.names[0], value=value)
         first, second = self.pair
-        return compared(quantity, metric, (self.value(first), self.value(second)), self.pair)
+        return compared(
+            quantity, metric, (self.value(first), self.value(second)), self.pair, self.difference(first, second)
+        )
+
+    def difference(self, first: str, second: str) -> tuple[Estimate, str]:
+        """The second model's number minus the first's, and in words what its interval is over."""
+        if type(self).value is Figure.value:
+            return self.report.difference(first, second, self.headline or self.metric, self.probe)
+        change = weighted_sum([(1.0, self.value(second)), (-1.0, self.value(first))])
+        return change, "two intervals taken as independent"
 
     def caution(self) -> str:
         """What not to conclude, here and from any comparison of trainings."""
@@ -178,6 +189,7 @@ SHARED: dict[str, Callable[[Figure], object]] = {
     "settings": lambda figure: seeds(figure.report) + options(figure.report, figure.names),
     "on_images": lambda figure: on_data(figure.report, figure.rows, fewer=figure.fewer),  # "256 images of digits"
     "images": lambda figure: int(figure.rows["n"].max()),  # the most behind one of the rows
+    "over": lambda figure: "trainings (seeds)" if several_seeds(figure.rows) else "images",  # what intervals are over
     "models": lambda figure: counted(len(figure.names), "model"),
     "any_untrained": lambda figure: any(figure.report.untrained(name) for name in figure.names),
     "objective": lambda figure: str(figure.rows["objective"].iloc[0]),  # the loss that the rows were measured on

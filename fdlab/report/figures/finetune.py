@@ -5,7 +5,8 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from fdlab.report.captions import listed, separated, several_seeds
+from fdlab.records.estimate import UNKNOWN
+from fdlab.report.captions import listed, several_seeds
 from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import row_a_model
 from fdlab.report.numbers import show
@@ -50,11 +51,12 @@ class Finetune(Figure):
         better = []
         for name in self.pair or ():
             control = self.report.control_of(name, self.names)
-            if control and separated(self.value(name), self.value(control)):
-                way = "above" if self.value(name).value > self.value(control).value else "below"
+            change = self.difference(control, name)[0] if control else UNKNOWN
+            if change.bounded and not change.low <= 0 <= change.high:
+                way = "above" if change.value > 0 else "below"
                 better.append(f"{name} lies {way} its untrained start")
         sentence = super().shows()
-        return f"{sentence.rstrip('.')}; with separate intervals, {listed(better)}." if better else sentence
+        return f"{sentence.rstrip('.')}; {listed(better)} by an interval of their difference." if better else sentence
 
     def terms(self) -> dict[str, object]:
         splits, counts = self.report.facts.splits, self.rows["n"].dropna()

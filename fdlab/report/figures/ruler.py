@@ -78,7 +78,7 @@ class Ruler(Figure):
         uniform = self.report.facts.ruler_uniform_px
         if uniform is None or not measured.bounded:
             return ""
-        side = "above" if measured.low > uniform else "below" if measured.high < uniform else "not separated from"
+        side = "above" if measured.low > uniform else "below" if measured.high < uniform else "not clearly apart from"
         return f", {side} the uniform {uniform:.1f} px"
 
     def terms(self) -> dict[str, object]:
