@@ -120,6 +120,7 @@ def _words(content: Mapping[str, Any]) -> dict[str, Fact]:
         where = "args.imagenet_default_mean_and_std"
         said["mean"] = (IMAGENET_MEAN if imagenet else (0.5, 0.5, 0.5), where)
         said["std"] = (IMAGENET_STD if imagenet else (0.5, 0.5, 0.5), where)
+    said |= _trainer_words(content)
     config = content.get("config")
     if isinstance(config, Mapping) and {"DATA", "MODEL"} & set(map(str, config)):
         # yacs, as the Swin, SimMIM and feature-distillation code saves it
@@ -127,6 +128,20 @@ def _words(content: Mapping[str, Any]) -> dict[str, Fact]:
         size = _inside(config, "DATA", "IMG_SIZE")
         if isinstance(size, int):
             said["image_size"] = (size, "the file's config (DATA.IMG_SIZE)")
+    return said
+
+
+def _trainer_words(content: Mapping[str, Any]) -> dict[str, Fact]:
+    """What Lightning's hyper parameters and LightlyTrain's entries say."""
+    said: dict[str, Fact] = {}
+    given = content.get("hyper_parameters")
+    named: Mapping[Any, Any] = given if isinstance(given, Mapping) else {}
+    for name in ("arch", "model_name", "architecture", "model", "backbone"):
+        if isinstance(named.get(name), str) and "arch" not in said and "arch" not in content:
+            said["arch"] = (named[name], f"the file's hyper_parameters ({name})")
+    normalise = _inside(content, "lightly_train", "normalize_args")
+    if isinstance(normalise, Mapping):
+        _keep(said, normalise, "the file's lightly_train.normalize_args", mean="mean", std="std")
     return said
 
 

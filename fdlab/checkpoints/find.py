@@ -125,8 +125,8 @@ def find(contents: Contents, path: object, encoder: str | None = None) -> Found 
     Raises:
         FdlabError: code 2, the file holds no network of that name.
     """
-    own = _in_its_layout(contents)
     roots = find_roots(contents, (family.marker for family in FAMILIES))
+    own = _in_its_layout(contents, roots)
     if own is not None:
         networks = own.family.networks(contents)
         if encoder is None or encoder in networks:
@@ -155,14 +155,14 @@ def find(contents: Contents, path: object, encoder: str | None = None) -> Found 
     return found
 
 
-def _in_its_layout(contents: Contents) -> Found | None:
+def _in_its_layout(contents: Contents, roots: Sequence[Root]) -> Found | None:
     """The first family whose signature fits the place where its authors put the network, nothing unknown beside it."""
     for family in FAMILIES:
         if family.recognises(contents):
             networks = family.networks(contents)
             taken = next(name for name in family.default if name in networks)
             found = _with_others(Found(family, contents, networks[taken], taken, (), ""), taken, networks)
-            if not (family.exact and _has_more(found)):
+            if not (family.exact and (_has_more(found) or _has_better(found, networks, roots))):
                 return found
     return None
 
@@ -172,6 +172,15 @@ def _has_more(found: Found) -> bool:
     network = found.network()
     own = re.compile(r"head(_dist)?\.(weight|bias|fc\.)")
     return bool(network.beside) or any(is_beside(key) for key in network.state if not own.match(key))
+
+
+def _has_better(found: Found, networks: dict[str, Place], roots: Sequence[Root]) -> bool:
+    """Whether averaged weights or a teacher lie where the family knows no place, beside a network of lower standing."""
+    marker = found.family.marker
+    own = {Root(place.table, place.prefix_in(found.contents, marker) or "") for place in networks.values()}
+    place = networks[found.taken]
+    taken = Root(place.table, place.prefix_in(found.contents, marker) or "")
+    return any(root not in own and root.rank < min(taken.rank, 2) for root in roots)
 
 
 def _with_others(found: Found, taken: str, networks: dict[str, Place]) -> Found:

@@ -10,6 +10,8 @@ from timm.layers import PatchEmbed
 from timm.layers.attention import Attention
 from timm.models.beit import Beit
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer_v2 import SwinTransformerV2
 from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_sam import Attention as DecomposedAttention
 from timm.models.vision_transformer_sam import VisionTransformerSAM, get_decomposed_rel_pos_bias
@@ -19,6 +21,22 @@ from torch.nn import functional
 
 class BeitWithoutNorm(Beit):
     """BEiT as dense files hold it: the tokens are the last block's output."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.norm = nn.Identity()
+
+
+class SwinTransformerWithoutNorm(SwinTransformer):
+    """Swin whose file holds no final norm."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.norm = nn.Identity()
+
+
+class SwinTransformerV2WithoutNorm(SwinTransformerV2):
+    """Swin V2 whose file holds no final norm."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -54,6 +54,8 @@ def test_any_prefix_in_any_table_is_the_same_network(tmp_path, weights, prefix, 
         ),
         (lambda a, b: {"state_dict": {**under("backbone.", b), **under("momentum_backbone.", a)}}, "backbone"),
         (lambda a, b: {"net": under("model.", a), "net_ema": under("model.", b)}, "net_ema.model"),
+        (lambda a, b: {"model": a, "model_ema": b}, "ema"),
+        (lambda a, b: {"state_dict": {**under("model.", a), **under("ema_model.module.", b)}}, "ema_model.module"),
         (lambda a, b: {**under("online_encoder.", b), **under("target_encoder.", a)}, "online_encoder"),
         (lambda a, b: {**under("encoder_q.", b), **under("encoder_k.", a)}, "encoder_q"),
     ],
@@ -101,3 +103,25 @@ def test_a_part_inside_the_network_that_is_not_known_is_still_refused(tmp_path, 
     for extra in ("model.blocks.0.adapter.weight", "model.spm.weight"):
         with pytest.raises(FdlabError, match=extra.removeprefix("model.")):
             opened(tmp_path, {**under("model.", weights), extra: torch.ones(3)})
+
+
+def test_the_words_of_trainers_are_read(tmp_path):
+    """The architecture's name in Lightning's hyper parameters gives the heads; LightlyTrain says mean and std."""
+    import timm
+
+    module = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0, num_heads=6)
+    words = {"hyper_parameters": {"model_name": "vit_tiny_patch16_224"}}
+    torch.save({"state_dict": under("model.", module.state_dict()), **words}, tmp_path / "x.ckpt")
+    info = open_model(tmp_path / "x.ckpt").info
+    assert info.depth == 1 and any("not that of its tensors" in sentence for sentence in info.assumed)
+    whole = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    torch.save({"state_dict": under("model.", whole.state_dict()), **words}, tmp_path / "y.ckpt")
+    info = open_model(tmp_path / "y.ckpt").info
+    assert info.family == "timm" and info.heads == 3 and "vit_tiny_patch16_224" in info.heads_from
+    normal = {"normalize_args": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}}
+    content = {
+        "state_dict": under("teacher_embedding_model.wrapped_model._model.", random_vit()),
+        "lightly_train": normal,
+    }
+    info = opened(tmp_path, content).info
+    assert info.mean == (0.1, 0.2, 0.3) and info.std == (0.4, 0.5, 0.6)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fdlab.checkpoints.builders import built
 from fdlab.checkpoints.builders.built import Ask, Built, Sentences
+from fdlab.checkpoints.builders.vit import NO_NORM
 from fdlab.checkpoints.unpickle import refusal
 from fdlab.encoders.encoder import TimmCall
 from fdlab.encoders.positions import RELATIVE_METHODS, Grid, resize_relative
@@ -22,6 +23,10 @@ from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 
 SWIN = "timm.models.swin_transformer.SwinTransformer"
 SWIN_V2 = "timm.models.swin_transformer_v2.SwinTransformerV2"
+WITHOUT_NORM = {
+    SWIN: "fdlab.encoders.published.SwinTransformerWithoutNorm",
+    SWIN_V2: "fdlab.encoders.published.SwinTransformerV2WithoutNorm",
+}
 SWIN_V2_G = "fdlab.encoders.swin_v2_g.SwinTransformerV2G"
 TABLE = "relative_position_bias_table"
 MASK, COORDS, INDEX = "attn_mask", "relative_coords_table", "relative_position_index"
@@ -219,6 +224,8 @@ def _finish(
         "drop_path_rate": 0.0,
         **extra,
     }
+    if not any(key.startswith("norm.") for key in state):
+        path, said = WITHOUT_NORM.get(path, path), (*said, NO_NORM)
     return Built(TimmCall(path, kwargs, ask.norm_eps), state, heads_where, said)
 
 

@@ -12,14 +12,16 @@ from fdlab.checkpoints.families.joining import join, last_tap_norm
 from fdlab.checkpoints.families.swin import SWIN_V1, SWIN_V2
 
 MARKER = "embeddings.patch_embeddings.projection.weight"
-_ATTENTION = "encoder.layers.0.blocks.0.attention.self."
+_ATTENTION = "encoder.layers.0.blocks.0.attention."
+_TABLE = "relative_position_bias_table"
 _RENAMES = (
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.norm\.", "patch_embed.norm."),
     (r"^encoder\.layers\.", "layers."),
-    (r"\.attention\.self\.continuous_position_bias_mlp\.", ".attn.cpb_mlp."),
-    (r"\.attention\.self\.", ".attn."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.continuous_position_bias_mlp\.", ".cpb_mlp."),
+    (r"\.attention\.relative_position_bias\.", ".attn."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.attention\.(self\.)?", ".attn."),
     (r"\.layernorm_before\.", ".norm1."),  # of Swin V2: after the attention, under this name
     (r"\.layernorm_after\.", ".norm2."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
@@ -31,11 +33,12 @@ _RENAMES = (
 
 
 def _is_swin(network: Network) -> bool:
-    return f"{_ATTENTION}relative_position_bias_table" in network
+    saved, in_memory = f"{_ATTENTION}self.{_TABLE}", f"{_ATTENTION}relative_position_bias.{_TABLE}"
+    return saved in network or in_memory in network
 
 
 def _is_swin_v2(network: Network) -> bool:
-    return f"{_ATTENTION}logit_scale" in network
+    return f"{_ATTENTION}self.logit_scale" in network or f"{_ATTENTION}logit_scale" in network
 
 
 def _convert(state: dict[str, Tensor]) -> dict[str, Tensor]:

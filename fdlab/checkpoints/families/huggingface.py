@@ -19,6 +19,7 @@ from fdlab.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD
 
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
 _WRAPPERS = ("vit.", "deit.", "beit.", "data2vec_vision.", "dinov2.", "dinov2_with_registers.", "ijepa.", "vit_msn.")
+_BESIDE = "norm beside the encoder"
 _RENAMES = (
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.distillation_token$", "dist_token"),
@@ -26,7 +27,8 @@ _RENAMES = (
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^(encoder\.)?layers?\.", "blocks."),
-    (r"^encoder\.relative_position_bias\.", "rel_pos_bias."),
+    (r"^((encoder\.)?relative|shared)_position_bias\.", "rel_pos_bias."),
+    (r"^(blocks\.\d+)\.relative_position_bias\.", r"\1.attn."),
     (r"\.attention\.attention\.relative_position_bias\.", ".attn."),
     (r"\.attention\.attention\.", ".attn."),
     (r"\.attention\.output\.dense\.", ".attn.proj."),
@@ -41,7 +43,8 @@ _RENAMES = (
     (r"\.lambda_([12])$", r".gamma_\1"),
     (r"\.mlp\.weights_in\.", ".mlp.fc1."),
     (r"\.mlp\.weights_out\.", ".mlp.fc2."),
-    (r"^/?layernorm\.", "norm."),
+    (r"^layernorm\.", "norm."),
+    (r"^/layernorm\.", f"{_BESIDE}."),
     (r"^pooler\.layernorm\.", "fc_norm."),
     (r"^/?(cls_)?classifier\.", "head."),
     (r"^/?distillation_classifier\.", "head_dist."),
@@ -55,7 +58,11 @@ _LEFTOVERS = (
 
 
 def _join(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return plain_head(join(state))
+    """The norm beside the encoder is BEiT's final one for masked modelling, unless the encoder has its own."""
+    joined = plain_head(join(state))
+    if "norm.weight" in joined:
+        return {key: value for key, value in joined.items() if not key.startswith(f"{_BESIDE}.")}
+    return {key.replace(f"{_BESIDE}.", "norm."): value for key, value in joined.items()}
 
 
 def _first_block(network: Network, name: str) -> bool:
