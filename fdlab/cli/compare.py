@@ -6,7 +6,6 @@ from typer import Argument, Option
 
 from fdlab.cli import options
 from fdlab.cli.given import given
-from fdlab.cli.show import show
 
 
 @given(models="models", data=("data",), otherwise="In a cohort file they are keys of a model: heads = 2.")
@@ -35,6 +34,7 @@ def compare(
     Examples: [bold]fdlab compare dino=dino.pth fd=runs/fd-dino --data my_photos/ -o reports/mine[/bold],
     [bold]fdlab compare --cohort cohort.toml --probes attention,sharpness[/bold]
     """
+    from fdlab.cli.show import findings, show
     from fdlab.compare.cohort import read_cohort
     from fdlab.errors import USAGE, FdlabError
     from fdlab.study.comparison import compare as run
@@ -67,4 +67,4 @@ def compare(
         "Means over the last half of the blocks (95 % interval over images)": result["summary"],
         "Differences on the same images (95 % interval)": result["pairs"],
     }
-    show(result, quiet=quiet, as_json=as_json, tables=tables)
+    show(result, quiet=quiet, as_json=as_json, tables=tables, first=findings(result["findings"]))

@@ -23,6 +23,7 @@ Row = dict[str, Any]
 # Two models' logits have no common scale: only shares of them are compared.
 NO_COMMON_SCALE = ("score_whole", "score_empty", "head_effect", "head_conductance")
 NOT_COMPARABLE = "not comparable: pixels of different grids"  # the ``objective`` of such a difference
+UNPAIRED = "unpaired: of two separate intervals"
 LAYOUT = ("grid", "patch_size", "image_size", "windows")
 
 

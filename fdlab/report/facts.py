@@ -23,6 +23,7 @@ class Facts:
     title: str = ""
     question: str = ""
     claims: Sequence[Mapping[str, Any]] = ()  # verdicts: id, verdict, said, statement, effect, answers, ...
+    findings: Sequence[Mapping[str, Any]] = ()  # ``compare.findings.Finding.fact`` with their sentences
     notes: Sequence[str] = ()
     limits: Sequence[str] = ()
     alerts: Sequence[str] = ()

@@ -16,6 +16,7 @@ from fdlab.records.atomic import write_text
 from fdlab.records.estimate import UNKNOWN, Estimate
 from fdlab.records.metrics import METRICS
 from fdlab.report.figures import available, figure_of
+from fdlab.report.findings import by_question
 from fdlab.report.numbers import decimals, is_share
 from fdlab.report.pairs import changes, pairwise
 from fdlab.report.report import Report
@@ -28,6 +29,7 @@ _ESCAPES = {c: f"\\{c}" for c in "#$%&_{}"} | {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "–": "--",
+    "−": r"\ensuremath{-}",
     "…": r"\ldots{}",
     "[": "{[}",  # behind a row's end it would be read as that command's option
 }
@@ -35,7 +37,7 @@ AS_TABLES = ("trainability", "two_way")  # figures whose numbers a paper prints 
 
 
 def write_latex(folder: Path | str, report: Report) -> list[Path]:
-    """Writes numbers.tex, tables.tex and captions.tex; all three need ``\\usepackage{booktabs}`` and UTF-8 alone."""
+    """Writes numbers, tables, captions and findings (.tex); they need ``\\usepackage{booktabs}`` and UTF-8 alone."""
     folder = Path(folder)
     head = f"% Made by fdlab from a table with sha256 {report.digest}. Do not edit: make it again.\n"
     words = _words(report.models)
@@ -44,6 +46,7 @@ def write_latex(folder: Path | str, report: Report) -> list[Path]:
         "numbers.tex": legend + "\n".join(f"\\newcommand{{{name}}}{{{text}}}" for name, text in macros(report)),
         "tables.tex": "\n".join(tables(report)),
         "captions.tex": "\n".join(captions(report)),
+        "findings.tex": "\n".join(sentences(report)),
     }
     for name, text in texts.items():
         write_text(folder / name, f"{head}{text}\n")
@@ -160,3 +163,13 @@ def captions(report: Report) -> list[str]:
     """``\\fdCaptionFIGURE`` for every figure that the report has."""
     sentences = {figure: " ".join(figure_of(figure, report).caption()) for figure in available(report)}
     return [f"\\newcommand{{\\fdCaption{word(name)}}}{{{escape(text)}}}" for name, text in sentences.items()]
+
+
+def sentences(report: Report) -> list[str]:
+    """``\\fdFindingQUESTION``, the sentence of each answered question, and ``...Limit``, what it does not say."""
+    lines = []
+    for _, first, _ in by_question(report.facts.findings):
+        name = f"\\fdFinding{word(str(first['question']))}"
+        lines += [f"\\newcommand{{{name}}}{{{escape(str(first['sentence']))}}}"]
+        lines += [f"\\newcommand{{{name}Limit}}{{{escape(str(first['limit']))}}}"]
+    return lines

@@ -25,6 +25,7 @@ from fdlab.report.alerts import alerts
 from fdlab.report.captions import ONE_SEED, OTHER_DESIGN, other_design, several_seeds
 from fdlab.report.facts import Facts
 from fdlab.report.figures import available, draw_figure, figure_of
+from fdlab.report.findings import by_question, scope
 from fdlab.report.numbers import readable
 from fdlab.report.pairs import MOST, pairwise
 from fdlab.report.report import Report
@@ -121,6 +122,8 @@ class _Page:
             claims=claims,
             untested=_untested(claims),
             untested_count=sum(claim["verdict"] == "not tested" for claim in claims),
+            findings=by_question(facts.findings),
+            scope=scope(facts.findings),
             notes=list(facts.notes),
             alerts=alerts(self.report),
             models=self.models(),

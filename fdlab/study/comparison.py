@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fdlab.checkpoints.sources import parse_label
 from fdlab.compare.cohort import Cohort, cohort_of
-from fdlab.compare.paired import paired_rows
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.probes.probe import find_probe
 from fdlab.records.atomic import writable_folder
 from fdlab.records.store import Record
-from fdlab.records.table import CONTROL, frame, join
+from fdlab.records.table import CONTROL, join
 from fdlab.study.diagnosis import Gathered, facts_of, gather, left_out, save_records
 from fdlab.study.publish import write_report
-
-if TYPE_CHECKING:
-    import pandas as pd
+from fdlab.study.stating import changes, findings
 
 # Which parts of a probe a comparison takes, and on how many images at most: these cost many passes.
 PARTS = {
@@ -56,7 +53,8 @@ def compare(
         control: add the first model's untrained start, unless the cohort names controls.
 
     Returns:
-        ``page``, ``table``, ``summary`` (text), ``pairs`` (text) and ``notes``.
+        ``page``, ``table``, ``findings`` (``compare.findings.Finding.fact``), ``summary`` (text), ``pairs`` (text)
+        and ``notes``.
 
     Raises:
         FdlabError: code 2, an unknown probe or baseline, a teacher without features; and what opening and measuring
@@ -88,16 +86,20 @@ def compare(
     }
     for probe, result in results.items():
         save_records(folder / "records" / probe, result.records)
-    changes, not_taken = _changes(cohort, results, seed)
-    table = join([*(result.table for result in results.values()), changes])
+    records = {probe: result.records for probe, result in results.items()}
+    differences, not_taken = changes(cohort, records, seed)
+    table = join([*(result.table for result in results.values()), differences])
     families = Report(table).families | {member.label: member.family for member in cohort.model if member.family}
     table = table.assign(family=[families.get(label, "") for label in table["model"]])
     notes = list(dict.fromkeys(note for result in results.values() for note in result.notes)) + not_taken
     notes += _about_models(cohort, families, next(iter(results.values())).records)
-    report = Report(table, {**_facts(cohort, results, data, seed, added), "notes": notes, "command": command})
+    facts = {**_facts(cohort, results, data, seed, added), "notes": notes, "command": command}
+    facts["findings"] = findings(table, cohort, records, facts["uniform_px"])
+    report = Report(table, facts)
     page, summary, pairs = write_report(folder, report), readable(report.summary()), pairwise(report)
     said = list(dict.fromkeys(note for result in results.values() for note in left_out(result.records)))
-    return {"page": page, "table": table, "summary": summary, "pairs": pairs, "notes": [*said, *notes]}
+    shown = {"summary": summary, "pairs": pairs, "findings": facts["findings"]}
+    return {"page": page, "table": table, "notes": [*said, *notes], **shown}
 
 
 def _about_models(cohort: Cohort, families: Mapping[str, str], records: Mapping[str, Record]) -> list[str]:
@@ -114,20 +116,6 @@ def _about_models(cohort: Cohort, families: Mapping[str, str], records: Mapping[
             "A cohort file states it (family = ...)."
         )
     return notes
-
-
-def _changes(cohort: Cohort, results: Mapping[str, Gathered], seed: int) -> tuple[pd.DataFrame, list[str]]:
-    """The differences of all probes as a table, and sentences on those that cannot be taken."""
-    rows: list[dict[str, Any]] = []
-    notes: list[str] = []
-    for probe, result in results.items():
-        pairs = cohort.pairs()
-        if CONTROL in result.records:
-            pairs += [(label, CONTROL) for label in cohort.labels()]
-        changes, sentences = paired_rows(result.records, pairs, seed=seed)
-        rows += changes
-        notes += [f"{probe}: {sentence}" for sentence in sentences]
-    return frame(rows), notes
 
 
 def _facts(cohort: Cohort, results: Mapping[str, Gathered], data: str, seed: int, added: bool) -> dict[str, Any]:

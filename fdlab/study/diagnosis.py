@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fdlab.checkpoints.sources import parse_label
+from fdlab.compare.cohort import cohort_of
 from fdlab.data.sources import open_data
 from fdlab.probes.growth import sentence
 from fdlab.probes.measure import measure
@@ -15,6 +17,7 @@ from fdlab.records.run_folder import own_folder
 from fdlab.records.store import Record
 from fdlab.records.table import CONTROL, join
 from fdlab.study.publish import write_report
+from fdlab.study.stating import changes, findings
 from fdlab.version import versions
 
 if TYPE_CHECKING:
@@ -50,6 +53,8 @@ SUBJECTS = {
     "hessian": Subject("Curvature of", "How sharply is the loss of these models curved, and what of it is scale?"),
 }
 
+STATED = ("attention", "features")  # probes whose measures answer a question of ``compare.questions``
+
 
 def diagnose(
     probe: str,
@@ -80,7 +85,7 @@ def diagnose(
         settings: the probe's own.
 
     Returns:
-        ``page``, ``table``, ``summary`` (text) and ``notes``.
+        ``page``, ``table``, ``findings`` (where several models were measured), ``summary`` (text) and ``notes``.
     """
     from fdlab.report.numbers import readable
     from fdlab.report.report import Report
@@ -89,16 +94,26 @@ def diagnose(
     common = {"seed": seed, "device": device, "batch": batch, "fresh": fresh, "quiet": quiet, "random_control": control}
     result = gather(probe, list(models), data, parts=parts, images=images, **common, **settings)
     manifests = {label: record.manifest for label, record in result.records.items()}
+    stated: list[dict[str, Any]] = []
+    if probe in STATED and len(manifests) > 1:
+        cohort, records = cohort_of([parse_label(str(model)) for model in models]), {probe: result.records}
+        differences, not_taken = changes(cohort, records, seed)
+        table = join([result.table, differences])
+        stated = findings(table, cohort, records, facts_of(probe, data, seed, manifests)["uniform_px"])
+        result = Gathered(table, result.records, [*result.notes, *not_taken])
     if maps:  # on as many of the same images as the tolerance asked for
         measured = max(manifest["offered"] for manifest in manifests.values())
         result = _together(result, gather("attention_maps", list(models), data, parts=(), images=measured, **common))
     facts = facts_of(probe, data, seed, manifests) | {"notes": result.notes}
+    if stated:
+        facts["findings"] = stated
     facts["command"] = command or f"fdlab diagnose {probe}"
     save_records(folder / "records", result.records)
     report = Report(result.table, facts)
     page = write_report(folder, report)
+    shown = {"summary": readable(report.summary()), "findings": stated}
     notes = [*left_out(result.records), *result.notes]
-    return {"page": page, "table": result.table, "summary": readable(report.summary()), "notes": notes}
+    return {"page": page, "table": result.table, "notes": notes, **shown}
 
 
 def left_out(records: Mapping[str, Record]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fdlab.cli.options import typed_command
-from fdlab.cli.show import number, rows, show
+from fdlab.cli.show import findings, number, rows, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,8 @@ def diagnose(probe: str, options: dict[str, Any]) -> None:
     tables, lines = {}, LINES.get(probe)
     if lines is None:
         tables["Means over the last half of the blocks (95 % interval over images)"] = result["summary"]
-    show(result, quiet=options["quiet"], as_json=as_json, tables=tables, lines=lines(result["table"]) if lines else ())
+    own = lines(result["table"]) if lines else ()
+    show(result, quiet=options["quiet"], as_json=as_json, tables=tables, lines=own, first=findings(result["findings"]))
 
 
 def without_defaults(options: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:

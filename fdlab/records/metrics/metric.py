@@ -30,6 +30,8 @@ class Metric:
 
     ``label`` stands on axes; ``low`` and ``high`` bound the possible values (None: no bound); ``formula`` is
     plain text; ``says`` and ``not_says`` are one sentence each; ``source`` names the paper or the rule.
+    ``matters`` is the smallest difference of two models that matters, where one can be defended (docs/decisions.md):
+    a choice of fdlab, in the metric's own unit; of pixels a share of the distance of uniform attention.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Metric:
     says: str
     not_says: str
     source: str
+    matters: float | None = None
 
     @property
     def axis(self) -> str:

@@ -1,0 +1,88 @@
+"""What a comparison of two small files states is what its table's paired rows hold, on the page and in LaTeX too."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fdlab.cli.show import findings as lines
+from fdlab.compare.significance import beyond, holm
+from fdlab.records.estimate import Estimate
+from fdlab.records.table import CONTROL, differences, read_table
+from fdlab.study.comparison import compare
+from fdlab.study.diagnosis import diagnose
+
+NUMBER = r"(−?\d+\.\d+)"
+
+
+@pytest.fixture
+def report(shared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], Path]:
+    monkeypatch.setenv("FDLAB_STORE", str(tmp_path / "store"))
+    base = shared("data/trained")
+    names = {
+        "tuned": "vit_d12_w72_p2_cifar10_mae_finetuned.pth",
+        "scratch": "vit_d12_w72_p2_cifar10_scratch.safetensors",
+    }
+    models = [f"{label}={base / name}" for label, name in names.items()]
+    settings: dict[str, Any] = {"images": 33, "quiet": True, "probes": ("attention",)}
+    return compare(models, "digits#test", tmp_path / "r", **settings), tmp_path / "r"
+
+
+def test_findings_are_the_paired_rows_of_the_table(report: tuple[dict[str, Any], Path]) -> None:
+    result, out = report
+    facts = json.loads((out / "facts.json").read_text())["findings"]
+    assert facts == json.loads(json.dumps(result["findings"])) and len(facts) > 10
+    changes = differences(read_table(out / "table.csv"))
+    changes = changes[changes["block"].isna()].set_index(["model", "reference", "metric"])
+    tested = [fact for fact in facts if fact["rule"] != "unclear all"]
+    adjusted = dict(zip(map(id, tested), holm([fact["p"] for fact in tested]), strict=True))
+    assert {fact["comparisons"] for fact in tested} == {len(tested)}
+    pairs = {(fact["model"], fact["reference"]) for fact in tested}
+    assert pairs == {("scratch", "tuned"), ("tuned", CONTROL), ("scratch", CONTROL)}
+    for fact in tested:
+        row = changes.loc[(fact["model"], fact["reference"], fact["metric"])]
+        own = [fact[name] for name in ("value", "low", "high", "n")]
+        assert own == pytest.approx([float(row[name]) for name in ("value", "low", "high", "n")], rel=1e-8)
+        assert fact["p"] == pytest.approx(beyond(Estimate(*own[:3], 33), 0.0, above=own[0] > 0))
+        assert fact["p_holm"] == pytest.approx(adjusted[id(fact)])
+        clear = fact["p_holm"] < 0.05 and (row["low"] > 0 or row["high"] < 0)
+        assert fact["rule"] in (("differs", "alike") if clear else ("alike", "unclear", "uncorrected"))
+        if fact["rule"] == "differs":
+            value, low, high = re.findall(NUMBER, fact["sentence"])[:3]
+            ends = sorted(abs(float(row[name])) for name in ("low", "high"))
+            assert [float(value), float(low), float(high)] == pytest.approx([abs(own[0]), *ends], abs=0.05)
+            words = ("farther", "broader", "more") if own[0] > 0 else ("nearer", "less", "narrower")
+            assert any(word in fact["sentence"].split("untrained")[0] for word in words)
+
+
+def test_page_latex_and_terminal_state_the_same(report: tuple[dict[str, Any], Path]) -> None:
+    result, out = report
+    page = html.unescape((out / "index.html").read_text())
+    latex = (out / "latex" / "findings.tex").read_text()
+    printed = list(lines(result["findings"]))
+    assert max(map(len, printed)) <= 80
+    joined = " ".join(" ".join(printed).split())
+    headlines = [fact["sentence"] for fact in result["findings"] if fact["headline"]]
+    assert len(headlines) == 5
+    for sentence in headlines:
+        assert sentence in page and sentence in joined
+        assert sentence.replace("−", r"\ensuremath{-}").replace("_", r"\_") in latex
+    assert page.index("Findings") < page.index(headlines[0]) < page.index("The models")
+    assert "What was found" not in page and "notes from loading and measuring" in page
+    assert "family not stated" in page
+
+
+def test_diagnose_states_findings_of_several_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FDLAB_STORE", str(tmp_path / "store"))
+    settings: dict[str, Any] = {"images": 8, "quiet": True, "control": False}
+    models = ["a=random:test_vit", "b=random:test_vit2"]
+    result = diagnose("attention", models, "digits#test", tmp_path / "two", **settings)
+    assert {(fact["model"], fact["reference"]) for fact in result["findings"]} == {("b", "a")}
+    spoken = [fact["sentence"] for fact in result["findings"] if fact["rule"] != "undefined"]
+    assert len(spoken) > 3 and all(sentence.startswith("With only 8 images: ") for sentence in spoken)
+    assert diagnose("attention", models[:1], "digits#test", tmp_path / "one", **settings)["findings"] == []
