@@ -18,7 +18,7 @@ from fdlab.compare.cohort import Cohort
 from fdlab.compare.over_seeds import over_seeds
 from fdlab.compare.paired import NOT_COMPARABLE, UNPAIRED
 from fdlab.compare.questions import CONTROL, INSTEAD_OF_PIXELS, KINDS, QUESTIONS, Pair, Trained, fixed_pairs
-from fdlab.compare.significance import ALPHA, beyond, for_and_against, holm
+from fdlab.compare.significance import ALPHA, beyond, holm, within
 from fdlab.records.estimate import UNKNOWN, Estimate
 from fdlab.records.means import rows_of
 from fdlab.records.metrics import METRICS
@@ -256,10 +256,9 @@ def _too_few(finding: Finding) -> bool:
 
 
 def _p_alike(finding: Finding) -> float:
-    """Of a difference that is as large as the margin, by two one-sided tests (Schuirmann 1987); 1 without margin."""
-    if not finding.margin > 0:
-        return 1.0
-    return for_and_against(finding.change, "none", finding.margin, finding.freedom)[0]
+    """Of a difference that is as large as the margin: below 0.05 where the 95 % interval, which the sentence prints,
+    lies within it."""
+    return min(1.0, 2 * within(finding.change, finding.margin, finding.freedom))
 
 
 def _rule(change: Estimate, p_differs: float, p_alike: float) -> str:
