@@ -43,7 +43,7 @@ def colours(root: Path, count: int = 12) -> Path:
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("classifier")
     images = colours(folder / "colours")
-    run = finetune(data=images, out=folder / "run", overrides={**SMALL, "run.steps": 60})
+    run = finetune("digits/finetune", data=images, out=folder / "run", overrides={**SMALL, "run.steps": 60})
     return run, images
 
 
