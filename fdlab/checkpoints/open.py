@@ -123,10 +123,14 @@ def _locate(text: str) -> tuple[Path | str, str | None]:
 
 
 def _open_file(path: Path, asked: _Asked) -> Encoder:
-    path = run_file(path) if path.is_dir() else path
-    file = read_weights(path)
-    own = own_file(file)
-    return _open_foreign(file, asked) if own is None else _open_own(own, asked)
+    try:
+        path = run_file(path) if path.is_dir() else path
+        file = read_weights(path)
+        own = own_file(file)
+        return _open_foreign(file, asked) if own is None else _open_own(own, asked)
+    except (OSError, OverflowError, RecursionError) as error:  # a name or a number of any size, in the file's words
+        why = getattr(error, "strerror", "") or f"{type(error).__name__}: {str(error)[:160]}"
+        raise refusal(path, "cannot be read.", f"{why}.", AGAIN) from error
 
 
 def _open_own(own: OwnFile, asked: _Asked) -> Encoder:

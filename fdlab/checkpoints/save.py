@@ -6,7 +6,9 @@ file can be opened here without guessing and rebuilt elsewhere without fdlab.
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -185,11 +187,30 @@ def own_file(file: WeightFile) -> OwnFile | None:
             raise TypeError("family and extra must be text and a table")
         for name in ("mean", "std"):
             entry[name] = [float(value) for value in entry[name]]
+            if not all(map(math.isfinite, entry[name])) or (name == "std" and not min(entry[name]) > 0):
+                raise ValueError(f"its {name} cannot be right")
         entry["options"] = [str(option) for option in entry["options"]]
         return OwnFile(file, entry, design, call)
-    except (KeyError, TypeError, ValueError, AttributeError, FdlabError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, FdlabError) as error:
         why = error.why if isinstance(error, FdlabError) else f"{type(error).__name__}: {error}"
         raise refusal(file.path, "has a damaged description.", why) from error
+
+
+def _is_network(module: str, name: str) -> bool:
+    """Whether it is the class of a network that timm or fdlab itself defines: nothing else is ever called."""
+    if not module.startswith(("timm.models.", "fdlab.encoders.")) or not name.isidentifier():
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return False
+    defined = str(getattr(found, "__module__", ""))
+    return isinstance(found, type) and issubclass(found, nn.Module) and defined.startswith(("timm.", "fdlab."))
+
+
+def _impossible(value: Any) -> bool:
+    numbers = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(number, int | float) and not 0 <= number < 2**31 for number in numbers)
 
 
 def _safe_call(entry: Mapping[str, Any], file: WeightFile) -> TimmCall:
@@ -203,8 +224,10 @@ def _safe_call(entry: Mapping[str, Any], file: WeightFile) -> TimmCall:
         asks = {key for key, value in kwargs.items() if value and key in _FETCHES}
         if asks or not timm.is_model(str(kwargs["model_name"])):
             raise ValueError("its timm call asks for more than a known model without weights")
-    elif not (module.startswith(("timm.models.", "fdlab.encoders.")) and name.isidentifier() and name[0].isupper()):
-        raise ValueError(f"its class {call.path[:80]} is none of timm's")
+    elif not _is_network(module, name):
+        raise ValueError(f"its class {call.path[:80]} is none of timm's networks")
+    if any(_impossible(value) for value in kwargs.values()) or not 0 <= call.norm_eps < 1:
+        raise ValueError("it names a size or an eps that no network has")
     if kwargs.get("mlp_layer", "Mlp") not in ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked"):
         raise ValueError("its MLP is none of timm's")
     depths = kwargs.get("depths") or [kwargs.get("depth") or 0]

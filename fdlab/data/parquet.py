@@ -90,12 +90,13 @@ def _bounded(file: Any, columns: list[str], size: int) -> Any:
     import pyarrow as pa
 
     most, meta = BUDGET + 3 * size, file.metadata
-    groups = (meta.row_group(number) for number in range(meta.num_row_groups))
-    parts = (group.column(number) for group in groups for number in range(group.num_columns))
-    declared = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in columns)
-    pieces, taken = [], declared if declared > most else 0
+    groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
+    declared = [_declared(group, columns) for group in groups]
+    pieces, taken = [], sum(declared) if sum(declared) > most else 0
+    # A value is no larger than its group, even where a dictionary repeats it: a piece stays within the bound.
+    rows = min(256, max(1, most // (4 * max([1, *declared]))))
     # one thread: a pool of threads would not survive the fork of loader workers
-    for piece in file.iter_batches(batch_size=64, columns=columns, use_threads=False) if taken <= most else ():
+    for piece in file.iter_batches(batch_size=rows, columns=columns, use_threads=False) if taken <= most else ():
         pieces.append(piece)
         taken += piece.nbytes
         if taken > most:
@@ -103,6 +104,12 @@ def _bounded(file: Any, columns: list[str], size: int) -> Any:
     if taken > most:
         raise ValueError(f"Its images unpack to more than {most / 1e6:.0f} MB from {size / 1e6:.1f} MB.")
     return pa.Table.from_batches(pieces, schema=pieces[0].schema if pieces else file.schema_arrow)
+
+
+def _declared(group: Any, columns: list[str]) -> int:
+    """Bytes of these columns of a row group before compression, as the file says."""
+    parts = [group.column(number) for number in range(group.num_columns)]
+    return sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in columns)
 
 
 def _pyarrow_parquet() -> Any:
