@@ -100,7 +100,12 @@ def _block_rows(name: str, estimate: Estimate, n: int, objective: str = "") -> l
 
 
 def cka_rows(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """``cka`` of every block of one model (rows) with every block of another (``x``), from their Gram matrices."""
+    """``cka`` of every block of one model (rows) with every block of another (``x``), from their Gram matrices.
+
+    The unbiased estimate is a correlation (an inner product of U-centred matrices over their norms, Szekely & Rizzo
+    2014), so its interval is taken on Fisher's z. Images of unrelated features can give an estimate below 0, which CKA
+    itself never is: the interval is cut at 0, or reaches from such an estimate to 0 at least.
+    """
     sizes = [int(size) for size in first["gram_sizes"]]
     pairs = [
         (torch.from_numpy(a[:, :size, :size]), torch.from_numpy(b[:, :size, :size]))
@@ -113,11 +118,13 @@ def cka_rows(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) 
         cut = [(a[:, k][:, :, k], b[:, k][:, :, k]) for (a, b), k in zip(pairs, inside, strict=True)]
         return form.cka_blocks(cut).numpy()
 
-    estimate = jackknife_interval(GROUP * (len(sizes) - 1) + sizes[-1], statistic)
+    estimate = jackknife_interval(GROUP * (len(sizes) - 1) + sizes[-1], statistic, correlation=True)
+    low = np.maximum(estimate.low, np.minimum(estimate.value, 0.0))
+    high = np.maximum(estimate.high, 0.0)
     depth = estimate.value.shape[0]
     return [
         {"metric": "cka", "block": i, "depth": (i + 1) / depth, "x": float(j), "value": float(estimate.value[i, j]),
-         "low": float(estimate.low[i, j]), "high": float(estimate.high[i, j]), "n": sum(sizes),
+         "low": float(low[i, j]), "high": float(high[i, j]), "n": sum(sizes),
          "objective": f"unbiased, groups of {GROUP} images, all patch tokens"}
         for i, j in np.ndindex(*estimate.value.shape)
     ]  # fmt: skip

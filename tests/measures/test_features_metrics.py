@@ -7,12 +7,15 @@ import math
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from fdlab.measures import features as f
 from fdlab.measures.classifier import knn_predict
+from fdlab.measures.feature_rows import cka_rows
+from fdlab.randomness import stream
 
 TRUTH: dict[str, Any] = json.loads((files("fdlab.known_answers") / "attention_truth.json").read_text())["features"]
 
@@ -42,6 +45,39 @@ def test_cka_sees_neither_rotation_scale_nor_shift() -> None:
     copy = 3 * X @ turn + 100
     assert f.cka(X, copy) == pytest.approx(1, abs=1e-9)
     assert f.cka(X, copy, biased=True) == pytest.approx(1, abs=1e-9)
+
+
+def grams(*features: np.ndarray) -> dict[str, np.ndarray]:
+    """Gram matrices of blocks as the probe keeps them: groups of 32 images (the last may be smaller), no diagonal."""
+    count = len(features[0])
+    sizes = [min(32, count - start) for start in range(0, count, 32)]
+    kept = np.zeros((len(sizes), len(features), 32, 32))
+    for group, size in enumerate(sizes):
+        for block, values in enumerate(features):
+            part = values[32 * group : 32 * group + size]
+            kept[group, block, :size, :size] = part @ part.T * (1 - np.eye(size))
+    return {"gram": kept, "gram_sizes": np.array(sizes)}
+
+
+@pytest.mark.parametrize("count", [12, 64, 80])
+def test_cka_of_known_features_and_its_interval_stay_between_0_and_1(count: int) -> None:
+    draw = stream(count, "cka")
+    x, apart = draw.normal(size=(2, count, 3))
+    near = x + 0.3 * draw.normal(size=(count, 3))
+    same, alike, unrelated = cka_rows(grams(x), grams(2 * x[:, ::-1], near, apart))
+    assert [same[end] for end in ("value", "low", "high")] == [pytest.approx(1, abs=1e-9)] * 3
+    assert 0 < alike["low"] < alike["value"] < alike["high"] < 1 and alike["high"] > 0.9
+    assert alike["high"] - alike["value"] < alike["value"] - alike["low"]  # uneven near 1
+    assert min(0, unrelated["value"]) <= unrelated["low"] <= unrelated["value"] <= unrelated["high"] <= 1
+    assert abs(unrelated["value"]) < 2 / math.sqrt(count)
+
+
+def test_an_interval_of_cka_begins_at_0_or_at_an_estimate_below() -> None:
+    draw = stream(3, "below 0")
+    rows = [cka_rows(grams(x), grams(y))[0] for x, y in draw.normal(size=(20, 2, 64, 5))]
+    assert {row["low"] for row in rows if row["value"] >= 0} == {0.0}  # unrelated features: no interval is above 0
+    below = [row for row in rows if row["value"] < 0]
+    assert 4 <= len(below) <= 16 and all(row["low"] == row["value"] and row["high"] >= 0 for row in below)
 
 
 def test_spectrum_cases() -> None:
