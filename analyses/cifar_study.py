@@ -1,6 +1,6 @@
 """The study on CIFAR-10: is it the distillation, or the student's design? Contrastive, masked and supervised models.
 
-    python analyses/cifar_study.py                       # two cores: about 70 CPU minutes a seed
+    python analyses/cifar_study.py                       # two cores: 3 to 4 CPU hours a seed (estimated)
     python analyses/cifar_study.py --size gpu --workers 1  # one GPU: hours; its time is not measured yet
     python analyses/cifar_study.py --report              # only the page, from what is finished
     python analyses/cifar_study.py --redraw              # only the page, from the tables of the last one
@@ -43,8 +43,8 @@ CPU = Size(
         "few": 160,
         "attention": 1700,
         "features": 15000,
-        "sharpness": 18000,
-        "hessian": 30000,
+        "sharpness": 72000,
+        "hessian": 480000,
     },
 )
 # ViT-Ti/4 on all images: 100 epochs of pre-training and of distilling, 30 of fine-tuning. Nothing of it is tuned.
@@ -57,7 +57,7 @@ GPU = Size(
     steps={**dict.fromkeys(("contrastive", "masked", "supervised", "distill"), 4900), "finetune": 2640, "few": 600},
     rates=(3e-4, 1e-3, 3e-3, 1e-2),
     few=(50, 500),
-    images={"attention": 1024, "features": 4000, "hessian": 256, "sharpness": 256},
+    images={"attention": 1024, "features": 4000, "hessian": 1024, "sharpness": 1024},
 )
 SIZES = {"cpu": CPU, "gpu": GPU}
 DATA = "CIFAR-10, 32 px"

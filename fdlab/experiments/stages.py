@@ -144,7 +144,9 @@ def _answer(study: Study, cell: Cell, seed: int, record: str, parts: Sequence[Ma
     size, store = study.size, study.size.layout["store"]
     device = pick_device(size.common.get("run.device", "cpu"))
     encoder = open_model(study.source(cell, seed), seed=seed, device=device)
-    shared = {"probe": record, "data": size.test, "images": size.images[record], "seed": 0}
+    # Each seed of the training is measured on images of its own, the same for all models of it: what an interval over
+    # seeds holds is then the scatter of images too.
+    shared = {"probe": record, "data": size.test, "images": size.images[record], "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
         kept = Store(study.folder / store if store else folder)
         answers = [_part(encoder, cell.label, kept, **{**shared, **part}) for part in parts]

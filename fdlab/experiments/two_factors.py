@@ -143,7 +143,7 @@ class Size:
     few: tuple[int, ...] = (20, 200)
     costs: Mapping[str, int] = field(default_factory=dict)
     images: Mapping[str, int] = field(
-        default_factory=lambda: {"attention": 256, "features": 1000, "hessian": 32, "sharpness": 128}
+        default_factory=lambda: {"attention": 256, "features": 1000, "hessian": 512, "sharpness": 512}
     )
     asked: Callable[[Cell, int], Mapping[str, Parts]] = every_probe
     recipes: str = "cifar"

@@ -12,6 +12,7 @@ import pytest
 
 from fdlab.compare.two_way import two_way
 from fdlab.errors import FdlabError
+from fdlab.experiments import stages
 from fdlab.experiments.report import places, rewrite_study, write_study
 from fdlab.experiments.stages import passes, pretraining, run
 from fdlab.experiments.two_factors import CELLS, FAMILIES, Cell, Size, Study
@@ -19,6 +20,7 @@ from fdlab.experiments.values import cohort_of, lost, unmeasured, values
 from fdlab.experiments.words import two_way_notes
 from fdlab.randomness import stream
 from fdlab.records.run_folder import RunFolder
+from fdlab.records.store import Record
 from fdlab.records.table import frame, write_table
 
 TOY = Size(
@@ -111,6 +113,23 @@ def test_a_study_is_continued_and_repaired_and_its_page_says_what_is_lost(tmp_pa
     assert (out / "README.md").read_text() == lines
     assert again["facts"]["claims"] == made["facts"]["claims"]
     pd.testing.assert_frame_equal(again["table"], made["table"], rtol=1e-8, check_dtype=False)
+
+
+def test_each_seed_is_measured_on_images_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that an interval over seeds holds the scatter of images too; the models of one seed share them."""
+    asked: list[dict[str, object]] = []
+
+    def listen(_encoder: object, label: str, _store: object, **settings: object) -> Record:
+        asked.append({"label": label, **settings})
+        return Record(frame([]), {}, {})
+
+    monkeypatch.setattr(stages, "_part", listen)
+    monkeypatch.setattr("fdlab.checkpoints.open.open_model", lambda *_, **__: None)
+    study = Study(tmp_path, TOY, [0, 1])
+    for seed in study.seeds:
+        for cell in (Cell("contrastive", "plain"), Cell("masked", "plain")):
+            stages._answer(study, cell, seed, "hessian", [{"k": 1}])
+    assert [each["seed"] for each in asked] == [0, 0, 1, 1]
 
 
 def test_a_report_of_something_else_is_not_taken_for_the_study(tmp_path: Path) -> None:

@@ -265,3 +265,14 @@ def test_facts_are_written_as_they_were_read() -> None:
     assert list(facts.written.items()) == list(written.items())
     assert (facts.data, facts.seeds, facts.images, facts.command) == ("digits", (0, 1), None, "")
     assert Report(frame([]), written).with_facts(title="T").facts.written == {**written, "title": "T"}
+
+
+def test_what_moves_under_maps_is_said_from_the_controls_own_numbers(table: pd.DataFrame, facts: Facts) -> None:
+    moved = (table["metric"] == "moved_sharpness_adaptive") & (table["x"] == 5)
+    table.loc[moved, "value"] = 1.84
+    table.loc[table["metric"].str.startswith("moved_noise"), "value"] = 1.0
+    words = caption("sharpness", table, facts)[3]
+    assert "adaptive, average to 1.8 times, a matrix inside each head" in words
+    assert "noise to a rise of 0.1 to 1 times" in words
+    without = table[~table["metric"].str.startswith("moved_")]
+    assert "the adaptive ones under a matrix inside a head" in caption("sharpness", without, facts)[3]

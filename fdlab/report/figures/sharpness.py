@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
+from fdlab.records.metrics.names import MAPS
 from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import row_a_model
 from fdlab.report.numbers import show
@@ -55,7 +57,25 @@ class Sharpness(Figure):
 
     def terms(self) -> dict[str, object]:
         noise = self.metric == "noise_to_rise"  # of which flatter models have more, of the others less
-        return {"first": SHOWN[self.metric], "noise": noise, "others": noise and len(self.shown) > 1}
+        return {
+            "first": SHOWN[self.metric],
+            "noise": noise,
+            "others": noise and len(self.shown) > 1,
+            "moves": self._moves(),
+        }
+
+    def _moves(self) -> str:
+        """How far each measure moves in this report's own control; without one, which maps move which measures."""
+        moved = []
+        for metric in self.shown:
+            rows = self.report.rows(self.probe, f"moved_{metric}")
+            rows = rows[rows["value"] > 0]
+            if len(rows):
+                far = rows.iloc[int(np.argmax(np.abs(np.log(rows["value"].to_numpy(float)))))]
+                moved.append(f"{SHOWN[metric]} to {far['value']:.2g} times, {list(MAPS.values())[int(far['x']) - 1]}")
+        if moved:
+            return f"in the control here, {'; '.join(moved)}"
+        return "the plain ones under scalings of layers, the adaptive ones under a matrix inside a head"
 
     def lines(self) -> Lines:
         for name in self.names:
