@@ -32,6 +32,7 @@ def facts(encoder: Encoder) -> dict[str, Any]:
     """
     found = asdict(encoder.info)
     found["heads_from"] = heads_from(encoder)
+    found["inferred"] = encoder.explain().splitlines() if encoder.anatomy.said else []
     name = stock_name(encoder.call) if encoder.call is not None else None
     if name is not None:
         found["timm_name"] = name.name if name.fits else None

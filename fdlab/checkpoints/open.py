@@ -9,10 +9,11 @@ from typing import Any, get_args
 import torch
 
 from fdlab.checkpoints.builders.timm_name import kind_of_name
+from fdlab.checkpoints.own_code import open_code, open_live
 from fdlab.checkpoints.recognise import recognise
 from fdlab.checkpoints.save import OwnFile, own_file
 from fdlab.checkpoints.soundness import not_finite, refuse_not_finite
-from fdlab.checkpoints.sources import on_disk, read_facts, run_file, split_facts
+from fdlab.checkpoints.sources import is_code, on_disk, read_facts, run_file, split_facts
 from fdlab.checkpoints.unpickle import AGAIN, WeightFile, read_weights, refusal
 from fdlab.encoders.channels import as_told
 from fdlab.encoders.devices import pick_device
@@ -47,9 +48,9 @@ def open_model(
 
     Args:
         source: a weight file, a run folder, ``timm:NAME`` or NAME (published weights through timm), a module of
-            your own (wrapped where it lies, as ``fdlab.wrap`` does) or an ``Encoder``,
-            ``random:FILE_OR_RUN_OR_NAME`` (that architecture before its first step), each with
-            ``@teacher`` or the like where a file holds several networks.
+            your own (wrapped where it lies, as ``fdlab.wrap`` does) or an ``Encoder``, ``py:FILE.py:FUNCTION`` (your
+            own code builds it, see docs/own_modules.md), ``random:FILE_OR_RUN_OR_NAME`` (that architecture before
+            its first step), each with ``@teacher`` or the like where a file holds several networks.
         encoder: the network to take, the same as ``@NAME``.
         heads: attention heads, where the file does not say.
         image_size: pixels, int or (height, width); position tables are resized by the family's method.
@@ -74,6 +75,8 @@ def open_model(
     image_size = image_size or facts.get("image_size")
     if activation is not None:
         check_activation(activation)
+    if is_code(base) or base.startswith("live:"):
+        return _open_own_code(base, behind, where, heads, activation, encoder, image_size, prefix_tokens, seed)
     text = str(source)
     is_random = base.startswith("random:")
     path, suffix = _locate(base.removeprefix("random:"))
@@ -87,6 +90,23 @@ def open_model(
     return as_told(opened, **{name: facts.get(name) if value is None else value for name, value in known.items()}).to(
         where
     )
+
+
+def _open_own_code(
+    base: str, behind: str, where: torch.device, heads: Any, activation: Any, encoder: Any, image_size: Any,
+    prefix: Any, seed: int,
+) -> Encoder:  # fmt: skip
+    """A model of the user's own code: what a file's reader would be told, the code says itself."""
+    for name, value in (("heads", heads), ("activation", activation), ("encoder", encoder)):
+        if value is not None:
+            raise FdlabError(
+                f"{base} is built by your own code.", f"It decides on {name}.", f"Leave {name} out.", code=USAGE
+            )
+    if base.startswith("live:"):
+        return open_live(base).to(where)
+    prefix = read_facts(behind).get("prefix_tokens") if prefix is None else prefix
+    random = seed if base.startswith("random:") else None
+    return open_code(base.removeprefix("random:"), seed=random, image_size=image_size, prefix=prefix).to(where)
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,15 @@ def parse_label(text: str) -> tuple[str, str]:
 
 def _label_and_source(text: str) -> tuple[str, str]:
     label, found, source = text.partition("=")
+    if is_code(text):
+        found = ""  # what stands before the first = is no label, but an argument of the function
     if found and label.strip() and "/" not in label and not Path(text).exists():
         if not source:
             raise FdlabError(f"'{text}' names no model.", "Nothing stands after '='.", "Use label=SOURCE.", code=USAGE)
         return label.strip(), source
+    if is_code(text):
+        name = text.partition("#")[0].rpartition(":")[2]
+        return (f"random {name}" if text.startswith("random:") else name), text
     kind, _, rest = text.partition(":") if text.startswith(("random:", "timm:")) else ("", "", text)
     path = Path(rest)
     name = path.parent.name if path.name in RUN_FILES and path.parent.name else path.name
@@ -39,6 +44,15 @@ def _label_and_source(text: str) -> tuple[str, str]:
     for ending in (".pth.tar", ".safetensors", ".pth", ".pt", ".bin", ".ckpt"):
         name = name.replace(ending, "")
     return (f"random {name}" if kind == "random" else name) or text, text
+
+
+def is_code(text: str) -> bool:
+    """Whether a SOURCE names the user's own code.
+
+    >>> is_code("py:nets.py:build#depth=2"), is_code("random:py:nets.py:build"), is_code("a.pth")
+    (True, True, False)
+    """
+    return text.removeprefix("random:").startswith("py:")
 
 
 def split_facts(text: str) -> tuple[str, str]:

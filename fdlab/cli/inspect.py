@@ -96,6 +96,8 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if facts["positions"]:
         rows.insert(6, ("positions", facts["positions"]))
     rows += [("option", text) for text in facts["options"]]
+    if facts["inferred"]:  # it holds what was assumed
+        return rows + [("inferred", text) for text in facts["inferred"]]
     return rows + [("assumed", text) for text in facts["assumed"]]
 
 

@@ -87,6 +87,7 @@ def _encoder(
     fields |= {**found, "image_size": height if height == width else subject.size, "family": "module"}
     fields |= {"parameters": sum(p.numel() for p in module.parameters()), "attention": anatomy.attention}
     fields |= {"title": f"{subject.title} (own module)" if anatomy.live else subject.title}
+    fields |= {"heads_from": "seen in one forward pass" if found["heads"] else "no attention is read"}
     fields |= {"source": name or f"{subject.title} (module)", **known}
     fields["assumed"] = tuple(dict.fromkeys((*known.get("assumed", ()), *subject.assumed)))
     info = EncoderInfo(**fields)

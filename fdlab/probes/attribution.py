@@ -18,6 +18,7 @@ import torch
 from scipy.special import bdtrc
 from torch import Tensor
 
+from fdlab.encoders.anatomy import COMPLETE
 from fdlab.encoders.attending import attending
 from fdlab.encoders.head_outputs import Projection, head_outputs, projections, without_head
 from fdlab.encoders.reading import SlicedImages, heads_of
@@ -322,9 +323,10 @@ def _orders(encoder: Encoder, asked: Iterable[str] | None) -> tuple[list[str], l
     for name in names:
         check_name("Attribution has no order", name, ORDERS)
     wanted = {*names, "random"}
-    if "rollout" not in wanted or not encoder.info.windows:
+    attends = encoder.info.attention == COMPLETE
+    if "rollout" not in wanted or (attends and not encoder.info.windows):
         return [name for name in ORDERS if name in wanted], []
-    refusal = _no_rollout(encoder, "It attends inside windows.")
+    refusal = _no_rollout(encoder, "It attends inside windows." if attends else f"Attention: {encoder.info.attention}.")
     if asked is not None:
         raise refusal
     return [name for name in ORDERS if name in wanted - {"rollout"}], [f"rollout: {refusal.what} {refusal.why}"]

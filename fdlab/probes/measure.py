@@ -10,11 +10,12 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from fdlab.checkpoints.open import open_model
@@ -28,6 +29,7 @@ from fdlab.errors import USAGE, FdlabError
 from fdlab.probes.growth import checked, drawn, grow, stages
 from fdlab.probes.probe import Probe, find_probe
 from fdlab.progress import Progress, say
+from fdlab.randomness import seed_for
 from fdlab.records.intervals import METHOD
 from fdlab.records.store import Record, Store, default_store
 from fdlab.records.table import CONTROL, join
@@ -297,10 +299,18 @@ def _random_control(encoders: Mapping[str, Encoder], device: str, seed: int) -> 
     info = first.info
     if info.source.startswith("random:"):
         return {}  # it is its own control
+    if first.untrained is not None:
+        return {CONTROL: _untrained(first, seed)}
     name = info.source.removeprefix("timm:") or info.timm_name
     # a bare file may need the head count that the first model was opened with
     with_heads: dict[str, Any] = {"heads": info.heads, "image_size": info.image_size}
     why = "nothing names its architecture."
+    if first.anatomy.live:
+        name = ""
+        why = (
+            f"There is no untrained form of {type(first.module).__name__}: its builder is not known, and resetting "
+            "parameters is not its initialiser. Give untrained=(seed) -> module to fdlab.wrap."
+        )
     for options in ({}, with_heads) if name else ():
         try:
             control = open_model(f"random:{name}", device=device, seed=seed, **options)
@@ -317,6 +327,17 @@ def _random_control(encoders: Mapping[str, Encoder], device: str, seed: int) -> 
         stacklevel=3,
     )
     return {}
+
+
+def _untrained(first: Encoder, seed: int) -> Encoder:
+    """The module before training, as its owner builds it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "construct"))
+        made = first.untrained(seed) if first.untrained is not None else None
+    info = first.info
+    control = wrap(made, image_size=info.image_size, mean=info.mean, std=info.std, name=CONTROL)  # type: ignore[arg-type]
+    told = replace(control.info, source=f"random:{info.source}", kind="random", taken=f"random weights, seed {seed}")
+    return Encoder(control.module, told, None, control.anatomy)
 
 
 def _shape(encoder: Encoder) -> tuple[Any, ...]:

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
+from fdlab.checkpoints.own_code import live_source
 from fdlab.encoders.devices import pick_device
+from fdlab.encoders.encoder import Encoder
 from fdlab.engine import recipe as recipes
 from fdlab.engine.distributed import current, launched
 from fdlab.engine.hardware import check_device, determinism, peak
@@ -272,7 +274,7 @@ def pretrain(
 def distill(
     recipe: str | None = None,
     *,
-    teacher: str | Path | None = None,
+    teacher: str | Path | torch.nn.Module | Encoder | None = None,
     data: str | Path | None = None,
     test: str | Path | None = None,
     out: str | Path,
@@ -288,7 +290,8 @@ def distill(
     Args:
         recipe: of the task distill, e.g. "paper/clip-b-300ep"; None: "digits/distill" for digits, else
             "folder/distill", whose sizes and length follow from your images and the teacher.
-        teacher: SOURCE: a file, a run's folder, "timm:NAME", "FILE@teacher"; None: the recipe's.
+        teacher: SOURCE: a file, a run's folder, "timm:NAME", "FILE@teacher", "py:FILE.py:FUNCTION"; or a module of
+            your own (a copy of it is frozen); None: the recipe's.
         data, test, out, overrides, config, seed, device, quiet: as in ``pretrain``.
         settings: settings of distillation, e.g. ``beta=1.0`` or ``loss="mse"``.
 
@@ -341,9 +344,14 @@ def finetune(
     return run(plan(recipe, task="classify", overrides=overrides, config=config, options=options), out, quiet=quiet)
 
 
+def _as_source(value: Any) -> Any:
+    """A module or an ``Encoder`` as a SOURCE that a recipe can hold."""
+    return live_source(value) if isinstance(value, (torch.nn.Module, Encoder)) else value
+
+
 def _options(
     task: str, own: Mapping[str, Any], data: object, test: object, seed: int | None, device: str | None
 ) -> dict[str, Any]:
     """The task's own settings and those that every training has, by dotted key; None leaves the recipe's."""
-    named = {key if "." in key else f"{task}.{key}": value for key, value in own.items()}
+    named = {key if "." in key else f"{task}.{key}": _as_source(value) for key, value in own.items()}
     return {"data.source": data, "data.test": test, "run.seed": seed, "run.device": device} | named
