@@ -19,7 +19,6 @@ import pandas as pd
 
 from fdlab.compare.cohort import Cohort, Member
 from fdlab.compare.hypotheses import SCORE
-from fdlab.compare.of_averages import OVER_HEADS
 from fdlab.compare.over_seeds import over_seeds
 from fdlab.compare.paired import same_images
 from fdlab.compare.significance import mean_of_units, weighted_sum
@@ -28,6 +27,7 @@ from fdlab.records.atomic import read_json
 from fdlab.records.estimate import Estimate
 from fdlab.records.means import blocks_of, known_mean, rows_of
 from fdlab.records.metrics.names import OF_FINETUNING
+from fdlab.records.spread import SPREADS, combined_spread
 from fdlab.records.store import Record
 from fdlab.records.table import join, values
 
@@ -268,13 +268,16 @@ class Evidence:
 
     def _per_image(self, factors: Mapping[str, float], metric: str, blocks: str) -> Estimate | None:
         """From the records' per-image values; None where a model has none or they are of other images."""
-        array = "distance" if metric in OVER_HEADS else metric
+        array = "distance" if metric in SPREADS else metric
         records = [record for label in factors if (record := self._record(label, array)) is not None]
         if len(records) < len(factors) or not all(same_images(records[0], record) for record in records[1:]):
             return None
+        if metric in SPREADS:
+            kept = [_kept(record.arrays[array], blocks) for record in records]
+            return combined_spread(list(zip(factors.values(), kept, strict=True)), metric)
         value, units = 0.0, np.zeros(len(records[0].arrays[array]))
         for factor, record in zip(factors.values(), records, strict=True):
-            mean, of_image = _image_values(record.arrays[array].astype(np.float64), metric, blocks)
+            mean, of_image = _image_values(record.arrays[array].astype(np.float64), blocks)
             value, units = value + factor * mean, units + factor * of_image
         return mean_of_units(units, value)
 
@@ -309,20 +312,21 @@ def _without_means(table: pd.DataFrame) -> pd.DataFrame:
     return table[~(has_seeds.to_numpy() & table["seed"].isna().to_numpy())]
 
 
-def _image_values(array: np.ndarray, metric: str, blocks: str) -> tuple[float, np.ndarray]:
-    """The value and its units (n,): means of an image, or jackknife pseudo-values of a spread over heads."""
+def _image_values(array: np.ndarray, blocks: str) -> tuple[float, np.ndarray]:
+    """The value and its units (n,): means of an image."""
     if array.ndim == 1:
         return float(np.nanmean(array)), array
+    kept = _kept(array, blocks)
+    units = known_mean(kept.reshape(len(kept), -1))
+    return float(np.nanmean(units)), units
+
+
+def _kept(array: np.ndarray, blocks: str) -> np.ndarray:
+    """(n, kept, ...): the blocks of one part."""
     kept = blocks_of(array, blocks)
     if not kept.shape[1]:
         raise Missing(f"no blocks in the {blocks}")
-    if metric in OVER_HEADS:
-        function, n, mean = OVER_HEADS[metric], len(kept), kept.mean(0)
-        value = float(function(mean).mean())
-        without = function((n * mean - kept) / max(n - 1, 1)).mean(-1)
-        return value, n * value - (n - 1) * without
-    units = known_mean(kept.reshape(len(kept), -1))
-    return float(np.nanmean(units)), units
+    return kept
 
 
 def records_under(folder: Path) -> dict[tuple[str, str], Path]:

@@ -12,9 +12,9 @@ from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import interval_of_means
 from fdlab.records.means import blocks_of, late
 from fdlab.records.metrics import METRICS
+from fdlab.records.spread import SPREADS, combined_spread
 from fdlab.records.store import Record
 
-OVER_HEADS = {"distance_spread": lambda d: d.max(-1) - d.min(-1), "distance_sd": lambda d: d.std(-1)}
 CURVES = {"deletion": falling, "insertion": rising}
 
 
@@ -32,7 +32,20 @@ def average_rows(first: Record, second: Record, seed: int) -> Iterable[dict[str,
         if metric in others and _defined(first, metric) and _defined(second, metric):
             change = _difference(statistic, others[metric], seed)
             yield {"metric": metric, "n": len(statistic.values), "unit": METRICS[metric].unit, **change.row}
+    yield from _spread_rows(first, second, seed)
     yield from _teacher_rows(first, second, seed)
+
+
+def _spread_rows(first: Record, second: Record, seed: int) -> Iterable[dict[str, Any]]:
+    """Spreads over heads of the late blocks, each without the noise of its own head means."""
+    distances = [record.arrays.get("distance") for record in (first, second)]
+    late_blocks = [blocks_of(values) for values in distances if values is not None and values.ndim == 3]
+    if len(late_blocks) < 2:
+        return
+    for metric in SPREADS:
+        change = combined_spread([(1.0, late_blocks[0]), (-1.0, late_blocks[1])], metric, seed)
+        if change.known:
+            yield {"metric": metric, "n": change.n, "unit": METRICS[metric].unit, **change.row}
 
 
 def _teacher_rows(first: Record, second: Record, seed: int) -> Iterable[dict[str, Any]]:
@@ -66,13 +79,9 @@ def _final_objective(record: Record) -> str:
 
 
 def _statistics(record: Record) -> dict[str, Statistic]:
-    """Spreads over heads (late blocks), areas and gains of attribution curves, shares of head effects (late blocks)."""
+    """Areas and gains of attribution curves, shares of head effects (late blocks)."""
     statistics: dict[str, Statistic] = {}
     arrays = record.arrays
-    distance = arrays.get("distance")
-    if distance is not None and distance.ndim == 3:
-        for name, over in OVER_HEADS.items():
-            statistics[name] = Statistic(distance, lambda means, over=over: blocks_of(over(means)).mean(-1))  # type: ignore[misc]
     for kind in CURVES:
         if f"{kind}_random" in arrays:
             statistics |= _of_curves(record, kind)

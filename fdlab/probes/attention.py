@@ -30,8 +30,9 @@ from fdlab.measures.attention import ALL, metrics_from_sums, sums_for
 from fdlab.measures.attention_sums import BY_KIND, QuerySums
 from fdlab.probes.probe import Probe, batches_of, check_images, check_name, manifest_of, untouched
 from fdlab.records.estimate import Estimate
-from fdlab.records.intervals import interval_of_means, mean_interval
+from fdlab.records.intervals import mean_interval
 from fdlab.records.metrics import METRICS
+from fdlab.records.spread import SPREADS, spread_over_heads
 from fdlab.records.store import Record
 from fdlab.records.table import frame, with_bounds
 
@@ -181,31 +182,13 @@ def _rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int, heads: lis
     for name in (*ALL, *BY_KIND):
         if name in arrays and (name in wanted or name in BY_KIND):
             rows += _interval_rows(name, arrays[name], mean_interval(arrays[name], seed), heads)
-    for name, over_heads in SPREADS.items():
+    for name in SPREADS:
         if name in wanted:
             distances = arrays["distance"]
-            spread = interval_of_means(distances, over_heads, seed)
-            # A spread is never negative; the jackknife's symmetric interval does not know that.
-            spread = spread._replace(low=np.maximum(spread.low, 0.0))
-            rows += _interval_rows(name, np.fmin.reduce(distances, axis=-1), spread, heads)
+            rows += _interval_rows(
+                name, np.fmin.reduce(distances, axis=-1), spread_over_heads(distances, name, seed), heads
+            )
     return rows
-
-
-def _range(means: np.ndarray) -> np.ndarray:
-    """The largest less the smallest over heads, the last axis."""
-    return np.asarray(np.fmax.reduce(means, axis=-1) - np.fmin.reduce(means, axis=-1))
-
-
-def _deviation(means: np.ndarray) -> np.ndarray:
-    """The standard deviation over heads (n - 1), the last axis; NaN for a single one; NaN heads are absent."""
-    count = (~np.isnan(means)).sum(axis=-1)
-    centred = means - np.nansum(means, axis=-1, keepdims=True) / np.maximum(count, 1)[..., None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.sqrt(np.nansum(centred**2, axis=-1) / np.where(count > 1, count - 1, np.nan)))
-
-
-# one value a block, from the image-averaged distances
-SPREADS = {"distance_spread": _range, "distance_sd": _deviation}
 
 
 def _interval_rows(name: str, values: np.ndarray, mean: Estimate, heads: list[int]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ The method by kind of value (docs/intervals.md measures how often each holds the
 
     a mean, a paired difference     Student's t; from 32 images on the outer ends of t and bootstrap-t
     a function of averages          jackknife; from 32 images on the expanded percentile bootstrap
+    a spread over heads             by inverting a test (spread.py)
     over directions and images      two jackknives; from 32 images on the percentile bootstrap over both
     a statistic of a set of images  delete-a-group jackknife, of correlations (CKA) on Fisher's z
     a share of test images          Wilson
@@ -26,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from fdlab.randomness import seed_for, stream
 from fdlab.records.estimate import Estimate
 
-METHOD = 3  # goes up when intervals of the same values change: stored records then get theirs anew from their arrays
+METHOD = 4  # goes up when intervals of the same values change: stored records then get theirs anew from their arrays
 BOOTSTRAP_FROM = 32  # below, percentile intervals are too short (coverage 0.88 at 8, 0.93 at 16)
 FARTHEST = 2.0  # times Student's half-width: farther ends come from one odd image and cover no more
 RESAMPLES = 1000
@@ -71,7 +72,7 @@ def mean_interval(values: ArrayLike, seed: int = 0, *, level: float = LEVEL) -> 
 def interval_of_means(
     values: ArrayLike, function: Callable[[Array], Array], seed: int = 0, *, level: float = LEVEL
 ) -> Estimate:
-    """A function of the image averages, e.g. their largest difference over heads.
+    """A function of the image averages, e.g. the area under an averaged curve.
 
     Args:
         values: (n, ...).

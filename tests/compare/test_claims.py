@@ -353,7 +353,7 @@ def test_with_one_seed_images_are_the_unit_and_there_is_no_verdict(tmp_path: Pat
     assert effect.change.value == pytest.approx(0.1, abs=0.02) and effect.change.low > 0
 
 
-def test_the_spread_over_heads_has_a_jackknife_over_images(tmp_path: Path) -> None:
+def test_the_spread_over_heads_is_without_the_noise_of_images(tmp_path: Path) -> None:
     draw = stream(1, "spread")
     own = np.array([10.0, 4.0]) + draw.normal(0, 1, (64, 4, 2))
     other = np.array([7.0, 6.0]) + draw.normal(0, 1, (64, 4, 2))
@@ -361,7 +361,7 @@ def test_the_spread_over_heads_has_a_jackknife_over_images(tmp_path: Path) -> No
     found = judge([one], PAIR, pair_with(tmp_path, own, other, "distance"))[0]
     effect = found.answers[0].effect
     expected = np.mean([np.ptp(own[:, b].mean(0)) - np.ptp(other[:, b].mean(0)) for b in (2, 3)])
-    assert effect.change.value == pytest.approx(expected)
+    assert effect.change.value == pytest.approx(expected, abs=0.05)  # far apart: noise adds next to nothing
     # the true error: difference of four head means an image set, two blocks averaged
     assert width(found.answers[0]) == pytest.approx(2 * 2.0 * np.sqrt(4 / 64 / 2), rel=0.25)
     assert found.verdict == ONE_SEED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
@@ -79,6 +80,12 @@ class AttentionDistance(OfHeads):
                     "heads, mean (px)": plain(heads["value"].mean()),
                     "smallest": plain(heads["value"].min()),
                     "largest": plain(heads["value"].max()),
-                    "spread (95 %)": show(estimate_at(spread, block), "distance_spread") if known else "–",
+                    "spread (95 %)": _spread(spread, block, heads["head"].nunique()) if known else "–",
                     "uniform": plain(self.report.uniform_in(name, block)),
                 }
+
+
+def _spread(rows: pd.DataFrame, block: int, heads: int) -> str:
+    """A block's spread with its interval, or why it has none."""
+    value = estimate_at(rows, block)
+    return show(value, "distance_spread") if value.known or heads > 1 else "undefined: one head a block"
