@@ -18,6 +18,7 @@ from fdlab.cli import (
     export,
     figures,
     inspect,
+    predict,
     rank,
     recipes,
     report,
@@ -38,7 +39,7 @@ app = typer.Typer(
 )
 VERBS = {
     "Start here": (demo.demo,),
-    "Train": (train.pretrain, train.distill, train.finetune, sweep.sweep, runs.runs, recipes.recipes),
+    "Train": (train.pretrain, train.distill, train.finetune, predict.predict, sweep.sweep, runs.runs, recipes.recipes),
     "Measure": (trainability.trainability, inspect.inspect, export.export, inspect.explain, doctor.doctor),
     "Read": (compare.compare, claims.claims, rank.rank, figures.figures, report.report),
 }

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from fdlab.cli.app import app
 from fdlab.data.sources import open_data
 from fdlab.errors import FdlabError
 from fdlab.study.classifier import load_classifier
@@ -80,3 +83,17 @@ def test_what_is_no_classifier_is_said(tmp_path: Path, tuned: tuple[Path, Path])
     assert "fdlab finetune" in caught.value.fix
     with pytest.raises(FdlabError, match="There is no image at"):
         load_classifier(tuned[0]).predict("nowhere.png")
+
+
+def test_the_command_names_pictures(tuned: tuple[Path, Path], tmp_path: Path) -> None:
+    run, images = tuned
+    red, blue = images / "red" / "0.png", images / "blue" / "1.png"
+    words = ["predict", str(run), str(red), str(blue), "--top", "2", "--csv", str(tmp_path / "said.csv")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert lines[0].startswith(f"{red}: red ") and lines[1].startswith(f"{blue}: blue ")
+    written = pd.read_csv(tmp_path / "said.csv")
+    assert written["class"].tolist()[::2] == ["red", "blue"] and len(written) == 4
+    listed = json.loads(CliRunner().invoke(app, [*words[:4], "--json"]).stdout)
+    assert [guesses[0]["name"] for guesses in listed.values()] == ["red", "blue"]
