@@ -7,14 +7,16 @@ and all heads, image by image; block by block too where both have as many blocks
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fdlab.compare.of_averages import average_rows
+from fdlab.compare.significance import weighted_sum
 from fdlab.records.estimate import Estimate
-from fdlab.records.intervals import paired_difference_interval
+from fdlab.records.intervals import paired_difference_interval, proportion_interval
 from fdlab.records.means import known_mean, late
 from fdlab.records.metrics import METRICS
 from fdlab.records.store import Record
@@ -23,7 +25,14 @@ Row = dict[str, Any]
 # Two models' logits have no common scale: only shares of them are compared.
 NO_COMMON_SCALE = ("score_whole", "score_empty", "head_effect", "head_conductance")
 NOT_COMPARABLE = "not comparable: pixels of different grids"  # the ``objective`` of such a difference
+PAIRED_SHARES = "paired, image by image"
 UNPAIRED = "unpaired: of two separate intervals"
+# Arrays of right and wrong answers, one an image -> the share that they are of.
+SHARES = {
+    "accuracy": "accuracy",
+    "knn patch mean": "knn",
+    "linear_probe patch mean": "linear_probe",
+}
 LAYOUT = ("grid", "patch_size", "image_size", "windows")
 
 
@@ -87,7 +96,7 @@ def _measures(record: Record) -> Iterable[tuple[str, np.ndarray]]:
     for name, values in record.arrays.items():
         if (
             name in METRICS
-            and name not in NO_COMMON_SCALE
+            and name not in (*NO_COMMON_SCALE, *SHARES)
             and values.ndim <= 3
             and values.dtype.kind in "fiub"
             and values.shape[:1] == (count,)
@@ -96,6 +105,7 @@ def _measures(record: Record) -> Iterable[tuple[str, np.ndarray]]:
 
 
 def _differences(first: Record, second: Record, seed: int) -> Iterable[Row]:
+    yield from _shares(first, second)
     others = dict(_measures(second))
     for metric, values in _measures(first):
         other = others.get(metric)
@@ -112,6 +122,56 @@ def _differences(first: Record, second: Record, seed: int) -> Iterable[Row]:
                 bounds = Estimate(float(value), float(low), float(high)).row
                 yield same | {"block": block, "depth": (block + 1) / count} | bounds
     yield from average_rows(first, second, seed)
+
+
+def _shares(first: Record, second: Record) -> Iterable[Row]:
+    """Differences of shares of right answers, image by image; a readout's classifiers are not fitted again."""
+    for name, metric in SHARES.items():
+        if name in first.arrays and name in second.arrays:
+            answers = [np.asarray(record.arrays[name], dtype=bool) for record in (first, second)]
+            where = f"patch mean, {PAIRED_SHARES}" if name != metric else PAIRED_SHARES
+            row = {"metric": metric, "n": len(answers[0]), "unit": "", "objective": where}
+            yield row | paired_shares(*answers).row
+
+
+def paired_shares(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """The difference of two shares of right answers on the same images (Newcombe 1998, paired data, method 10).
+
+    Wilson's intervals of both shares are joined in squares, with the correlation of the answers, corrected for
+    continuity.
+
+    >>> paired_shares(np.array([True] * 60 + [False] * 40), np.array([True] * 50 + [False] * 50))[:1]
+    (0.1...,)
+
+    Args:
+        first, second: (n,) bool: whether each image was answered rightly, in the same order.
+
+    Raises:
+        ValueError: other numbers of images.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"paired answers need the same images: {len(first)} and {len(second)}")
+    n = len(first)
+    both, neither = int((first & second).sum()), int((~first & ~second).sum())
+    only, other = int((first & ~second).sum()), int((~first & second).sum())
+    own, their = (proportion_interval(int(answers.sum()), n) for answers in (first, second))
+    product = float(both * neither - only * other)
+    product = max(product - n / 2, 0.0) if product > 0 else product
+    scale = math.sqrt((both + only) * (other + neither) * (both + other) * (only + neither))
+    phi = product / scale if scale else 0.0
+
+    def joined(one: float, two: float) -> float:
+        return math.sqrt(max(one**2 - 2 * phi * one * two + two**2, 0.0))
+
+    value = (only - other) / n
+    below = joined(own.value - own.low, their.high - their.value)
+    above = joined(own.high - own.value, their.value - their.low)
+    return Estimate(value, value - below, value + above, n)
+
+
+def unpaired_shares(first: Estimate, second: Estimate) -> Estimate:
+    """The difference of two shares on images that are not the same (Newcombe 1998, method 10, from Wilson's ends)."""
+    return weighted_sum([(1.0, first), (-1.0, second)], min(first.n, second.n))
 
 
 def _by_block(values: np.ndarray) -> np.ndarray:

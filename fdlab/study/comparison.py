@@ -15,7 +15,7 @@ from fdlab.records.store import Record
 from fdlab.records.table import CONTROL, join
 from fdlab.study.diagnosis import Gathered, facts_of, gather, left_out, save_records
 from fdlab.study.publish import write_report
-from fdlab.study.stating import changes, findings
+from fdlab.study.stating import accuracies, changes, findings, trainings
 
 # Which parts of a probe a comparison takes, and on how many images at most: these cost many passes.
 PARTS = {
@@ -88,7 +88,7 @@ def compare(
         save_records(folder / "records" / probe, result.records)
     records = {probe: result.records for probe, result in results.items()}
     differences, not_taken = changes(cohort, records, seed)
-    table = join([*(result.table for result in results.values()), differences])
+    table = join([*(r.table for r in results.values()), differences, accuracies(cohort, trainings(cohort))])
     families = Report(table).families | {member.label: member.family for member in cohort.model if member.family}
     table = table.assign(family=[families.get(label, "") for label in table["model"]])
     notes = list(dict.fromkeys(note for result in results.values() for note in result.notes)) + not_taken

@@ -20,7 +20,7 @@ def finish(task: Task, recipe: Recipe, folder: RunFolder, facts: dict[str, Any])
     save(task, folder.path / task.result, facts["family"], recipe.run.seed)
     heads = {name: part for name, part in task.module.items() if name != "encoder"}
     save_heads(folder.path / "heads.safetensors", heads)
-    _record(recipe, facts).save(folder.path / "record")
+    _record(task, recipe, facts).save(folder.path / "record")
     folder.finish(facts)
 
 
@@ -50,8 +50,8 @@ def save(task: Task, path: Path, family: str, seed: int) -> None:
     )
 
 
-def _record(recipe: Recipe, facts: Mapping[str, Any]) -> Record:
-    """The run's own numbers as rows of the one table."""
+def _record(task: Task, recipe: Recipe, facts: Mapping[str, Any]) -> Record:
+    """The run's own numbers as rows of the one table; the array ``accuracy`` has the answer to each test image."""
     common = {"model": facts["label"], "family": facts["family"], "seed": recipe.run.seed, "probe": "training"}
     rows: list[dict[str, Any]] = [
         {**common, "metric": "final_loss", "value": facts["final_loss"], "objective": "train"},
@@ -63,4 +63,8 @@ def _record(recipe: Recipe, facts: Mapping[str, Any]) -> Record:
         count = int(facts["count"])
         share = proportion_interval(int(facts["correct"]), count).row
         rows.append({**common, "metric": "accuracy", **share, "n": count, "objective": "test"})
-    return Record(frame(rows), manifest={"recipe": recipe.model_dump(mode="json"), **facts})
+    manifest = {"recipe": recipe.model_dump(mode="json"), **facts}
+    right = getattr(task, "right", None)
+    if right is None or task.test is None or (right.sum(), len(right)) != (facts.get("correct"), facts.get("count")):
+        return Record(frame(rows), manifest=manifest)
+    return Record(frame(rows), {"accuracy": right}, {**manifest, "test_digest": task.test.digest})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdlab.compare.cohort import Cohort
 from fdlab.compare.findings import find
-from fdlab.compare.paired import paired_rows
-from fdlab.compare.questions import fixed_pairs
+from fdlab.compare.paired import PAIRED_SHARES, UNPAIRED, paired_rows, paired_shares, unpaired_shares
+from fdlab.compare.questions import Trained, fixed_pairs
+from fdlab.records.estimate import Estimate
 from fdlab.records.store import Record
-from fdlab.records.table import CONTROL, frame
+from fdlab.records.table import CONTROL, frame, join
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,3 +67,41 @@ def starts(records: Mapping[str, Records]) -> dict[str, str]:
 
 def _sizes(record: Record) -> list[Any]:
     return [record.manifest.get(key) for key in SIZES]
+
+
+def trainings(cohort: Cohort) -> Records:
+    """The records that finished fine-tunings among the models left of themselves: accuracy and final loss."""
+    found = {}
+    for member in cohort.model:
+        folder = Path(member.source) / "record"
+        if (folder / "manifest.json").is_file() and (folder / "arrays.npz").is_file():
+            record = Record.load(folder)
+            rows = record.table[record.table["metric"].isin(("accuracy", "final_loss"))]
+            if (rows["metric"] == "accuracy").any():
+                found[member.label] = Record(rows.assign(model=member.label), record.arrays, record.manifest)
+    return found
+
+
+def accuracies(cohort: Cohort, found: Records) -> pd.DataFrame:
+    """Accuracies of fine-tunings and their differences: image by image on the same test images, else unpaired."""
+    pairs = [one for trained in fixed_pairs(cohort, {}).values() for one in trained]
+    rows = [_accuracy(one, found) for one in pairs if one.model in found and one.reference in found]
+    return join([*(record.table for record in found.values()), frame(rows)])
+
+
+def _accuracy(pair: Trained, found: Records) -> dict[str, Any]:
+    first, second = found[pair.model], found[pair.reference]
+    same = {"model": pair.model, "reference": pair.reference, "probe": "training", "metric": "accuracy", "unit": ""}
+    digests = [record.manifest.get("test_digest") for record in (first, second)]
+    arrays: list[Any] = [record.arrays.get("accuracy") for record in (first, second)]
+    known = digests[0] and digests[0] == digests[1] and arrays[0] is not None and arrays[1] is not None
+    if known and len(arrays[0]) == len(arrays[1]):
+        change = paired_shares(arrays[0], arrays[1])
+        return {**same, "n": change.n, "objective": PAIRED_SHARES, **change.row}
+    change = unpaired_shares(_own_accuracy(first), _own_accuracy(second))
+    return {**same, "n": change.n, "objective": UNPAIRED, **change.row}
+
+
+def _own_accuracy(record: Record) -> Estimate:
+    row = record.table[record.table["metric"] == "accuracy"].iloc[0]
+    return Estimate(float(row["value"]), float(row["low"]), float(row["high"]), int(row["n"]))

@@ -221,22 +221,27 @@ class Classify(Task):
         """Accuracy on the test and on the validation images, each counted once."""
         result = {}
         if self.test is not None:
-            correct, count = self._count(self.test)
+            correct, count = self._count(self.test, keep=True)
             result = {"accuracy": correct / max(count, 1), "correct": float(correct), "count": float(count)}
         if self.validation is not None:
             correct, count = self._count(self.validation)
             result["validation_accuracy"] = correct / max(count, 1)
         return result
 
-    def _count(self, images: ImageSource) -> tuple[int, int]:
+    def _count(self, images: ImageSource, *, keep: bool = False) -> tuple[int, int]:
+        """Right answers and images; ``keep`` leaves those of each image as ``right``, on a single process."""
         correct = count = 0
+        answers: list[Tensor] = []
         ranks = current()
         turns = ranks.turns(len(images), 256)
         for part, labels in stacked(images, turns, self.size, workers=self.workers, device=self.device):
             # Shared weights need every rank's forward pass: a rank without images makes one that is not counted.
             shown = part if len(part) else part.new_zeros(1, 3, self.size, self.size)
-            correct += int((self.logits(shown).argmax(-1).cpu()[: len(labels)] == labels).sum())
+            answers.append(self.logits(shown).argmax(-1).cpu()[: len(labels)] == labels)
+            correct += int(answers[-1].sum())
             count += len(labels)
+        if keep:
+            self.right = torch.cat(answers).numpy() if ranks.alone and answers else None
         correct, count = (int(number) for number in ranks.total(correct, count))
         return correct, count
 

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fdlab.compare.paired import NOT_COMPARABLE, paired_rows
+from fdlab.compare.paired import NOT_COMPARABLE, paired_rows, paired_shares, unpaired_shares
 from fdlab.randomness import stream
+from fdlab.records.estimate import Estimate
+from fdlab.records.intervals import proportion_interval
 from fdlab.records.store import Record
 from fdlab.records.table import differences, frame, values
 
@@ -192,3 +194,31 @@ def test_pixels_of_different_grids_are_marked_and_nothing_else_is() -> None:
         marked = table["objective"] == NOT_COMPARABLE
         assert set(table[marked]["metric"]) == {"distance", "distance_spread", "distance_sd"}
         assert set(table[~marked]["metric"]) == {"distance_ratio"}
+
+
+def test_shares_of_right_answers_are_compared_answer_by_answer() -> None:
+    """Two readouts that agree on most images: the pair knows their difference far better than two intervals do."""
+    draw = stream(4, "answers")
+    first = draw.uniform(0, 1, 400) < 0.7
+    second = first.copy()
+    second[np.flatnonzero(first)[:12]] = False
+    readout = {"knn patch mean": first}, {"knn patch mean": second}
+    records = [record(arrays, probe="features", images=400) for arrays in readout]
+    row = rows_of(*records).iloc[0]
+    assert (row["metric"], row["n"], row["value"]) == ("knn", 400, pytest.approx(0.03))
+    assert row["low"] > 0.01 and row["high"] < 0.06
+    own = [Estimate(a.mean(), *proportion_interval(int(a.sum()), 400)[1:3], 400) for a in (first, second)]
+    apart = unpaired_shares(*own)
+    assert apart.value == pytest.approx(0.03) and apart.low < 0 < apart.high
+    back = paired_shares(second, first)
+    assert (back.value, back.low, back.high) == pytest.approx((-row["value"], -row["high"], -row["low"]))
+
+
+def test_the_interval_of_paired_shares_holds_the_truth() -> None:
+    draw, inside = stream(6, "paired shares"), 0
+    for _ in range(400):
+        shared = draw.uniform(0, 1, 60)
+        first, second = (shared < 0.7) ^ (draw.uniform(0, 1, 60) < 0.1), (shared < 0.6) ^ (draw.uniform(0, 1, 60) < 0.1)
+        found = paired_shares(first, second)
+        inside += found.low <= 0.08 <= found.high  # (0.7 - 0.6) (1 - 2 x 0.1)
+    assert 0.93 <= inside / 400 <= 0.985

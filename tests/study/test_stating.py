@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+import fdlab
 from fdlab.cli.show import findings as lines
+from fdlab.compare.paired import UNPAIRED, paired_shares
 from fdlab.compare.significance import beyond, holm
 from fdlab.records.estimate import Estimate
+from fdlab.records.store import Record
 from fdlab.records.table import CONTROL, differences, read_table
 from fdlab.study.comparison import compare
 from fdlab.study.diagnosis import diagnose
@@ -86,3 +89,43 @@ def test_diagnose_states_findings_of_several_models(tmp_path: Path, monkeypatch:
     spoken = [fact["sentence"] for fact in result["findings"] if fact["rule"] != "undefined"]
     assert len(spoken) > 3 and all(sentence.startswith("With only 8 images: ") for sentence in spoken)
     assert diagnose("attention", models[:1], "digits#test", tmp_path / "one", **settings)["findings"] == []
+
+
+def test_fine_tunings_are_compared_by_their_answers_to_the_test_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FDLAB_STORE", str(tmp_path / "store"))
+    overrides = {
+        "run.batch": 16,
+        "data.validation": 0,
+        "data.per_class": 5,
+        "classify.model": "random:test_vit",
+        "data.size": 48,
+    }
+    runs = {}
+    for name, steps, test in (
+        ("short", 1, "digits#test[:200]"),
+        ("long", 8, "digits#test[:200]"),
+        ("other", 1, "digits#test[:90]"),
+    ):
+        settings = {**overrides, "run.steps": steps}
+        runs[name] = Path(
+            fdlab.finetune(
+                "digits/finetune", data="digits#train[:300]", test=test, out=tmp_path / name, overrides=settings
+            )
+        )
+    right = {name: Record.load(run / "record").arrays["accuracy"] for name, run in runs.items()}
+    own = {name: json.loads((run / "run.json").read_text()) for name, run in runs.items()}
+    assert {name: int(answers.sum()) for name, answers in right.items()} == {n: own[n]["correct"] for n in own}
+    models = [f"{name}={run}" for name, run in runs.items()]
+    settings = {"images": 8, "quiet": True, "probes": ("attention",), "control": False}
+    result = compare(models, "digits#test", tmp_path / "r", **settings)
+    rows = differences(result["table"])
+    rows = rows[rows["metric"] == "accuracy"].set_index("model")
+    expected = paired_shares(right["long"], right["short"])
+    assert rows.loc["long", ["value", "low", "high"]].astype(float).tolist() == pytest.approx(list(expected[:3]))
+    assert rows.loc["other", "objective"] == UNPAIRED and rows.loc["other", "n"] == 90
+    said = {f["model"]: f for f in result["findings"] if f["question"] == "accuracy" and f["rule"] != "unclear all"}
+    assert said["long"]["paired"] and not said["other"]["paired"]
+    if said["other"]["rule"] != "under-trained":
+        assert "unpaired" in said["other"]["sentence"]
