@@ -273,7 +273,7 @@ def _open_timm(name: str, asked: _Asked) -> Encoder:
 
 
 def _created(kwargs: dict[str, Any], *, pretrained: bool) -> Any:
-    """timm's model; a class of any size (CNNs) has no ``img_size``, which then leaves ``kwargs``."""
+    """timm's model; a class of any size (CNNs) has no ``img_size``: its settings say the size then."""
     import timm
 
     try:
@@ -281,7 +281,9 @@ def _created(kwargs: dict[str, Any], *, pretrained: bool) -> Any:
     except TypeError as error:
         if "img_size" not in str(error) or "img_size" not in kwargs:
             raise
-        del kwargs["img_size"]
+        size = kwargs.pop("img_size")
+        height, width = (size, size) if isinstance(size, int) else size
+        kwargs["pretrained_cfg_overlay"] = {"input_size": (3, int(height), int(width))}
         return timm.create_model(pretrained=pretrained, **kwargs)
 
 

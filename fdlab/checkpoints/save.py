@@ -213,6 +213,13 @@ def _impossible(value: Any) -> bool:
     return any(isinstance(number, int | float) and not 0 <= number < 2**31 for number in numbers)
 
 
+def _only_size(key: str, value: Any) -> bool:
+    """Whether these settings say an image size and nothing else: networks of any size have no other place for it."""
+    size = value.get("input_size") if isinstance(value, dict) and len(value) == 1 else None
+    sides = isinstance(size, list | tuple) and len(size) == 3 and all(type(n) is int and 0 < n < 8192 for n in size)
+    return key == "pretrained_cfg_overlay" and sides
+
+
 def _safe_call(entry: Mapping[str, Any], file: WeightFile) -> TimmCall:
     """The timm call of a file, which may come from anyone: only timm's classes, only of the file's size."""
     call = TimmCall(str(entry["path"]), dict(entry["kwargs"]), float(entry["norm_eps"]))
@@ -221,7 +228,7 @@ def _safe_call(entry: Mapping[str, Any], file: WeightFile) -> TimmCall:
     if call.path == "timm.create_model":
         import timm
 
-        asks = {key for key, value in kwargs.items() if value and key in _FETCHES}
+        asks = {key for key, value in kwargs.items() if value and key in _FETCHES and not _only_size(key, value)}
         if asks or not timm.is_model(str(kwargs["model_name"])):
             raise ValueError("its timm call asks for more than a known model without weights")
     elif not _is_network(module, name):

@@ -56,7 +56,7 @@ class Dissection(Subject):
             for part in module.modules()
             if (name := activation_name(part)) in ("gelu", "gelu_tanh", "relu", "silu")
         ]
-        side = self.size[0] // grid[0]
+        side = inference.side_of(self.size[0], grid[0])
         fields = {
             "depth": len(blocks), "width": shape[-1], "heads": heads[-1] if heads else 0, "patch_size": side,
             "grid": grid, "prefix_tokens": prefix, "prefix_kinds": kinds,

@@ -116,6 +116,7 @@ class Encoder:
         self.anatomy = anatomy_of(module)
         self.module = module if self.anatomy.live else module.eval()
         self.info, self.call = info, call
+        self.tensors = ""  # digest of the tensors of a module of the caller's own, when it was wrapped
         self.untrained: Callable[[int], nn.Module] | None = None  # seed -> the module before training, where given
 
     @classmethod
@@ -169,6 +170,22 @@ class Encoder:
     def reading(self) -> AbstractContextManager[None]:
         """Eval mode while a module of the caller's own is read; nothing for what is in eval mode anyhow."""
         return at_rest(self.module) if self.anatomy.live else nullcontext()
+
+    def check_unchanged(self) -> None:
+        """Refuses a module of the caller's own whose weights are not those that it was wrapped with.
+
+        Raises:
+            FdlabError: code 2.
+        """
+        from fdlab.encoders.identity import tensors_digest
+
+        if self.tensors and tensors_digest(self.module) != self.tensors:
+            raise FdlabError(
+                f"The weights of {self.info.title} changed since it was wrapped.",
+                "Training went on, or something wrote into it.",
+                "Wrap the module again, and measure while it stands still.",
+                code=USAGE,
+            )
 
     def explain(self) -> str:
         """What was inferred of a wrapped module, from what, and what was assumed: a line each."""

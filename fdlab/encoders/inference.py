@@ -281,6 +281,17 @@ def grid_for(count: int, size: Pair, prefix: int | None, hint: Pair | None) -> t
     return None
 
 
+def side_of(pixels: int, rows: int) -> int:
+    """Pixels of a token: where convolutions pad, the power of 2 that leaves so many rows, else the next whole number.
+
+    >>> side_of(224, 7), side_of(176, 6), side_of(196, 14)
+    (32, 32, 14)
+    """
+    if pixels % rows == 0:
+        return pixels // rows
+    return next((2**bit for bit in range(11) if -(-pixels // 2**bit) == rows), -(-pixels // rows))
+
+
 def prefix_kinds(module: nn.Module, count: int) -> tuple[str, ...]:
     """What the prefix tokens are, by the names of their tensors; ``prefix`` where the names do not add up."""
     kinds: list[str] = []

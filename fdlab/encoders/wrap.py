@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fdlab.encoders.anatomy import Run, at_rest
 from fdlab.encoders.dissect import Dissection
 from fdlab.encoders.encoder import Encoder, EncoderInfo, Size, TimmCall
-from fdlab.encoders.identity import own_identity
+from fdlab.encoders.identity import own_identity, tensors_digest
 from fdlab.encoders.witness import same_randomness
 
 
@@ -92,5 +92,8 @@ def _encoder(
     fields["assumed"] = tuple(dict.fromkeys((*known.get("assumed", ()), *subject.assumed)))
     info = EncoderInfo(**fields)
     tokens = getattr(anatomy.tokens, "__qualname__", anatomy.tokens)
-    sha = own_identity(module, info, trace, (tokens, *anatomy.blocks))
-    return Encoder(module, EncoderInfo(**{**info.__dict__, "sha256": sha}), call, anatomy)
+    digest = tensors_digest(module)
+    sha = own_identity(module, info, trace, (digest, tokens, *anatomy.blocks))
+    encoder = Encoder(module, EncoderInfo(**{**info.__dict__, "sha256": sha}), call, anatomy)
+    encoder.tensors = digest if anatomy.live else ""
+    return encoder

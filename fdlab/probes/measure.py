@@ -167,6 +167,7 @@ class _Request:
         if record is None:
             record = self.measured(label, encoder, images, extra, earlier)
             skipped = source.skipped + (earlier.manifest["skipped"] if earlier is not None else 0)
+            encoder.check_unchanged()
             record.manifest |= {"data": self.data, "data_digest": source.digest, "skipped": skipped}
             record.manifest |= {"notes": list(source.notes), "fdlab": __version__, "intervals": METHOD}
             self.store.put(question, record)
@@ -279,6 +280,7 @@ def _opened(label: str, model: Any, device: str, seed: int) -> Encoder:
     if isinstance(model, nn.Module):
         return check_colour(wrap(model, name=label))
     if isinstance(model, Encoder):
+        model.check_unchanged()
         return model
     return check_colour(open_model(str(model), device=device, seed=seed))
 

@@ -127,6 +127,13 @@ class Classify(Task):
         start = check_colour(open_model(settings.model, device=self.device, seed=self.seed))
         if start.info.image_size not in (self.size, (self.size, self.size)):
             start = open_model(settings.model, device=self.device, seed=self.seed, image_size=self.size)
+        if start.call is None:
+            raise FdlabError(
+                f"{settings.model} cannot be fine-tuned here.",
+                "Its own code builds it, and a run's folder never runs code: the result could not be opened again.",
+                "Train it in your own loop and measure it there (fdlab.wrap), or distil it (fdlab distill --teacher).",
+                code=USAGE,
+            )
         self.mean, self.std = start.info.mean, start.info.std
         self.call, self.options = start.call, start.info.options
         self.notes = list(start.info.assumed)

@@ -127,3 +127,20 @@ def test_a_convolutional_teacher_gives_its_map_in_row_order() -> None:
         wanted = module.eval()(images)
     assert encoder.info.grid == (4, 4)
     assert torch.equal(encoder.tokens(images).transpose(1, 2).unflatten(2, (4, 4)), wanted)
+
+
+def test_a_convolutional_network_is_fine_tuned_and_opens_at_its_size(tmp_path: Path) -> None:
+    settings = {"run.steps": 2, "run.batch": 8}
+    run = fdlab.finetune(
+        model="random:resnet10t", data="digits#train", test="digits#test", out=tmp_path / "run", overrides=settings
+    )
+    encoder = fdlab.open_model(run)
+    assert encoder.info.attention.startswith("none") and encoder.info.image_size == 24
+    assert encoder.tokens(torch.randn(1, 3, 24, 24)).shape[1] == encoder.info.grid[0] * encoder.info.grid[1]
+
+
+def test_a_module_of_ones_own_code_is_not_fine_tuned_into_a_folder_that_cannot_be_opened(
+    code: str, tmp_path: Path
+) -> None:
+    with pytest.raises(FdlabError, match="cannot be fine-tuned here"):
+        fdlab.finetune(model=f"py:{code}:build", data="digits#train", out=tmp_path / "run")

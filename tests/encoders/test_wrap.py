@@ -197,3 +197,21 @@ def test_what_is_given_wins_and_is_said() -> None:
     assert "attention: complete" in said and "ImageNet" in fdlab.wrap(own()).explain()
     with pytest.raises(FdlabError, match=r"no tokens at 'layers\.9'"):
         fdlab.wrap(own(), tokens="layers.9")
+
+
+def test_weights_that_train_on_are_not_measured_as_the_old_ones() -> None:
+    module = own()
+    encoder = fdlab.wrap(module)
+    with torch.no_grad():
+        module.pos.add_(0.1)
+    with pytest.raises(FdlabError, match="changed since it was wrapped"):
+        fdlab.measure("attention", {"mine": encoder}, "digits", images=4)
+    assert fdlab.wrap(module).info.sha256 != encoder.info.sha256
+
+
+def test_the_untrained_control_is_what_the_owner_builds() -> None:
+    encoder = fdlab.wrap(own(), untrained=lambda seed: own(seed=seed + 1))
+    table = fdlab.measure("attention", {"mine": encoder}, "digits", images=4, random_control=True)
+    assert set(table[table["model"] == "random start"]["family"]) == {"random"}
+    with pytest.warns(UserWarning, match="no untrained form of OwnViT"):
+        fdlab.measure("attention", {"mine": own()}, "digits", images=4, random_control=True)
