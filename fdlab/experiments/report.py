@@ -59,7 +59,8 @@ def rewrite_study(out: str | Path) -> dict[str, Any]:
             code=USAGE,
         )
     known = table[~table["probe"].isin([PROBE, "premise"])].reset_index(drop=True)
-    return _write(Path(out), known, {key: value for key, value in facts.items() if key != "claims"}, cells, again=True)
+    kept = {key: value for key, value in facts.items() if key != "claims"} | cohort_of(cells).facts()
+    return _write(Path(out), known, kept, cells, again=True)
 
 
 def _write(

@@ -182,3 +182,19 @@ def test_seeds_given_twice_and_too_few_images_are_refused_before_training(tmp_pa
     with pytest.raises(FdlabError, match="40 test images"):
         run(Study(tmp_path, replace(TOY, images={**TOY.images, "features": 41}), [0]))
     assert not any(tmp_path.iterdir())
+
+
+def test_a_report_drawn_again_says_which_lineage_a_model_is_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports from before lineages were stated would else count a method's two designs as two."""
+    from fdlab.compare.cohort import Cohort
+    from fdlab.compare.lineage import lineages
+    from fdlab.experiments import report
+
+    before = [member.model_copy(update={"lineage": ""}) for member in cohort_of(CELLS).model]
+    row = {"model": CELLS[0].label, "seed": 0, "probe": "attention", "metric": "nmi", "value": 0.5}
+    write_table(tmp_path / "table.csv", frame([row]))
+    (tmp_path / "facts.json").write_text(json.dumps({**Cohort(model=before).facts(), "lost": []}))
+    monkeypatch.setattr(report, "_write", lambda _out, _known, facts, _cells, again: facts)
+    found = lineages(Cohort.model_validate({"model": report.rewrite_study(tmp_path)["cohort"]}))
+    assert set(found.values()) == {"contrastive", "masked", "supervised", "random"}
+    assert len(set(lineages(Cohort(model=before)).values())) == 8

@@ -52,7 +52,8 @@ class Ranking(Figure):
             ranks[column] = of[metric][end]  # NaN where a measure has no such row
         ranks = ranks.rename_axis("measure").reset_index()
         enough = ranks["n"].map(lambda n: smallest_p(int(n)) * self.tests <= ALPHA)
-        ranks["told"] = enough & (ranks["holm"] <= ALPHA)
+        hangs = ranks["without_low"] * ranks["without_high"] <= 0  # on one lineage, without which it is gone
+        ranks["told"] = enough & (ranks["holm"] <= ALPHA) & ~hangs
         ranks["told_inside"] = enough & (ranks["inside_holm"] <= ALPHA)
         ranks["said"] = ranks["told"] | ranks["told_inside"]
         return ranks.sort_values("said", ascending=False, kind="stable").reset_index(drop=True)
