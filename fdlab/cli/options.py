@@ -18,7 +18,9 @@ LossImages = Annotated[int, Option(min=2, help="How many images; the loss is the
 More = Annotated[list[Path] | None, Option("--with", help="More folders or tables of these models.")]
 
 # The loss that hessian, landscape and sharpness look at.
-Objective = Annotated[str, Option(help="linear-probe, classifier, distill or mim.")]
+Objective = Annotated[
+    str, Option(help='linear-probe, classifier ("@0.5": logits scaled to this loss), distill or mim.')
+]
 Teacher = Annotated[str, Option(help="SOURCE of the teacher, for distill.")]
 Parameters = Annotated[str, Option(help="encoder, or all (the head too).")]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures.products import check_module
 from fdlab.probes.objectives.classifiers import classifier, linear_probe
+from fdlab.probes.objectives.equal_loss import at_loss, parted
 from fdlab.probes.objectives.heads import heads_identity
 from fdlab.probes.objectives.objective import Batch, Objective
 from fdlab.probes.objectives.targets import distill, mim
@@ -46,7 +47,8 @@ def build_objective(
 
     Args:
         name: ``linear-probe`` (a converged, penalised classifier on frozen features, then frozen itself),
-            ``classifier`` (the model's own), ``distill`` (whitened teacher features) or ``mim`` (masked pixels).
+            ``classifier`` (the model's own), ``distill`` (whitened teacher features) or ``mim`` (masked pixels). The
+            first two may end in ``@LOSS``: the logits are then scaled to this mean loss (``equal_loss``).
         images: (n, 3, H, W) in [0, 1] at the model's size.
         labels: (n,) for the first two.
         teacher: an Encoder or its SOURCE, for ``distill``.
@@ -61,6 +63,7 @@ def build_objective(
         FdlabError: an unknown name, no classifier, no labels, one class, no teacher, no decoder, weights that
             are not finite, or a model with active BatchNorm or dropout.
     """
+    name, wanted = parted(name)
     check_name("There is no objective", name, OBJECTIVES, "Use one of")
     encoder.module.eval()
     check_module(encoder.module)
@@ -74,6 +77,8 @@ def build_objective(
     else:
         objective = mim(encoder, inputs, micro_batch, seed)
     objective.module.eval()
+    if wanted is not None:
+        objective = at_loss(objective, wanted)
     objective.parameters = _reached(objective, encoder, parameters)
     return objective
 
