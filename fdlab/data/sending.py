@@ -14,6 +14,8 @@ from fdlab.errors import FAILED, OUT_OF_SPACE, FdlabError
 
 # Words of torch's error about a loader process that was killed.
 SIGNS = ("exited unexpectedly", "is killed by signal")
+# Signals of a fault of a program; a system that is short of memory kills, and torch says so or knows no reason.
+FAULTS = ("Segmentation", "Abort", "Illegal", "Floating", "Terminated", "Hangup")
 UNTIL_REPORTED = 2.0  # seconds, far more than a signal takes
 
 
@@ -33,7 +35,7 @@ def worker_deaths(workers: Iterable[BaseProcess] = ()) -> Iterator[None]:
         workers: the processes of a loader whose batches are fetched inside.
 
     Raises:
-        FdlabError: code 4 where it was killed, as a system short of memory does, else 1: a loader's process has died.
+        FdlabError: code 4, or 1 where a signal tells of a fault or a request: a loader's process has died.
     """
     try:
         try:
@@ -57,5 +59,5 @@ def _death(why: str) -> FdlabError:
         why=why,
         fix="Usually memory ran out: use fewer workers (run.workers=0: none) or a smaller batch. "
         "The same command goes on from the last checkpoint.",
-        code=OUT_OF_SPACE if "killed" in why.lower() and "segmentation" not in why.lower() else FAILED,
+        code=FAILED if any(fault in why for fault in FAULTS) else OUT_OF_SPACE,
     )

@@ -16,6 +16,7 @@ import pandas as pd
 
 from fdlab.checkpoints.open import open_model
 from fdlab.checkpoints.sources import parse_label
+from fdlab.data.sources import open_data
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import writable_folder
 from fdlab.records.means import means_over_seeds
@@ -215,6 +216,7 @@ def trainability(
     curved = curvature_jobs(starts, search, records, **asked) if along else {}
     run_jobs(curved, workers=workers, label="curvature", quiet=quiet)
     table, notes = search.collect(starts)
+    notes = [*open_data(budget.data).notes, *notes]
     curves = join(Record.load(job.keywords["record"]).table for job in curved.values())
     table = join([table, curves, means_over_seeds(curves)]).assign(objective=OF_FINETUNING)
     facts = facts_of(starts, rates, budget, table) | {"notes": notes, "command": command}

@@ -21,7 +21,7 @@ from fdlab.engine.distributed import current, launched
 from fdlab.engine.hardware import check_device, determinism, peak
 from fdlab.engine.memory import largest_part, out_of_memory
 from fdlab.engine.settings import Recipe
-from fdlab.engine.state import saved_step
+from fdlab.engine.state import saved_step, surroundings
 from fdlab.engine.trainer import train
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.progress import Progress
@@ -216,6 +216,7 @@ def _train(
         ],
         "skipped_images": sum(s.skipped for s in (task.data, task.test, task.validation) if s is not None),
         "data_digest": task.data.digest,
+        "surroundings": surroundings(device),
         **({"classes": list(task.data.classes)} if recipe.task == "classify" and task.data.classes else {}),
         "labels": len(task.data) if recipe.task == "classify" and not task.data.endless else 0,
         "versions": {"fdlab": __version__, "torch": torch.__version__, "python": platform.python_version()},

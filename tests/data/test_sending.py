@@ -49,3 +49,18 @@ def test_what_torch_reports_while_it_is_awaited_is_the_death(monkeypatch: pytest
 def test_other_errors_are_left_alone() -> None:
     with pytest.raises(RuntimeError, match="shapes"), worker_deaths():
         raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize(
+    ("why", "code"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", 4),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", 4),
+        ("DataLoader worker (pid 7) is killed by signal: Segmentation fault. ", 1),
+        ("DataLoader worker (pid 7) is killed by signal: Terminated. ", 1),
+    ],
+)
+def test_a_death_for_want_of_memory_has_the_code_of_memory(why: str, code: int) -> None:
+    with pytest.raises(FdlabError, match="has died") as caught, worker_deaths():
+        raise RuntimeError(why)
+    assert caught.value.code == code
