@@ -13,7 +13,7 @@ from fdlab.checkpoints.find import FAMILIES, Found
 from fdlab.checkpoints.roots import Root, find_roots
 from fdlab.errors import FdlabError
 
-MAX_TRIED = 24
+MAX_TRIED = 64  # families times places; nothing is made but shapes
 SHOWN = 3
 _USUAL = re.compile(
     r"(blocks|layers)\.\d+\.(blocks\.\d+\.)?(norm\d|attn|mlp|ls\d|gamma_\d|downsample)\b.*"
@@ -30,6 +30,7 @@ class Near:
     place: str
     extra: tuple[str, ...]
     missing: tuple[str, ...]
+    whole: bool = False
 
     def said(self) -> str:
         """One sentence with the first keys that differ."""
@@ -46,22 +47,23 @@ def closest(contents: Contents, build: Callable[[Found], None]) -> Near | None:
     """The family that the fewest keys separate from a network of the file; ``build`` makes it or raises."""
     found: list[Near] = []
     for family_found, root in list(_candidates(contents))[:MAX_TRIED]:
-        network = family_found.network()
-        odd = [key for key in network.state if not _USUAL.fullmatch(key)]
+        odd: list[str] = []
         try:
+            odd = [key for key in family_found.network().state if not _USUAL.fullmatch(key)]
             build(family_found)
         except KeysDiffer as error:
             extra = error.extra or odd
-            found.append(_near(family_found, root, extra, error.missing))
+            found.append(_near(family_found, root, extra, error.missing, error.whole))
         except (FdlabError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             if odd:
                 found.append(_near(family_found, root, odd, ()))
-    return min(found, key=lambda near: len(near.extra) + len(near.missing), default=None)
+    # Of equally near ones the plainest, which stands last.
+    return min(reversed(found), key=lambda near: (not near.whole, len(near.extra) + len(near.missing)), default=None)
 
 
-def _near(found: Found, root: Root, extra: object, missing: object) -> Near:
-    keys = (tuple(sorted(map(str, group))) for group in (extra, missing))  # type: ignore[call-overload]
-    return Near(found.family.name, found.family.title, root.path, *keys)
+def _near(found: Found, root: Root, extra: object, missing: object, whole: bool = False) -> Near:
+    first, second = (tuple(sorted(map(str, group))) for group in (extra, missing))  # type: ignore[call-overload]
+    return Near(found.family.name, found.family.title, root.path, first, second, whole)
 
 
 def _candidates(contents: Contents) -> Iterator[tuple[Found, Root]]:

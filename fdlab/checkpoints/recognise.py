@@ -122,7 +122,7 @@ def _recognised(found: Found, ask: Ask, built: Built, left: tuple[str, ...], kno
         found.container,
         built.state,
         built.call,
-        (*built.said, *_contradicted(ask, built), *_defaults(ask), *family.notes, *said(left)),
+        (*built.said, *_contradicted(ask, built), *_order_of_norms(found), *_defaults(ask), *family.notes, *said(left)),
         {
             **_preprocessing(ask),
             "title": family.title,
@@ -134,6 +134,22 @@ def _recognised(found: Found, ask: Ask, built: Built, left: tuple[str, ...], kno
             **built.known,
         },
     )
+
+
+def _order_of_norms(found: Found) -> tuple[str, ...]:
+    """A sentence where a plain ViT's modules were made in a post-norm block's order, which is all that shows it."""
+    keys = [key for key in found.network().used if key.startswith("blocks.0.")]
+    names = ("blocks.0.attn.qkv.weight", "blocks.0.norm1.weight", "blocks.0.mlp.fc1.weight", "blocks.0.norm2.weight")
+    if (
+        keys == sorted(keys)
+        or not set(names) <= set(keys)
+        or [*map(keys.index, names)] != sorted(map(keys.index, names))
+    ):
+        return ()
+    text = (
+        "its blocks list attention and MLP before their norms, as post-norm networks do (timm's vit_..._rpn): read as"
+    )
+    return (f"{text} a pre-norm network; if it is none, open it by its name",)
 
 
 def _contradicted(ask: Ask, built: Built) -> tuple[str, ...]:
@@ -187,7 +203,7 @@ def _fitting(ask: Ask, built: Built) -> tuple[dict[str, Tensor], tuple[str, ...]
     state = {key: value for key, value in state.items() if key not in left}
     extra, missing = set(state) - set(wanted), set(wanted) - set(state)
     if extra or missing:
-        raise key_error(ask.path, ask.family, [key.removeprefix("/") for key in extra], missing)
+        raise key_error(ask.path, ask.family, [key.removeprefix("/") for key in extra], missing, whole=True)
     wrong = [
         f"{key} {tuple(state[key].shape)} for {tuple(wanted[key].shape)}"
         for key in wanted

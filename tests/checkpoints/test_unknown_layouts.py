@@ -74,3 +74,44 @@ def test_weights_in_eight_bits_and_of_video_are_named(tmp_path):
 def test_a_network_quantised_by_torch_is_named(tmp_path):
     layer = torch.quantize_per_tensor(torch.ones(4, 4), 0.1, 0, torch.qint8)
     assert "quantised" in refused(tmp_path, {**random_vit(), "head.weight": layer}).what
+
+
+def built(tmp_path, name, **changes):
+    import timm
+
+    module = timm.create_model(name, num_classes=0, depth=1, **changes).eval()
+    with torch.no_grad():
+        for value in module.parameters():
+            value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(0)) * 0.05)
+    torch.save(module.state_dict(), tmp_path / "x.pth")
+    return module
+
+
+def test_rotary_positions_that_are_in_no_tensor_are_not_left_out(tmp_path):
+    """timm's Perception Encoder has CLIP's keys but for the final norm: read as CLIP, its tokens are 2 % off."""
+    built(tmp_path, "vit_pe_spatial_tiny_patch16_512", img_size=32)
+    with pytest.raises(FdlabError, match="Perception Encoder") as caught:
+        open_model(tmp_path / "x.pth", heads=3)
+    assert caught.value.code == 3
+
+
+def test_blocks_in_a_post_norm_order_are_said(tmp_path):
+    built(tmp_path, "vit_base_patch16_rpn_224", img_size=32, embed_dim=192, num_heads=3)
+    assert any("post-norm" in sentence for sentence in open_model(tmp_path / "x.pth").info.assumed)
+    torch.save(random_vit(), tmp_path / "x.pth")
+    assert not any("post-norm" in sentence for sentence in open_model(tmp_path / "x.pth", heads=2).info.assumed)
+
+
+def test_attention_pooling_is_left_out_where_there_is_no_class_token(tmp_path):
+    module = built(tmp_path, "vit_base_patch16_siglip_224", img_size=32, embed_dim=384, num_heads=6)
+    encoder, images = open_model(tmp_path / "x.pth"), torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(encoder.tokens(images), module.forward_features(images), atol=1e-5)
+    assert encoder.info.mean == (0.5, 0.5, 0.5) and encoder.info.left_over > 5
+
+
+def test_the_nearest_family_is_one_whose_keys_were_all_compared(tmp_path):
+    built(tmp_path, "vit_small_patch16_18x2_224", img_size=32, embed_dim=192, num_heads=3)
+    with pytest.raises(FdlabError) as caught:
+        open_model(tmp_path / "x.pth")
+    assert "Nearest is timm_vit" in caught.value.why and "blocks.0.attns.0" in caught.value.why

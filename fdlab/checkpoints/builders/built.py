@@ -196,9 +196,10 @@ class KeysDiffer(FdlabError):
 
     extra: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    whole: bool = False  # all keys were compared, not only those up to the first that a builder missed
 
 
-def key_error(path: Path, family: Family, extra: Any, missing: Any) -> KeysDiffer:
+def key_error(path: Path, family: Family, extra: Any, missing: Any, *, whole: bool = False) -> KeysDiffer:
     """The error of a network whose keys are not exactly its family's."""
     parts = [
         f"{label}: {', '.join(sorted(keys)[:8])}{' ...' if len(keys) > 8 else ''}"
@@ -211,5 +212,5 @@ def key_error(path: Path, family: Family, extra: Any, missing: Any) -> KeysDiffe
         "The file is of another family or was changed; fdlab never loads a part of a network.",
         code=NOT_UNDERSTOOD,
     )
-    error.extra, error.missing = tuple(extra), tuple(missing)
+    error.extra, error.missing, error.whole = tuple(extra), tuple(missing), whole
     return error

@@ -9,6 +9,7 @@ from torch import Tensor
 from fdlab.checkpoints.builders import built
 from fdlab.checkpoints.builders.built import Ask, Built
 from fdlab.checkpoints.families.family import is_square
+from fdlab.checkpoints.unpickle import refusal
 from fdlab.encoders.encoder import TimmCall
 from fdlab.encoders.positions import Grid, resize_absolute, square_grid
 
@@ -46,6 +47,10 @@ def build_vit(ask: Ask, state: dict[str, Tensor]) -> Built:
         if "patch_embed.norm.weight" in state:
             kwargs["embed_norm_layer"] = "RmsNorm"
     if not any(key.startswith(("norm.", "fc_norm.")) for key in state):
+        if "norm_pre.weight" in state:
+            what = "has a norm before its blocks and none after them, as timm's Perception Encoder (vit_pe_...) has."
+            why = "That network turns queries and keys by rotary positions that are in no tensor of this file."
+            raise refusal(ask.path, what, why, "Give its hub folder with config.json, or timm:NAME.")
         kwargs["final_norm"] = False
         said = (*said, NO_NORM)
     if "blocks.0.ls1.gamma" in state:

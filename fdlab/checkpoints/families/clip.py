@@ -8,7 +8,18 @@ from dataclasses import replace
 from torch import Tensor
 
 from fdlab.checkpoints.contents import Contents
-from fdlab.checkpoints.families.family import EMA, MODEL, Family, Network, Place, all_of, is_plain_vit, under
+from fdlab.checkpoints.families.family import (
+    EMA,
+    HALF,
+    MODEL,
+    PATCHES,
+    Family,
+    Network,
+    Place,
+    all_of,
+    is_plain_vit,
+    under,
+)
 
 FINAL = "the final norm is applied to all tokens (CLIP itself reads the class token only)"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -50,6 +61,11 @@ def _matches_quick(network: Network, contents: Contents) -> bool:
 
 def _has_norm_before(network: Network) -> bool:
     return "norm_pre.weight" in network
+
+
+def _is_pooled(network: Network, contents: Contents) -> bool:
+    plain = {PATCHES, "pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "norm.weight"}
+    return {*plain, "attn_pool.latent"} <= set(network) and "cls_token" not in network
 
 
 def add_axes(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -126,4 +142,16 @@ TIMM = Family(
     whose="as CLIP's code and timm have them",
     unknown_activation="QuickGELU cannot be seen in a bare file: give activation=quick_gelu where it holds",
 )
-FAMILIES = (OPENAI, QUICK, OPEN_CLIP, TIMM)
+TIMM_SIGLIP = replace(
+    TIMM,
+    title="a plain ViT under timm's keys with attention pooling and no class token, as SigLIP has",
+    kind="unknown",
+    matches=_is_pooled,
+    leftovers=(r"attn_pool\..*",),
+    mean=HALF,
+    std=HALF,
+    norm_eps=1e-6,
+    whose="as timm's SigLIP has them",
+    unknown_activation="some SigLIP 2 models have tanh GELU: give activation=gelu_tanh where it holds",
+)
+FAMILIES = (OPENAI, QUICK, OPEN_CLIP, TIMM, TIMM_SIGLIP)
