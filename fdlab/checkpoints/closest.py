@@ -23,14 +23,17 @@ _USUAL = re.compile(
 
 @dataclass(frozen=True)
 class Near:
-    """A family, where its network would lie, and the keys that differ from it."""
+    """A family, where its network would lie, and the keys that differ from it.
+
+    ``doubt``: 0, all keys were compared; 1, those up to the first that is missing; 2, the tensors broke a rule before.
+    """
 
     family: str
     title: str
     place: str
     extra: tuple[str, ...]
     missing: tuple[str, ...]
-    whole: bool = False
+    doubt: int = 0
 
     def said(self) -> str:
         """One sentence with the first keys that differ."""
@@ -53,17 +56,17 @@ def closest(contents: Contents, build: Callable[[Found], None]) -> Near | None:
             build(family_found)
         except KeysDiffer as error:
             extra = error.extra or odd
-            found.append(_near(family_found, root, extra, error.missing, error.whole))
+            found.append(_near(family_found, root, extra, error.missing, 0 if error.whole else 1))
         except (FdlabError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
             if odd:
-                found.append(_near(family_found, root, odd, ()))
+                found.append(_near(family_found, root, odd, (), 2))
     # Of equally near ones the plainest, which stands last.
-    return min(reversed(found), key=lambda near: (not near.whole, len(near.extra) + len(near.missing)), default=None)
+    return min(reversed(found), key=lambda near: (near.doubt, len(near.extra) + len(near.missing)), default=None)
 
 
-def _near(found: Found, root: Root, extra: object, missing: object, whole: bool = False) -> Near:
+def _near(found: Found, root: Root, extra: object, missing: object, doubt: int) -> Near:
     first, second = (tuple(sorted(map(str, group))) for group in (extra, missing))  # type: ignore[call-overload]
-    return Near(found.family.name, found.family.title, root.path, first, second, whole)
+    return Near(found.family.name, found.family.title, root.path, first, second, doubt)
 
 
 def _candidates(contents: Contents) -> Iterator[tuple[Found, Root]]:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # importlib mode adds no folder 
 from layouts import LAYOUTS, SIZES, renamed, spread, vit
 
 from fdlab.checkpoints.open import open_model
-from fdlab.encoders.encoder import as_tokens
+from fdlab.encoders.anatomy import as_tokens
 from fdlab.encoders.positions import resize_relative
 from fdlab.errors import FdlabError
 
