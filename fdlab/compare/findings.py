@@ -27,6 +27,7 @@ from fdlab.records.table import differences, values
 FEWEST = 8  # images, below which there are numbers and no sentence
 LOSS_GAP = 0.1  # a final training loss so far above the other's is called under-trained
 OF_HEADS = ("distance_spread", "head_similarity")  # undefined where a block has one head
+READOUTS = ("knn", "linear_probe")  # they have a row for every pooling of the tokens
 # Rules, in the order in which their sentences stand.
 RULES = ("differs", "alike", "same", "under-trained", "uncorrected", "unclear", "unclear all", "numbers", "undefined")
 
@@ -151,13 +152,13 @@ class _Source:
             metric, pixels = INSTEAD_OF_PIXELS[metric], False
             rows = self._rows(metric, trained)
         base = Finding(question=question, metric=metric, **pair._asdict(), trainings=len(trained))
+        names = tuple(dict.fromkeys(name for both in trained for name in both))
+        single = tuple(name for name in names if self._one_head(name))
+        own = self.values[(self.values["metric"] == metric) & self.values["model"].isin(names)]
+        if single and metric in OF_HEADS and len(own) + len(rows):
+            return replace(base, rule="undefined", models=single)
         if rows.empty:
             return None
-        single = tuple(
-            name for name in dict.fromkeys(name for both in trained for name in both) if self._one_head(name)
-        )
-        if single and metric in OF_HEADS:
-            return replace(base, rule="undefined", models=single)
         if pixels:
             return replace(base, rule="undefined")
         rows = rows[rows["value"].notna()]
@@ -210,6 +211,8 @@ class _Source:
         the blocks; NaN where there is none."""
         known = self.values["model"].isin(self.labels.get(name, {name}))
         own = self.values[known & (self.values["metric"] == metric)]
+        if metric in READOUTS:  # the pooling that differences are taken of
+            own = own[own["objective"].str.startswith("patch mean")]
         whole = own[own["block"].isna()]
         return float((rows_of(own) if whole.empty else whole)["value"].mean())
 

@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any
 
 from fdlab.compare.findings import Finding
-from fdlab.compare.questions import TEACHER
+from fdlab.compare.questions import BASELINE, CONTROL, TEACHER
 from fdlab.records.metrics import METRICS
 from fdlab.report.captions import listed
 
@@ -100,16 +100,18 @@ def _uncorrected(f: Finding) -> str:
 
 
 def _unclear_all(f: Finding) -> str:
-    who = "students and their teachers" if f.kind == TEACHER else f"{len(f.models)} models"
+    others = [name for name in f.models if name != f.reference]
+    who = {
+        TEACHER: "No student can be told apart from its teacher",
+        BASELINE: f"{listed(others)} cannot be told apart from {f.reference}",
+        CONTROL: "No model can be told apart from its untrained start",
+    }[f.kind]
     ends = ""
     if f.ends:
         low, high = _plain(f.metric, f.ends)
         ends = f": {low} to {high}{' %' if f.metric in IN_POINTS else _unit(f)}"
     (bound,) = _plain(f.metric, (f.change.high,))
-    return (
-        f"The {who} ({listed(f.models)}) cannot be told apart in {_subject(f)}{ends}. "
-        f"A difference of up to {bound}{_unit(f)} could still hide."
-    )
+    return f"{who} in {_subject(f)}{ends}. A difference of up to {bound}{_unit(f)} could still hide."
 
 
 def _alike(f: Finding) -> str:

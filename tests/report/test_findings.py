@@ -22,7 +22,7 @@ UNIFORM = {"A": 12.0, "B": 12.0, "C": 12.0}
 NEVER = re.compile(r"separate|told from|contradicted|makes|overlap")
 
 
-def value(model: str, number: float, metric: str = "distance", head: int = 3, **more: Any) -> dict[str, Any]:
+def value(model: str, number: float, metric: str = "distance", head: int | None = 3, **more: Any) -> dict[str, Any]:
     """The last of two blocks of a model; the number is its late mean."""
     row = {"model": model, "probe": "attention", "metric": metric, "value": number, "n": N}
     return {**row, "block": 1, "depth": 1.0, "head": head, **more}
@@ -104,7 +104,7 @@ def test_several_pairs_of_which_none_differs_are_one_sentence() -> None:
     first, *others = found(rows, cohort)
     assert first.rule == "unclear all" and first.headline
     assert first.sentence == (
-        "The 3 models (A, B and C) cannot be told apart in the share of test images named rightly: 88.0 to 91.0 %. "
+        "B and C cannot be told apart from A in the share of test images named rightly: 88.0 to 91.0 %. "
         "A difference of up to 7.0 points could still hide."
     )
     assert [f.rule for f in others] == ["unclear", "unclear"] and not any(f.headline for f in others)
@@ -138,6 +138,9 @@ def test_one_head_is_undefined_and_not_zero() -> None:
         assert by_metric[metric].rule == "undefined" and by_metric[metric].badge == "1 head a block"
         assert "is undefined for B, which has one head a block" in by_metric[metric].sentence
     assert by_metric["distance"].rule == "differs" and by_metric["distance"].comparisons == 1
+    rows = [value("A", 5.0), value("B", 5.0, head=0), value("A", 1.0, "distance_spread", head=None)]
+    (alone,) = found(rows)  # a record of one head has no spread, so that there is no difference at all
+    assert (alone.metric, alone.rule) == ("distance_spread", "undefined")
 
 
 def test_across_grids_the_ratio_is_spoken_of_and_never_pixels() -> None:
