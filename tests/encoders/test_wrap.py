@@ -215,3 +215,25 @@ def test_the_untrained_control_is_what_the_owner_builds() -> None:
     assert set(table[table["model"] == "random start"]["family"]) == {"random"}
     with pytest.warns(UserWarning, match="no untrained form of OwnViT"):
         fdlab.measure("attention", {"mine": own()}, "digits", images=4, random_control=True)
+
+
+def test_curvature_of_every_kind_and_not_behind_a_foreign_kernel() -> None:
+    from fdlab.measures.products import exact_kernels
+    from fdlab.probes.objectives import build_objective
+
+    images = torch.rand(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(8) % 2
+    for kind in ("early sdpa", "mha", "encoder", "sigmoid"):
+        module = own(kind)
+        objective = build_objective("linear-probe", fdlab.wrap(module), images, labels)
+        found = set(objective.parameters)
+        missing = {name for name, _ in module.named_parameters()} - found
+        unused = ("classifier.", *(f"layers.{n}.mixer.{part}." for n in range(3) for part in ("qkv", "out")))
+        assert all(name.startswith(unused if kind == "mha" else "classifier.") for name in missing)
+        weights = list(objective.parameters.values())
+        with exact_kernels():
+            first = torch.autograd.grad(objective.loss(objective.batches[0]), weights, create_graph=True)
+            second = torch.autograd.grad(sum(g.square().sum() for g in first), weights)  # type: ignore[arg-type]
+        assert all(torch.isfinite(g).all() for g in second)
+    with pytest.raises(FdlabError, match="get no gradient"):
+        build_objective("linear-probe", fdlab.wrap(own("kernel")), images, labels)

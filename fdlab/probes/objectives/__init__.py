@@ -101,4 +101,23 @@ def _reached(objective: Objective, encoder: Encoder, which: str) -> dict[str, Te
         raise FdlabError(
             "The gradient of the loss is not finite.", fix="Check the images and weights.", code=NOT_UNDERSTOOD
         )
+    _check_reached(encoder, [(name, p) for (name, p), g in zip(named.items(), gradients, strict=True) if g is None])
     return {name: p for (name, p), gradient in zip(named.items(), gradients, strict=True) if gradient is not None}
+
+
+def _check_reached(encoder: Encoder, without: list[tuple[str, Tensor]]) -> None:
+    """Refuses a network with a kernel that torch does not know where no gradient reaches parameters of its blocks.
+
+    A parameter that is not used at all has no gradient either, and is no reason to refuse.
+    """
+    if " op " not in encoder.info.attention:
+        return
+    inside = {id(p) for part in encoder.anatomy.parts(encoder.module) for p in part.parameters()}
+    hidden = [name for name, parameter in without if id(parameter) in inside]
+    if hidden:
+        raise FdlabError(
+            f"{len(hidden)} parameters in the blocks of {encoder.info.title} get no gradient.",
+            f"{hidden[0]}: a kernel without a derivative stands behind it.",
+            "Switch to torch's own functions for measuring.",
+            code=NOT_UNDERSTOOD,
+        )
