@@ -39,6 +39,7 @@ MEASURES = (
     *(Measure("attention", metric, late=True) for metric in ("distance_spread", "r2_relative", "r2_absolute")),
     *(Measure("attention", metric, late=True) for metric in ("nmi", "head_similarity", "entropy")),
     Measure("hessian", "eigenvalue_1_balanced", log=True),
+    Measure("hessian", "objective_loss_balanced", log=True),  # beside the eigenvalue: which loss it is the curvature of
     *(Measure("sharpness", metric) for metric in ("sharpness_adaptive", "noise_to_rise")),
     *(Measure("features", metric) for metric in ("knn", "linear_probe")),
     *(Measure("trainability", metric) for metric in ("best_accuracy", "lr_width", "steps_to_loss")),

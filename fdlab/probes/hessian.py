@@ -33,7 +33,7 @@ from fdlab.records.table import with_bounds
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
-VERSION = 1
+VERSION = 2
 PARTS = ("whole", "balanced", "blocks", "minibatches")
 TOP_OF_BATCH = 5  # Park & Kim's number of eigenvalues a minibatch
 Matrices = Literal["hessian", "ggn"]

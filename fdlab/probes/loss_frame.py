@@ -94,8 +94,14 @@ class LossFrame:
         facts: Mapping[str, Any],
         description: str = "",
     ) -> Record:
-        """The record of these rows and arrays; ``description`` in place of the objective's own."""
+        """The record of these rows and arrays; ``description`` in place of the objective's own.
+
+        The objective's mean loss stands beside the rows: curvature and sharpness at losses of other sizes do not
+        compare.
+        """
         words = description or objective.description
+        if self.probe in LOSS_BESIDE and not any(row["metric"].startswith("objective_loss") for row in rows):
+            rows = [*rows, {"metric": "objective_loss", "value": float(losses_of(objective).double().mean())}]
         columns = {
             "model": self.label,
             "family": encoder.info.family,
@@ -114,10 +120,20 @@ def identity(encoder: Encoder, _settings: Mapping[str, Any]) -> dict[str, Any]:
     return dict(heads_identity(encoder))
 
 
+def losses_of(objective: Objective) -> Tensor:
+    """(n,) losses at the present weights."""
+    with torch.no_grad():
+        return torch.cat([objective.losses(batch) for batch in objective.batches])
+
+
 def hessian_of(objective: Objective) -> Hessian:
     """The Hessian of an objective over its parameters, as products with vectors."""
     sizes = [len(inputs) for inputs, _ in objective.batches]
     return Hessian(objective.loss, list(objective.parameters.values()), objective.batches, sizes)
+
+
+# The probes whose numbers depend on how large the loss is where they are taken.
+LOSS_BESIDE = ("hessian", "sharpness")
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fdlab.encoders.reparametrise import balanced
 from fdlab.encoders.stretch import REPARAMETRISATIONS, reparametrised
@@ -21,7 +20,16 @@ from fdlab.errors import CHECK_NOT_MET, FdlabError
 from fdlab.measures.directions import filter_direction, moving
 from fdlab.measures.sharpness import NoiseCurve, Steps, crossing, losses_around, noise, noise_curve, worst_case
 from fdlab.measures.spectrum import spectrum
-from fdlab.probes.loss_frame import Arrays, LossFrame, Parameters, Row, change_of_tokens, hessian_of, identity
+from fdlab.probes.loss_frame import (
+    Arrays,
+    LossFrame,
+    Parameters,
+    Row,
+    change_of_tokens,
+    hessian_of,
+    identity,
+    losses_of,
+)
 from fdlab.probes.objectives import Objective
 from fdlab.probes.probe import Probe, check_name, untouched
 from fdlab.records.intervals import mean_interval, two_level_interval
@@ -31,7 +39,7 @@ from fdlab.records.table import with_bounds
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
-VERSION = 1
+VERSION = 2
 PARTS = ("average", "worst", "noise", "control")
 RISE = 0.1  # nats
 
@@ -128,13 +136,13 @@ class _Rises:
         """metric -> (directions, n) rises: the same draws for every model, by parameter name."""
         rises = {}
         with moving(objective.parameters) as place:
-            base = _losses(objective).double().cpu()
+            base = losses_of(objective).double().cpu()
             for metric, radius, adaptive in zip(
                 ("sharpness_average", "sharpness_adaptive"), self.radii, (False, True), strict=True
             ):
                 step = partial(noise, place.start, self.loss.seed, adaptive=adaptive)
                 losses = losses_around(
-                    place, partial(_losses, objective), step, self.directions, radius, self.loss.advance
+                    place, partial(losses_of, objective), step, self.directions, radius, self.loss.advance
                 )
                 rises[metric] = (losses - base).numpy()
         return rises
@@ -143,12 +151,12 @@ class _Rises:
         """metric -> (n,) rises at the worst point that the ascent meets."""
         rises = {}
         with moving(objective.parameters) as place:
-            base = _losses(objective).double().cpu()
+            base = losses_of(objective).double().cpu()
             for metric, radius, adaptive in zip(
                 ("sharpness_worst", "sharpness_adaptive_worst"), self.radii_worst, (False, True), strict=True
             ):
                 worst = worst_case(
-                    place, partial(_losses, objective), partial(_gradient, objective), radius,
+                    place, partial(losses_of, objective), partial(_gradient, objective), radius,
                     adaptive=adaptive, steps=self.steps, seed=self.loss.seed, done=self.loss.advance,
                 )  # fmt: skip
                 rises[metric] = (worst.losses - base).numpy()
@@ -158,14 +166,8 @@ class _Rises:
         """Losses at noise of growing amplitude along filter-normalised directions."""
         with moving(objective.parameters) as place:
             step = partial(filter_direction, place.start, self.loss.seed)
-            losses = partial(_losses, objective)
+            losses = partial(losses_of, objective)
             return noise_curve(place, losses, step, self.directions, level=RISE, done=self.loss.advance)
-
-
-def _losses(objective: Objective) -> Tensor:
-    """(n,) losses at the present weights."""
-    with torch.no_grad():
-        return torch.cat([objective.losses(batch) for batch in objective.batches])
 
 
 def _gradient(objective: Objective) -> Steps:

@@ -92,12 +92,12 @@ CIFAR = Path(__file__).resolve().parents[2] / "reports" / "cifar" / "table.csv"
 
 
 def test_of_the_committed_study_no_accuracy_and_no_eigenvalue_survives_and_the_papers_comparison_stands_first() -> None:
-    """The same four cells a seed with separate t: 53 of 153 intervals leave out 0; Holm keeps none of these."""
+    """The same four cells a seed with separate t: 53 of 153 intervals left out 0, Holm kept none."""
     table = read_table(CIFAR)
     known = values(table[~table["probe"].isin(["two_way", "two_way_seeds", "two_way_holm", "premise"])])
     made = two_way(known, places(CELLS), FAMILIES)
     rows = effects(made)
-    assert len(rows) == 17 * 3 * 5 and rows["reference"].iloc[0] == "together"
+    assert len(rows) == 18 * 3 * 5 and rows["reference"].iloc[0] == "together"
     clear = rows[rows["holm"] <= 0.05]
     assert 10 <= len(clear) <= 25
     assert not clear["metric"].str.contains("accuracy|eigenvalue|lr_width|linear_probe|knn").any()

@@ -86,8 +86,9 @@ def test_rows_are_complete_and_the_model_is_untouched(part: str) -> None:
         assert (table[table["metric"] == "moved_function"]["value"] < 1e-5).all()
         assert len(MAPS) == 5
     else:
-        assert table["low"].notna().all()
-        assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
+        rises = table[table["metric"] != "objective_loss"]  # the loss itself stands beside, as it is
+        assert rises["low"].notna().all()
+        assert ((rises["low"] <= rises["value"]) & (rises["value"] <= rises["high"])).all()
     assert all(torch.equal(value, before[key]) for key, value in model.module.state_dict().items())
     again = measured(encoder(), part)
     assert again.table.equals(table)
@@ -137,7 +138,7 @@ def test_the_model_comes_back_after_ctrl_c(monkeypatch: Any) -> None:
         with torch.no_grad():
             return torch.cat([made.losses(batch) for batch in made.batches])
 
-    monkeypatch.setattr(sharpness, "_losses", broken)
+    monkeypatch.setattr(sharpness, "losses_of", broken)
     with pytest.raises(KeyboardInterrupt):
         measured(model, "average")
     assert all(torch.equal(value, before[key]) for key, value in model.module.state_dict().items())
@@ -160,3 +161,14 @@ def test_bad_input_is_named() -> None:
         next(broken.module.parameters()).fill_(float("nan"))
     with pytest.raises(FdlabError, match="not finite"):
         measure_sharpness(broken, IMAGES, label="m", labels=LABELS, **QUICK)
+
+
+@pytest.mark.parametrize("part", ["average", "noise"])
+def test_the_loss_stands_beside_its_rises(part: str) -> None:
+    model = encoder()
+    built = build_objective("classifier", model, IMAGES, LABELS)
+    with torch.no_grad():
+        logits = model.module(model.normalise(IMAGES))
+    expected = float(torch.nn.functional.cross_entropy(logits, LABELS))
+    assert built.images == len(IMAGES)
+    assert values(measured(model, part))["objective_loss"] == pytest.approx(expected, rel=1e-5)
