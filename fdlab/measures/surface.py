@@ -37,12 +37,15 @@ def near_contours(points: int, loss: Callable[[Cell], float], *, share: float = 
     """Losses at the cells that a coarse-to-fine search visits, so that the contours ``LEVELS`` can be drawn.
 
     From a coarse grid on, the logarithm of the loss is interpolated, and the cells within one cell of an interpolated
-    contour that are farthest from all known ones come next, a few at a time, until none is left or ``share`` is used.
+    contour that are farthest from all known ones come next, a few at a time. Once ``share`` is used, the last sixth of
+    it is a test: what the interpolation says of cells that it does not know, near contours and far from all known
+    ones, is held against their losses. Where a contour would lie more than half a cell off, the search is widened by
+    half the share and tested again, up to the whole grid: a surface that is too rough for it costs more, and is right.
 
     Args:
         points: of a side; an odd number.
         loss: of one cell; asked once for each. One that is not finite is kept and interpolated around.
-        share: of all cells, at most; the coarse grid comes in any case.
+        share: of all cells, where the test is passed at once; the coarse grid comes in any case.
     """
     half = points // 2
     coarse = sorted({round(place) for place in np.linspace(0, points - 1, max(half // 5 * 2 + 1, 3))})
@@ -55,31 +58,65 @@ def near_contours(points: int, loss: Callable[[Cell], float], *, share: float = 
     if not scale > 0:
         return known
     levels = np.log([known[half, half] + scale * rise for rise in LEVELS])
-    while len(known) < int(share * points**2):
-        chosen = _next_cells(known, points, levels, min(_BATCH, int(share * points**2) - len(known)))
-        if not chosen:
+    budget = int(share * points**2)
+    while len(known) < points**2:
+        tested = max(budget // 6, _BATCH // 2)
+        while (left := budget - tested - len(known)) > 0:
+            chosen = _next_cells(known, points, levels, min(_BATCH, left))
+            if not chosen:
+                break
+            known |= {cell: loss(cell) for cell in chosen}
+        if _foretold(known, points, levels, loss, min(tested, points**2 - len(known))):
             break
-        known |= {cell: loss(cell) for cell in chosen}
+        budget = max(budget, len(known)) + int(share / 2 * points**2)
     return known
 
 
 _FEWEST = 9  # finite losses that a spline needs
 _BATCH = 16  # cells between two interpolations
+_OFF = 0.5  # cells that a contour may be off
+
+
+def _foretold(
+    known: dict[Cell, float], points: int, levels: np.ndarray, loss: Callable[[Cell], float], count: int
+) -> bool:
+    """Whether the interpolation knew the losses of new cells, which are known from then on."""
+    with np.errstate(invalid="ignore"):
+        logs, steepness, off = _contours(known, points, levels)
+    near = _next_cells(known, points, levels, max(count // 2, 1))
+    cells = [*near, *_farthest({**known, **dict.fromkeys(near, 0.0)}, np.full(logs.shape, True), count - len(near))]
+    known |= {cell: loss(cell) for cell in cells}
+    for column, row in cells:
+        seen, said = _log(known[column, row]), logs[row, column]
+        asked = off[row, column] < 1 or np.searchsorted(levels, seen) != np.searchsorted(levels, said)
+        if asked and not abs(seen - said) / steepness[row, column] <= _OFF and np.isfinite(known[column, row]):
+            return False
+    return True
+
+
+def _contours(known: Mapping[Cell, float], points: int, levels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Interpolated logarithms, how steep they are (a cell), and how many cells off the nearest contour is."""
+    logs = np.log(np.clip(filled(known, points), 1e-12, 1e12))
+    steepness = np.maximum(np.hypot(*np.gradient(logs)), 1e-9)
+    return logs, steepness, (np.abs(logs - levels[:, None, None]) / steepness).min(0)
 
 
 def _next_cells(known: Mapping[Cell, float], points: int, levels: np.ndarray, count: int) -> list[Cell]:
     """Cells near a contour of what is known, each as far from the known and the chosen as there is."""
     with np.errstate(invalid="ignore"):
-        logs = np.log(np.clip(filled(known, points), 1e-12, 1e12))
-        steepness = np.maximum(np.hypot(*np.gradient(logs)), 1e-9)
-        off = (np.abs(logs - levels[:, None, None]) / steepness).min(0)  # cells to the nearest contour
-    rows, columns = np.mgrid[:points, :points]
-    gap = np.full((points, points), np.inf)
+        near = _contours(known, points, levels)[2] < 1  # false where the logarithm is not finite
+    return _farthest(known, near, count)
+
+
+def _farthest(known: Mapping[Cell, float], allowed: np.ndarray, count: int) -> list[Cell]:
+    """At most ``count`` allowed cells, each as far from the known and the chosen as there is."""
+    rows, columns = np.mgrid[: allowed.shape[0], : allowed.shape[1]]
+    gap = np.full(allowed.shape, np.inf)
     for column, row in known:
         gap = np.minimum(gap, np.hypot(columns - column, rows - row))
     chosen: list[Cell] = []
     while len(chosen) < count:
-        score = np.where(off < 1, gap, 0)  # false where the logarithm is not finite
+        score = np.where(allowed, gap, 0)
         if score.max() < 1:
             break
         row, column = (int(place) for place in np.unravel_index(score.argmax(), score.shape))

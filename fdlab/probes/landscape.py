@@ -36,7 +36,7 @@ from fdlab.records.table import with_bounds
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
-VERSION = 2
+VERSION = 3
 WHAT = ("line", "plane", "interpolation", "trajectory", "eigenvectors")
 Direction = Mapping[str, Tensor]
 RISE = 2.0  # nats that the quadratic rises along the sharpest direction at the edge of a plane of eigenvectors

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,32 @@ def test_a_search_gives_the_contours_from_a_fifth_of_the_points() -> None:
         assert np.nanmax(off) <= 0.02, (rise, np.nanmax(off))
     for (column, row), value in known.items():
         assert surface[row, column] == value == full[row, column]
+
+
+def ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A narrow trough along the diagonal between flat shoulders that wave."""
+    u, v = (x + y) / 2**0.5, (x - y) / 2**0.5
+    return 0.05 + 8 * (1 - np.exp(-6 * u * u)) * (1 + 0.3 * np.sin(3 * v)) + 1.2 * v * v
+
+
+def lakes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A bowl that ends in a plateau with hollows beside it."""
+    r = np.hypot(x, 1.3 * y + 0.3 * x * x)
+    hollows = np.maximum(0, np.sin(4 * np.arctan2(y, x))) * np.exp(-(((r - 1.4) / 0.3) ** 2))
+    return 0.02 + 6 * r**2 / (r**2 + 0.15) - 3.75 * hollows
+
+
+@pytest.mark.parametrize("surface", [ridge, lakes])
+def test_a_wide_rough_plane_is_searched_until_its_contours_are_foretold(surface: Callable[..., np.ndarray]) -> None:
+    """At span 2 a seventh of the points leaves contours more than a cell off: the whole grid tells."""
+    points, grid = 25, odd_grid(2.0, 25)
+    full = surface(*np.meshgrid(grid, grid))
+    known = near_contours(points, lambda cell: float(full[cell[1], cell[0]]))
+    found = filled(known, points)
+    for rise in LEVELS:
+        off = np.abs(radii(found, full[12, 12] + rise) - radii(full, full[12, 12] + rise))
+        assert np.nanmax(off) <= 0.5 * 2 / (points - 1), (rise, np.nanmax(off))
+    assert 0.15 * points**2 < len(known) < 0.7 * points**2
 
 
 def test_a_real_models_contours_are_within_two_percent() -> None:
