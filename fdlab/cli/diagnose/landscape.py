@@ -22,7 +22,7 @@ def landscape(
     directions: int = Option(10, min=1, help="Random directions of line."),
     span: float = Option(1.0, help="How far to each side, in lengths of each filter."),
     points: int = Option(21, min=2, help="On a line, or on a side of a plane; odd."),
-    adaptive: bool = Option(False, "--adaptive", help="Planes coarse to fine: a seventh of the points, more on rough ones."),
+    adaptive: bool = Option(False, "--adaptive", help="Planes coarse to fine: from a seventh of the points on."),
     batch: options.MicroBatch = 32,
     out: options.Out = Path("reports/landscape"),
     control: bool = Option(True, help="Add the first model's untrained start as a control (line, plane)."),
