@@ -199,7 +199,9 @@ def open_live(text: str) -> Encoder:
             code=USAGE,
         )
     own = _LIVE[text]
-    return Encoder(copy.deepcopy(own.module), own.info, own.call, replace(own.anatomy, live=False))
+    copied = Encoder(copy.deepcopy(own.module), own.info, own.call, replace(own.anatomy, live=False))
+    copied.untrained = own.untrained
+    return copied
 
 
 __all__ = ["is_code", "live_source", "open_code", "open_live"]

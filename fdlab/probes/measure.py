@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from fdlab.checkpoints.open import open_model
-from fdlab.checkpoints.sources import parse_label
+from fdlab.checkpoints.sources import is_code, parse_label
 from fdlab.data.sources import open_data
 from fdlab.data.streamed import Labels, Streamed
 from fdlab.encoders.channels import check_colour
@@ -307,7 +307,7 @@ def _random_control(encoders: Mapping[str, Encoder], device: str, seed: int) -> 
     # a bare file may need the head count that the first model was opened with
     with_heads: dict[str, Any] = {"heads": info.heads, "image_size": info.image_size}
     why = "nothing names its architecture."
-    if first.anatomy.live:
+    if first.anatomy.calls is not None and first.call is None and not is_code(info.source):
         name = ""
         why = (
             f"There is no untrained form of {type(first.module).__name__}: its builder is not known, and resetting "

@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from fdlab.checkpoints.own_code import live_source
 from fdlab.checkpoints.sources import parse_label
 from fdlab.compare.cohort import Cohort, cohort_of
+from fdlab.encoders.encoder import Encoder
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.probes.probe import find_probe
 from fdlab.records.atomic import writable_folder
@@ -27,7 +31,7 @@ AT_MOST = {"attribution": 32, "hessian": 128, "sharpness": 128, "landscape": 128
 
 
 def compare(
-    models: Sequence[str] | Cohort,
+    models: Sequence[Any] | Mapping[str, Any] | Cohort,
     data: str,
     out: str | Path,
     *,
@@ -46,7 +50,7 @@ def compare(
     """Measures what the store does not hold, takes the differences and writes the report.
 
     Args:
-        models: SOURCE or label=SOURCE each, or a cohort.
+        models: SOURCE, label=SOURCE or a module of your own each, {label: any of these}, or a cohort.
         probes: by name; curvature probes see 128 images at most, attribution 32.
         baseline: the label that the others are compared with; the first model by default.
         teacher: SOURCE: the feature probe also measures ``teacher_r2`` of it, with differences.
@@ -65,7 +69,7 @@ def compare(
     from fdlab.report.report import Report
 
     folder = writable_folder(out)
-    cohort = models if isinstance(models, Cohort) else cohort_of([parse_label(str(m)) for m in models], baseline)
+    cohort = models if isinstance(models, Cohort) else cohort_of(_sources(models), baseline)
     for probe in probes:
         find_probe(probe)
     if teacher and "features" not in probes:
@@ -152,3 +156,19 @@ def snapshots_of(run: str | Path) -> list[str]:
             code=NOT_UNDERSTOOD,
         )
     return [f"step {int(path.stem.removeprefix('step-'))}={path}" for path in files]
+
+
+def _sources(models: Any) -> list[tuple[str, str]]:
+    """(label, SOURCE) of each model; a module of this process gets a name that a cohort can hold."""
+    if isinstance(models, Mapping):
+        pairs = list(models.items())
+    else:
+        pairs = [("", model) for model in models]
+    named = []
+    for label, model in pairs:
+        if isinstance(model, (nn.Module, Encoder)):
+            inner = model.module if isinstance(model, Encoder) else model
+            named.append((label or type(inner).__name__, live_source(model)))
+        else:
+            named.append((label, str(model)) if label else parse_label(str(model)))
+    return named

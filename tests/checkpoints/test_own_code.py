@@ -144,3 +144,14 @@ def test_a_module_of_ones_own_code_is_not_fine_tuned_into_a_folder_that_cannot_b
 ) -> None:
     with pytest.raises(FdlabError, match="cannot be fine-tuned here"):
         fdlab.finetune(model=f"py:{code}:build", data="digits#train", out=tmp_path / "run")
+
+
+def test_modules_are_compared_beside_sources(code: str, tmp_path: Path) -> None:
+    from fdlab.study.comparison import compare
+
+    module = fdlab.open_model(f"py:{code}:build").module.train()
+    mine = fdlab.wrap(module, image_size=32)
+    models = {"mine": mine, "code": f"py:{code}:build"}
+    found = compare(models, "digits", tmp_path / "out", images=4, probes=("attention",), control=False, quiet=True)
+    assert set(found["table"]["model"]) == {"mine", "code"}
+    assert all(part.training for part in module.modules())
