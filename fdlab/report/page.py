@@ -223,8 +223,8 @@ class _Page:
         attention, training = self.report.rows("attention"), self.report.rows("training")
         limits = [str(limit) for limit in self.facts.limits]
         limits.append(
-            "Separate intervals mean a difference on these images; overlapping ones may still hide a difference "
-            "that a paired comparison on the same images finds."
+            "Two models are compared by the interval of their difference; whether the intervals of their values overlap "
+            "says little."
         )
         if len(attention):
             limits += [

@@ -17,10 +17,11 @@ from fdlab.records.metrics import METRICS
 from fdlab.report.captions import listed
 from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.numbers import is_share
-from fdlab.report.style import FAINT, INK, PAPER, WIDE, bars, new_figure, wrap
+from fdlab.report.style import FAINT, INK, MARK, PAPER, SHADES_OF_BLUE, WIDE, bars, new_figure, wrap
 
-# What is drawn, the paper's comparison first; told apart by marker and row as well as by colour.
-DRAWN = {TOGETHER: ("#8b4513", "^"), OWN: ("#4477aa", "o"), STUDENTS: ("#332288", "s")}
+# What is drawn, the paper's comparison first; told apart by marker and row as well as by colour. No model has these
+# colours, so that hiding a model on the page hides no effect.
+DRAWN = {TOGETHER: (MARK, "^"), OWN: (SHADES_OF_BLUE[4], "o"), STUDENTS: (SHADES_OF_BLUE[2], "s")}
 SAID = {
     TOGETHER: "paper's student minus its teacher",
     OWN: "in the teacher's design: student minus teacher",
