@@ -223,8 +223,8 @@ class _Page:
         attention, training = self.report.rows("attention"), self.report.rows("training")
         limits = [str(limit) for limit in self.facts.limits]
         limits.append(
-            "Two models are compared by the interval of their difference; whether the intervals of their values overlap "
-            "says little."
+            "Two models are compared by the interval of their difference; whether the intervals of their own values "
+            "overlap says little."
         )
         if len(attention):
             limits += [
