@@ -6,7 +6,8 @@ of its own, as its authors trained it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,25 +67,41 @@ class Classifier:
     def predict(
         self, images: Sequence[str | Path] | str | Path, top: int = 5, batch: int = 64
     ) -> dict[str, list[Guess]]:
-        """Image file -> its ``top`` likeliest classes, the likeliest first; files that cannot be read are left out.
+        """Image file -> its ``top`` likeliest classes, the likeliest first.
+
+        Files of a folder that cannot be read are left out with a warning each.
 
         Args:
             images: files, or folders of which every image is taken.
 
         Raises:
-            FdlabError: code 3, there is no image, or most of them cannot be read.
+            FdlabError: code 3, there is no image, most of them cannot be read, or a file that was named cannot.
 
         Example:
             ``fdlab.load_classifier("runs/tuned").predict("holiday.jpg")``
         """
         files = Files([images] if isinstance(images, (str, Path)) else images)
         answers: dict[str, list[Guess]] = {}
+        named = {str(image) for image in ([images] if isinstance(images, (str, Path)) else images)}
         for logits, _, part in self.scores(ImageSource(files, files.name), batch):
             readable = [files.paths[position] for position in part if position not in files.unreadable]
             for name, row in zip(readable, logits.softmax(-1), strict=True):
                 values, places = row.topk(min(top, len(row)))
                 answers[name] = [Guess(self.classes[int(i)], float(v)) for v, i in zip(values, places, strict=True)]
+        self._refuse_or_say({files.paths[place]: reason for place, reason in files.unreadable.items()}, named)
         return answers
+
+    def _refuse_or_say(self, unreadable: Mapping[str, str], named: set[str]) -> None:
+        """Pictures that cannot be read: an error where one was named itself, else a note for each."""
+        for file, reason in unreadable.items():
+            if file in named:
+                raise FdlabError(
+                    f"{file} cannot be read.",
+                    reason.removeprefix(f"{file}: "),
+                    "Check that it is a whole picture, or leave it out.",
+                    code=NOT_UNDERSTOOD,
+                )
+            warnings.warn(f"{file} was left out: {reason.removeprefix(f'{file}: ')}", stacklevel=3)
 
 
 def load_classifier(source: str | Path, *, device: str = "cpu", seed: int = 0) -> Classifier:

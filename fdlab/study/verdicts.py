@@ -261,7 +261,7 @@ def verdict_text(verdict: Verdict) -> str:
     by_answer: dict[str, list[str]] = {}
     for answer in verdict.answers:
         by_answer.setdefault(answer.verdict, []).append(answer.group)
-    return "; ".join(f"{word} for {', '.join(groups)}" for word, groups in by_answer.items())
+    return "; ".join(f"{word} for {' and '.join(groups)}" for word, groups in by_answer.items())
 
 
 def _fact(verdict: Verdict) -> dict[str, Any]:

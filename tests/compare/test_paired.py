@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fdlab.compare.paired import NOT_COMPARABLE, paired_rows, paired_shares, unpaired_shares
+from fdlab.compare.paired import NOT_COMPARABLE, paired_rows, paired_shares, same_pixels, unpaired_shares
 from fdlab.randomness import stream
 from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import proportion_interval
@@ -222,3 +222,12 @@ def test_the_interval_of_paired_shares_holds_the_truth() -> None:
         found = paired_shares(first, second)
         inside += found.low <= 0.08 <= found.high  # (0.7 - 0.6) (1 - 2 x 0.1)
     assert 0.93 <= inside / 400 <= 0.985
+
+
+def test_models_of_other_depth_on_one_grid_have_the_same_pixels() -> None:
+    def of(windows: list[int], grid: list[int]) -> Record:
+        return Record(frame([]), {}, {"grid": grid, "patch_size": 4, "image_size": 32, "windows": windows})
+
+    assert same_pixels(of([1, 1, 1], [8, 8]), of([1, 1, 1, 1, 1], [8, 8]))
+    assert not same_pixels(of([1, 1, 1], [8, 8]), of([1, 1, 1], [4, 8]))
+    assert not same_pixels(of([1, 1, 1], [8, 8]), of([4, 4, 1], [8, 8]))

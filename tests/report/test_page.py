@@ -230,7 +230,7 @@ def test_groups_have_their_own_answers_and_what_is_lacking_is_said_once(table: p
         *({"verdict": "not tested", "statement": name, "effect": "no such model"} for name in ("Y.", "Z.")),
     ]
     text = page(Report(table, facts), ["position"])
-    assert 'class="does-not-hold"' in text and "of A</strong>: supported. +1" in text
+    assert 'class="does-not-hold"' in text and "of A</b>: supported. +1" in text
     assert text.count("no such model") == 1 and "Y. Z." in text and "2 claims that" in text
 
 

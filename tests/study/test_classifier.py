@@ -97,3 +97,16 @@ def test_the_command_names_pictures(tuned: tuple[Path, Path], tmp_path: Path) ->
     assert written["class"].tolist()[::2] == ["red", "blue"] and len(written) == 4
     listed = json.loads(CliRunner().invoke(app, [*words[:4], "--json"]).stdout)
     assert [guesses[0]["name"] for guesses in listed.values()] == ["red", "blue"]
+
+
+def test_pictures_that_cannot_be_read_are_named(tuned: tuple[Path, Path], tmp_path: Path) -> None:
+    run, images = tuned
+    classifier = load_classifier(run)
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes((images / "red" / f"{number}.png").read_bytes())
+    (tmp_path / "cut.png").write_bytes((images / "red" / "3.png").read_bytes()[:100])
+    with pytest.warns(UserWarning, match=r"cut.png was left out"):
+        assert len(classifier.predict(tmp_path)) == 3
+    with pytest.raises(FdlabError, match=r"cut.png cannot be read") as caught:
+        classifier.predict([tmp_path / "0.png", tmp_path / "cut.png", tmp_path / "1.png"])
+    assert caught.value.code == 3
