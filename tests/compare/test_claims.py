@@ -26,7 +26,7 @@ from fdlab.compare.roles import Selector
 from fdlab.randomness import stream
 from fdlab.records.store import Record
 from fdlab.records.table import frame
-from tests.compare.simulated_cohort import TRUE, cohort, evidence, members
+from tests.compare.simulated_cohort import TRUE, cohort, evidence, kind, members
 
 CONTROLS = ["own-design", "random-teacher", "undistilled", "untrained"]
 SUPERVISED, CONTRASTIVE = "supervised into student", "contrastive into student"
@@ -414,6 +414,32 @@ def test_the_packaged_claims_on_a_whole_study() -> None:
     assert all(verdicts[name].why for name in untested)
     assert "no model with family distilled, teacher image-text" in verdicts["C1"].why
     assert {verdicts[name].verdict for name in ("P2", "M3", "C5")} <= {UNDECIDED, SMALLER}  # teachers are alike here
+
+
+def test_the_premises_are_two_and_a_reversed_one_does_not_hold() -> None:
+    """Deep maps the same for every query, and deep heads less alike than those of masked models."""
+    models = members(6)
+    level = dict.fromkeys(TRUE, 0.5)
+    absolute = evidence(models, {"r2_absolute": level}, 0.01, {"masked": -0.3, "masked in student design": -0.3}).table
+    mutual = evidence(models, {"nmi": level}, 0.01, {"masked": 0.3, "masked in student design": 0.3}).table
+    alike = evidence(models, {"head_similarity": level}, 0.01, {"masked": 0.3, "masked in student design": 0.3}).table
+    found = judge([packaged("P1"), packaged("P2")], cohort(models), Evidence([absolute, mutual, alike], {}, {}))
+    assert [one.verdict for one in found] == [SUPPORTED, DOES_NOT_HOLD]
+    assert set(answers(found[1])) >= {"contrastive", "supervised"}
+
+
+@pytest.mark.parametrize(("balanced", "expected"), [(-1.0, SUPPORTED), (0.0, UNDECIDED), (1.0, DOES_NOT_HOLD)])
+def test_flatness_is_decided_by_the_balanced_eigenvalue_too(balanced: float, expected: str) -> None:
+    models, draw = members(8, ("contrastive",)), stream(4, "flat")
+    moved = {"student", "own"}
+    rows = []
+    for member in models:
+        gain = kind(member) in moved
+        noise = {"metric": "noise_to_rise", "value": 0.05 + 0.05 * gain + draw.normal(0, 0.002)}
+        curve = {"metric": "eigenvalue_1_balanced", "value": 10 ** (1 + balanced * gain + draw.normal(0, 0.05))}
+        rows += [{"model": member.label, "probe": "made", **each} for each in (noise, curve)]
+    found = judge([packaged("H10")], cohort(models), Evidence([frame(rows)], {}, {}))[0]
+    assert found.verdict == expected
 
 
 # --- how often the words are wrong, and how often they are found ---------------------------------------------
