@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from fdlab.compare.two_way import PROBE, two_way
+from fdlab.compare.two_way import two_way
 from fdlab.errors import USAGE, FdlabError
 from fdlab.experiments.others import OTHERS, as_section
 from fdlab.experiments.two_factors import CELLS, FAMILIES, KINDS, Cell, Study
 from fdlab.experiments.values import cohort_of, finetuned, lost, measured, shared_facts, unmeasured, values
 from fdlab.experiments.words import as_markdown, limits_of, ranking, two_way_notes
 from fdlab.records.atomic import writable_folder, write_text
-from fdlab.records.table import join, write_table
+from fdlab.records.table import OF_GROUPS, join, write_table
 from fdlab.report.report import Report
 from fdlab.study.publish import write_report
 
@@ -58,7 +58,7 @@ def rewrite_study(out: str | Path) -> dict[str, Any]:
             "Name the folder that the study wrote with --out.",
             code=USAGE,
         )
-    known = table[~table["probe"].isin([PROBE, "premise"])].reset_index(drop=True)
+    known = table[~table["probe"].isin([*OF_GROUPS, "premise"])].reset_index(drop=True)
     kept = {key: value for key, value in facts.items() if key != "claims"} | cohort_of(cells).facts()
     return _write(Path(out), known, kept, cells, again=True)
 
