@@ -28,6 +28,7 @@ import fdlab
 from fdlab.compare.two_way import EFFECTS, two_way
 from fdlab.records.intervals import t_interval
 from fdlab.records.table import frame, read_table
+from fdlab.report.figures.two_way import effects
 
 CORNERS = ("plain", "plain, distilled", "student", "student, distilled")
 PLACES = dict(zip(CORNERS, (("made up", d, x) for d in ("plain", "student") for x in (False, True)), strict=True))
@@ -40,7 +41,8 @@ def effects_of(corners: np.ndarray) -> pd.DataFrame:
         for seed, line in enumerate(corners)
         for name, value in zip(CORNERS, line, strict=True)
     ]
-    return two_way(frame(rows), PLACES, {}).set_index("reference")[["value", "low", "high", "n"]]
+    table = two_way(frame(rows), PLACES, {})
+    return table[table["probe"] == "two_way"].set_index("reference")[["value", "low", "high", "n"]]
 
 
 def world(design: float, distillation: float, interaction: float = 0.0) -> np.ndarray:
@@ -74,7 +76,7 @@ print("predicted:", predicted_worlds)
 #
 # Each training scatters by 0.5 points; the four models of a seed share a level that scatters by 2 (the same labelled
 # images). The design is worth 1 point, the distillation nothing. **Predict first**: in what share of studies with
-# three seeds does the interval of the design leave out 0? With six? And that of the distillation?
+# three seeds does the interval of the design leave out 0? With six? And that of distilling in the teacher's design?
 
 # %%
 predicted_three, predicted_six, predicted_nothing = 0.95, 0.95, 0.0
@@ -85,11 +87,11 @@ for seeds, guess in ((3, predicted_three), (6, predicted_six)):
     level = 2.0 * draw.normal(size=(seeds, STUDIES, 1))
     studies = world(1.0, 0.0) + level + 0.5 * draw.normal(size=(seeds, STUDIES, 4))  # (seeds, studies, 4)
     seen = {}
-    for effect in ("design", "distillation"):
+    for effect in ("design", "own design"):
         interval = t_interval(studies @ np.array(EFFECTS[effect]))
         seen[effect] = float(((interval.low > 0) | (interval.high < 0)).mean())
     text = f"design seen in {100 * seen['design']:.0f} % of studies (predicted {100 * guess:.0f} %)"
-    print(f"{seeds} seeds: {text}, distillation in {100 * seen['distillation']:.1f} % (there is none)")
+    print(f"{seeds} seeds: {text}, distilling in {100 * seen['own design']:.1f} % (it does nothing)")
     within = (studies @ np.array(EFFECTS["design"])).mean(0)
     others = np.roll(studies, 1, axis=1)  # the plain models of another study
     apart = (studies[..., 2:].mean(-1) - others[..., :2].mean(-1)).mean(0)
@@ -128,15 +130,15 @@ print("80, 80, 80 and 82 % with both:", {name: float(only_together[name]) for na
 # ## Trained models
 #
 # If this copy of fdlab holds the CIFAR-10 study (fifteen small models a seed, planned before they were looked at), its
-# effects on four measures stand here (all: `reports/cifar`); a star marks intervals that leave out 0.
+# effects on four measures stand here (all: `reports/cifar`); a star marks what survives Holm's correction over all.
 
 # %%
 study = Path(fdlab.__file__).parents[1] / "reports" / "cifar" / "table.csv"
 if study.is_file():
     whole = read_table(study)
     shown = whole["metric"].isin(["distance_spread", "r2_relative", "entropy", "best_accuracy"])
-    for row in whole[(whole["probe"] == "two_way") & shown].itertuples():
-        star = " *" if row.low > 0 or row.high < 0 else ""
+    for _, row in effects(whole[shown]).iterrows():
+        star = " *" if row.holm <= 0.05 else ""
         print(f"{row.metric}, {row.model}, {row.reference}: {row.value:+.3g} ({row.low:+.3g} to {row.high:+.3g}){star}")
 else:
     print("No study here: `make study` trains it.")
@@ -159,7 +161,7 @@ def check(given: np.ndarray) -> str:
     if given.shape != (4,):
         return "Four numbers are needed."
     found = effects_of(given[None])["value"]
-    for name, wanted in {"together": 2.0, "interaction": 0.0, "distillation": -1.0}.items():
+    for name, wanted in {"together": 2.0, "interaction": 0.0, "own design": -1.0}.items():
         if abs(found[name] - wanted) > 1e-9:
             return f"The effect {name!r} is {found[name]:+.2f}, not {wanted:+.0f}."
     return "Right."
