@@ -94,13 +94,13 @@ for seeds, guess in ((3, predicted_three), (6, predicted_six)):
     print(f"{seeds} seeds: {text}, distilling in {100 * seen['own design']:.1f} % (it does nothing)")
     within = (studies @ np.array(EFFECTS["design"])).mean(0)
     others = np.roll(studies, 1, axis=1)  # the plain models of another study
-    apart = (studies[..., 2:].mean(-1) - others[..., :2].mean(-1)).mean(0)
+    apart = (studies[..., 2] - others[..., 0]).mean(0)
     print(f"  the effect scatters by {within.std():.2f} points; by {apart.std():.2f} where the plain models", end=" ")
     print("are of other seeds than the students")
 print(f"predicted for the distillation: {100 * predicted_nothing:.0f} %")
 
 # %% [markdown]
-# At three seeds a true effect of one point is missed in every second study: "not seen" is no evidence of absence. And
+# At three seeds a true effect of one point is missed in seven of ten studies: "not seen" is no evidence of absence. And
 # one interval in twenty leaves out 0 where there is nothing: among 30 measures expect one or two.
 #
 # ## Break it
@@ -119,8 +119,8 @@ print(f"in halvings of the error: {abs(halvings['interaction']):.1f}, each effec
 
 # %% [markdown]
 # An interaction belongs to a scale. "Distilling helps the teacher's design more" would be said of changes that know
-# nothing of each other. The other way round it misleads too: where distilling works *only* in the student's design,
-# the main effects are averages that no model has.
+# nothing of each other. The other way round a mean misleads: where distilling works *only* in the student's design, half
+# of it is an effect that no model has. So each design has its own number here.
 
 # %%
 only_together = effects_of(np.array([[80.0, 80.0, 80.0, 82.0]]))["value"]

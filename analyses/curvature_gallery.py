@@ -1,6 +1,7 @@
 """Makes reports/curvature: spectra, landscapes and sharpness of three small models. About ten minutes on one core.
 
     python analyses/curvature_gallery.py [--steps 300] [--images 40] [--work runs/curvature]
+    python analyses/curvature_gallery.py --redraw   # measures nothing
 
 Stopped and given again, it continues. Only the page, the figures and the tables are committed, no weights.
 """
@@ -8,6 +9,7 @@ Stopped and given again, it continues. Only the page, the figures and the tables
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import fdlab
 from fdlab.records.atomic import write_text
 from fdlab.records.table import join
 from fdlab.report.figures import available, figure_of
+from fdlab.report.folder import read_report
 from fdlab.report.report import Report
 from fdlab.study.diagnosis import Gathered, facts_of, gather
 from fdlab.study.publish import write_report
@@ -71,7 +74,13 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--work", type=Path, default=Path("runs/curvature"))
     parser.add_argument("--out", type=Path, default=Path("reports/curvature"))
+    parser.add_argument("--redraw", action="store_true", help="measure nothing: page and README from the last table")
     given = parser.parse_args()
+    if given.redraw:
+        report = read_report(given.out)
+        write_text(given.out / "README.md", readme(report))
+        print(write_report(given.out, report, again=True))
+        sys.exit()
     sources = models(given.work, given.steps)
     found = measured(sources, given.images)
     table = join(one.table for one in found)

@@ -55,7 +55,7 @@ def _print(verdicts: list[Any]) -> None:
     import pandas as pd
 
     from fdlab.cli.show import print_table
-    from fdlab.study.verdicts import answer_text, untested, verdict_text
+    from fdlab.study.verdicts import answer_text, blocks_of, untested, verdict_text
 
     rows = []
     for verdict in verdicts:
@@ -67,7 +67,7 @@ def _print(verdicts: list[Any]) -> None:
                     "claim": verdict.claim.statement if not number else "",
                     "verdict": answer.verdict,
                     "models": answer.group,
-                    "effect (95 %, uncorrected)": answer_text(answer),
+                    "effect (95 %, uncorrected)": answer_text(answer, blocks_of(verdict.claim)),
                     "not controlled": "; ".join(answer.not_controlled),
                 }
             )

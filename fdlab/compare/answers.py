@@ -37,6 +37,7 @@ class Contrast:
     stated: str  # the margin as the claims file states it
     result: Result
     control: str = ""  # the relation of a control
+    log: bool = False  # whether decimal logarithms are compared
 
     @property
     def change(self) -> Estimate:

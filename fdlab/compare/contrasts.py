@@ -68,7 +68,7 @@ def _of_measure(claim: Claim, measure: Measure, pairs: Pairs, roles: Roles, evid
 def _contrasts(results: dict[str, Result], role: str, what: dict[str, str], measure: Measure) -> ByGroup:
     size = measure.size
     return {
-        group: [Contrast(role, what[group], measure.direction, size, measure.margin, result)]
+        group: [Contrast(role, what[group], measure.direction, size, measure.margin, result, log=measure.log)]
         for group, result in results.items()
     }
 

@@ -18,7 +18,7 @@ from fdlab.compare.cohort import Cohort
 from fdlab.compare.over_seeds import over_seeds
 from fdlab.compare.paired import NOT_COMPARABLE, UNPAIRED
 from fdlab.compare.questions import CONTROL, INSTEAD_OF_PIXELS, KINDS, QUESTIONS, Pair, Trained, fixed_pairs
-from fdlab.compare.significance import ALPHA, beyond, holm, within
+from fdlab.compare.significance import ALPHA, holm, two_sided, within
 from fdlab.records.estimate import UNKNOWN, Estimate
 from fdlab.records.means import rows_of
 from fdlab.records.metrics import METRICS
@@ -233,7 +233,7 @@ class _Source:
 
 def _tested(finding: Finding, change: Estimate, freedom: float) -> Finding:
     """The finding with its difference and the p of none; the p is 1 where nothing can be tested."""
-    p = beyond(change, 0.0, above=change.value > 0, freedom=freedom) if change.bounded else 1.0
+    p = two_sided(change, freedom) if change.bounded else 1.0
     return replace(finding, change=change, freedom=freedom, p=p)
 
 

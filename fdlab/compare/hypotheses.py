@@ -48,9 +48,9 @@ from fdlab.compare.roles import RELATIONS, Selector
 from fdlab.errors import USAGE, FdlabError, nearest
 from fdlab.records.means import LATE, PARTS
 from fdlab.records.metrics import METRICS
+from fdlab.records.metrics.names import ACCURACIES
 
 SCORE = "score"  # the cohort's own column, usable as a metric
-SHARES = ("accuracy", "best_accuracy", "validation_accuracy", "knn", "linear_probe", "class_accuracy")
 Direction = Literal["up", "down", "not up", "not down", "none"]
 
 
@@ -115,7 +115,7 @@ def _units(measure: Measure) -> dict[str, float]:
         return {"share": 1.0, "points": 0.01}
     if metric.unit:
         return {metric.unit: 1.0}
-    accuracy = measure.metric[0] in SHARES
+    accuracy = measure.metric[0] in ACCURACIES
     return {"points": 0.01, "share": 1.0} if accuracy else {"share": 1.0}
 
 

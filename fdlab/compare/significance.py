@@ -79,6 +79,11 @@ def beyond(effect: Estimate, threshold: float, *, above: bool, freedom: float | 
     return min(1.0, 2 * float(ndtr(-t) if math.isinf(freedom) else stdtr(freedom, -t)))
 
 
+def two_sided(effect: Estimate, freedom: float | None = None) -> float:
+    """Two-sided p of no effect, in agreement with the 95 % interval; ``freedom`` as in ``beyond``."""
+    return min(beyond(effect, 0.0, above=side, freedom=freedom) for side in (True, False))
+
+
 def within(effect: Estimate, margin: float, freedom: float | None = None) -> float:
     """p that the effect lies within ``-margin`` to ``margin``: the larger of two one-sided tests (Schuirmann 1987).
 

@@ -6,12 +6,14 @@ teacher is p0; p1 and s1 are its students in the two designs; s0 is the student'
     together          s1 - p0   the paper's comparison: its student against the teacher
     own design        p1 - p0   distilled into the teacher's own design, against the teacher
     student's design  s1 - s0   distilled from the plain teacher, against the same design trained directly
-    design            ((s0 - p0) + (s1 - p1)) / 2
+    design            s0 - p0   both designs trained directly
+    design distilled  s1 - p1   the same teacher distilled into both designs
     interaction       (s1 - s0) - (p1 - p0)
 
-There is no main effect of "distillation": the two effects that it would average ask other questions, since nobody
-distilled a teacher of the student's design. Each effect is a contrast of one seed's models; seeds are the unit, and the
-kinds of pre-training lend each other their scatter (``over_seeds``). Holm's correction is over all effects of a table.
+There are no main effects. The two effects that "distillation" would average ask other questions, since nobody
+distilled a teacher of the student's design; and a mean of two effects of opposite sign is neither. Each effect is a
+contrast of one seed's models; seeds are the unit, and the kinds of pre-training lend each other their scatter
+(``over_seeds``). Holm's correction is over all effects of a table.
 """
 
 from __future__ import annotations
@@ -24,19 +26,21 @@ import numpy as np
 import pandas as pd
 
 from fdlab.compare.over_seeds import OverSeeds, over_seeds
-from fdlab.compare.significance import beyond, holm
+from fdlab.compare.significance import holm, two_sided
 from fdlab.records.table import frame
 
 PROBE = "two_way"
 BY_SEED = "two_way_seeds"  # the same effects of each seed
 HOLM = "two_way_holm"  # the two-sided p of each effect after Holm's correction, in ``value``
-TOGETHER, OWN, STUDENTS, DESIGN, INTERACTION = "together", "own design", "student's design", "design", "interaction"
+TOGETHER, OWN, STUDENTS, INTERACTION = "together", "own design", "student's design", "interaction"
+DESIGN, DESIGN_DISTILLED = "design", "design distilled"
 # Weights of p0, p1, s0, s1.
 EFFECTS: dict[str, tuple[float, float, float, float]] = {
     TOGETHER: (-1.0, 0.0, 0.0, 1.0),
     OWN: (-1.0, 1.0, 0.0, 0.0),
     STUDENTS: (0.0, 0.0, -1.0, 1.0),
-    DESIGN: (-0.5, -0.5, 0.5, 0.5),
+    DESIGN: (-1.0, 0.0, 1.0, 0.0),
+    DESIGN_DISTILLED: (0.0, -1.0, 0.0, 1.0),
     INTERACTION: (1.0, -1.0, -1.0, 1.0),
 }
 CORNERS = (("plain", False), ("plain", True), ("student", False), ("student", True))
@@ -109,4 +113,4 @@ def _p(mean: OverSeeds) -> float:
     """Two-sided p of no effect; NaN where there is no scatter to test by."""
     if not (mean.change.bounded and mean.sd > 0):
         return math.nan
-    return min(beyond(mean.change, 0.0, above=side, freedom=mean.freedom) for side in (True, False))
+    return two_sided(mean.change, mean.freedom)

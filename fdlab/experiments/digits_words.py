@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fdlab.compare.significance import ALPHA, beyond, holm, mean_of_units, weighted_sum
+from fdlab.compare.significance import ALPHA, holm, mean_of_units, two_sided, weighted_sum
 from fdlab.experiments.digits import CELLS, MASKED, SAME_DESIGN, SIZE, STUDENT, TEACHER
 from fdlab.experiments.words import signed
 from fdlab.records.estimate import Estimate
@@ -92,23 +92,29 @@ def notes_over_seeds(
 
 def _contrasts(unit: str, change: Callable[[str, str, str], Estimate]) -> list[str]:
     """A sentence for each of ``CONTRASTS``; ``change`` gives the difference of two models in one measure."""
-    sentences = []
-    for sentence, first, second in CONTRASTS:
-        parts = [f"{name} {_signed(change(metric, first.label, second.label))}" for metric, name in MEASURES.items()]
-        sentences.append(f"{sentence}, {unit}: {', '.join(parts)}.")
-    return sentences
+    found = [[change(metric, a.label, b.label) for metric in MEASURES] for _, a, b in CONTRASTS]
+    said = iter(_signed([each for of_pair in found for each in of_pair]))
+    return [
+        f"{sentence}, {unit}: {', '.join(f'{name} {next(said)}' for name in MEASURES.values())}."
+        for sentence, *_ in CONTRASTS
+    ]
 
 
-def _signed(change: Estimate, form: str = "+.2f", scale: float = 1.0) -> str:
-    clear = change.low > 0 or change.high < 0
-    return signed(change, form, scale, "" if clear else ", not clear")
+def _signed(changes: Sequence[Estimate], form: str = "+.2f", scale: float = 1.0) -> list[str]:
+    """Each difference with its interval, and whether it is clear: after Holm's correction over all of them."""
+    adjusted = holm([two_sided(change, change.n - 1 if change.n > 1 else math.inf) for change in changes])
+    remarks = [
+        "" if p <= ALPHA else ", not clear after correction" if change.low > 0 or change.high < 0 else ", not clear"
+        for change, p in zip(changes, adjusted, strict=True)
+    ]
+    return [signed(change, form, scale, remark) for change, remark in zip(changes, remarks, strict=True)]
 
 
 def _order(difference: Callable[[str, str], tuple[Estimate, float]]) -> str:
     """Which trained models differ after Holm's correction over their pairs; with degrees of freedom."""
     pairs = list(combinations((cell.label for cell in TRAINED), 2))
     found = [difference(a, b) for a, b in pairs]
-    ps = [min(beyond(change, 0.0, above=side, freedom=freedom) for side in (True, False)) for change, freedom in found]
+    ps = [two_sided(change, freedom) for change, freedom in found]
     apart = [f"{a} and {b}" for (a, b), p in zip(pairs, holm(ps), strict=True) if p <= ALPHA]
     if apart:
         return f"after correction for {len(pairs)} pairs these differ: {'; '.join(apart)}"
@@ -127,7 +133,8 @@ def _accuracies_over_seeds(values: Mapping[str, Sequence[float]]) -> str:
         return mean_of_units(np.subtract(values[label], values[other]))
 
     shown = ", ".join(f"{label} {' / '.join(f'{100 * v:.1f}' for v in each)}" for label, each in values.items())
-    gains = [f"{cell.label} {_signed(gain(cell.label, cell.control.label), '+.1f', 100)}" for cell in TRAINED]
+    said = _signed([gain(cell.label, cell.control.label) for cell in TRAINED], "+.1f", 100)
+    gains = [f"{cell.label} {each}" for cell, each in zip(TRAINED, said, strict=True)]
     order = _order(lambda a, b: (gain(a, b), len(values[a]) - 1))
     return (
         f"Fine-tuned test accuracy in per cent, seed by seed: {shown}. Points above the random start of the same "

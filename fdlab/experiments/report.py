@@ -81,10 +81,13 @@ def _write(
     page = write_report(out, report, again=again)
     lines = [as_markdown(report)]
     if (table["metric"] == "best_accuracy").any():
-        rank(out, cohort=cohort, command=facts["command"])
+        rank(out, cohort=cohort, command=facts["command"], again=again)
         lines.append(ranking(read_report(out / "rank")))
     if (out / OTHERS / "table.csv").is_file():
-        lines.append(as_section(read_report(out / OTHERS), OTHERS))
+        others = read_report(out / OTHERS)
+        if again:
+            write_report(out / OTHERS, others, again=True)
+        lines.append(as_section(others, OTHERS))
     write_text(out / "README.md", "\n".join([*lines, *limits_of(facts)]) + "\n")
     return {"page": page, "table": table, "facts": facts}
 

@@ -40,7 +40,8 @@ def _attention(report: Report) -> Iterator[str]:
         flat = distance[(distance["value"] - line).abs() <= UNIFORM * line]
         if len(flat):
             where = _blocks(flat["block"])
-            yield f"{name}: distance equals that of uniform attention in {where}; it tells no range there."
+            near = "the mean distance over heads is near that of uniform attention"
+            yield f"{name}: {near} in {where}; single heads may differ."
         prefix = report.by_block("prefix_mass", name)
         prefix = prefix[prefix["value"] >= PREFIX]
         if len(prefix):

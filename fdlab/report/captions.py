@@ -19,6 +19,7 @@ Caption = tuple[str, str, str, str]
 
 ONE_SEED = "the intervals do not hold the scatter between training seeds"
 SEVERAL_SEEDS = "values are means over trainings (seeds) with 95 % t-intervals over them"
+ALONE = "not corrected for the other comparisons of the page"
 OTHER_DESIGN = "these two differ in architecture too, so their difference is not the training's alone"
 
 
@@ -102,7 +103,7 @@ def verdict(change: Estimate, how: str, metric: str, names: tuple[str, str]) -> 
     """What the difference of two models (the second minus the first) allows one to say.
 
     >>> verdict(Estimate(0.2, 0.1, 0.3), "on the same images", "nmi", ("A", "B"))
-    'B minus A is +0.20 (+0.10 to +0.30), on the same images'
+    'B minus A is +0.20 (+0.10 to +0.30), on the same images, not corrected for the other comparisons of the page'
     >>> verdict(Estimate(0.2, -0.1, 0.5), "on the same images", "nmi", ("A", "B"))
     'no clear difference, B minus A is +0.20 (-0.10 to +0.50), on the same images'
     """
@@ -110,7 +111,7 @@ def verdict(change: Estimate, how: str, metric: str, names: tuple[str, str]) -> 
         return "without an interval of their difference, nothing is said about their order"
     clear = not change.low <= 0 <= change.high
     said = f"{names[1]} minus {names[0]} is {signed(metric, change)}, {how}"
-    return said if clear else f"no clear difference, {said}"
+    return f"{said}, {ALONE}" if clear else f"no clear difference, {said}"
 
 
 def compared(

@@ -76,9 +76,9 @@ def _differs(f: Finding) -> str:
     seeds = f", {f.trainings} trainings each" if f.trainings > 1 else ""
     text = f"{clause} ({low} to {high}{seeds}{_unpaired(f)})"
     if f.start:
-        differs, owed = ("differs", "is not") if f.start == "as much" else ("may differ", "may not be")
-        text += f"; the untrained start of {f.model} {differs} from {f.reference} as much, so this {owed} owed to "
-        text += "its training"
+        differs = "differs" if f.start == "as much" else "may differ"
+        text += f"; the untrained start of {f.model} {differs} from {f.reference} as much, so the training of "
+        text += f"{f.reference} may be what shows here, and not that of {f.model}"
     return f"{_capital(text)}." if f.trainings > 1 else f"In these checkpoints, {text}."
 
 

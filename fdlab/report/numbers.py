@@ -7,15 +7,12 @@ import math
 import pandas as pd
 
 from fdlab.records.estimate import Estimate
-
-SHARES = frozenset(
-    {"accuracy", "best_accuracy", "validation_accuracy", "class_accuracy", "head_effect_share", "knn", "linear_probe"}
-)
+from fdlab.records.metrics.names import ACCURACIES
 
 
 def is_share(metric: str) -> bool:
     """Whether a number between 0 and 1 is shown in per cent."""
-    return metric in SHARES
+    return metric in (*ACCURACIES, "head_effect_share")
 
 
 def decimals(metric: str, value: float) -> int:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from fdlab.compare.paired import NOT_COMPARABLE
-from fdlab.compare.significance import ALPHA, beyond, holm
+from fdlab.compare.significance import ALPHA, holm, two_sided
 from fdlab.records.estimate import Estimate
 from fdlab.records.means import rows_of
 from fdlab.records.metrics import METRICS
@@ -81,8 +81,7 @@ def _label(metric: str) -> str:
 
 def _p(change: Estimate) -> float:
     """Two-sided p of no difference, in agreement with the interval."""
-    freedom = max(change.n - 1, 1) if change.n else math.inf
-    return min(beyond(change, 0.0, above=side, freedom=freedom) for side in (True, False))
+    return two_sided(change, max(change.n - 1, 1) if change.n else math.inf)
 
 
 def _verdict(change: Estimate, adjusted: float) -> str:

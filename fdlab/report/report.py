@@ -137,7 +137,7 @@ class Report:
         common = means[0].index.intersection(means[1].index)
         if len(common) > 1:
             change = mean_of_units((means[1][common] - means[0][common]).to_numpy(float))
-            return change, f"over {len(common)} trainings each"
+            return change, f"over {len(common)} trainings each, by their own scatter"
         paired = self._paired(first, second, metric, probe)
         if paired is not None:
             return paired, "on the same images"

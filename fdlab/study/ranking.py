@@ -39,6 +39,7 @@ def rank(
     untrained: bool = False,
     out: Path | str | None = None,
     command: str = "fdlab rank",
+    again: bool = False,
 ) -> dict[str, Any]:
     """Ranks the measures of a report against the models' fine-tuning score and writes a report.
 
@@ -47,6 +48,7 @@ def rank(
         cohort: scores and lineages, by default as ``fdlab compare`` kept them.
         score, measures, blocks, untrained: see ``compare.rank.rank``.
         out: folder of the report; by default ``rank`` in the source.
+        again: draw the report also where nothing has changed.
 
     Returns:
         ``ranking``, ``table``, ``page``.
@@ -70,7 +72,7 @@ def rank(
     }
     known = report.facts.written
     facts |= {key: known[key] for key in ("data", "budget", "options", "versions") if key in known}
-    return {"ranking": result, "table": table, "page": write_report(folder, Report(table, facts))}
+    return {"ranking": result, "table": table, "page": write_report(folder, Report(table, facts), again=again)}
 
 
 def _scores(result: Ranking) -> list[dict[str, Any]]:

@@ -11,10 +11,11 @@ from fdlab.compare.answers import EFFECT, NOT_TESTED, ONE_SEED, SMALLER, UNDECID
 from fdlab.compare.claims import Verdict, judge
 from fdlab.compare.cohort import Cohort, checked, read_cohort
 from fdlab.compare.evidence import Evidence, records_under, scores_of
-from fdlab.compare.hypotheses import packaged_claims, read_claims
+from fdlab.compare.hypotheses import Claim, packaged_claims, read_claims
 from fdlab.errors import USAGE, FdlabError
 from fdlab.records.atomic import replacing
 from fdlab.records.estimate import Estimate
+from fdlab.records.metrics import METRICS
 from fdlab.report.folder import read_report
 from fdlab.report.report import Report
 from fdlab.study.publish import rewrite_page
@@ -200,8 +201,12 @@ def _effect(contrast: Contrast | None) -> dict[str, Any]:
     return {"metric": result.metric, **stated, **interval, "unit": result.unit, **scatter}
 
 
-def answer_text(answer: Answer) -> str:
-    """``distance_spread +3.1 (1.2 to 5.0), 3 seeds, p for 0.004 after Holm; ...`` of one group."""
+def answer_text(answer: Answer, blocks: str = "") -> str:
+    """``distance_spread +3.1 (1.2 to 5.0), 3 seeds, p for 0.004 after Holm; ...`` of one group.
+
+    Args:
+        blocks: the part of the blocks that the claim speaks of, where it names one.
+    """
     from fdlab.report.numbers import signed
 
     effect, change = answer.effect, answer.effect.change
@@ -214,7 +219,8 @@ def answer_text(answer: Answer) -> str:
             f"the method"
         )
     effects = answer.of(EFFECT)
-    shown = [f"{each.result.metric} {signed(each.result.metric, each.change)}" for each in effects]
+    part = f" ({blocks} of the blocks)" if blocks else ""
+    shown = [f"{each.result.metric}{part} {signed(each.result.metric, each.change)}" for each in effects]
     lent = f" (scatter of {effect.result.pooled} groups together)" if effect.result.pooled > 1 else ""
     parts = [f"{', '.join(shown)}, {change.n} seeds{lent}"]
     if answer.p_holm is not None:
@@ -224,13 +230,28 @@ def answer_text(answer: Answer) -> str:
     if answer.why:
         parts.append(answer.why)
     if answer.verdict == UNDECIDED and math.isfinite(answer.detectable):
-        weakest = answer.weakest
-        size = signed(weakest.result.metric, Estimate(answer.detectable, math.nan, math.nan)).lstrip("+")
-        decades = " decades" if weakest.result.metric.startswith("eigenvalue") else ""
-        parts.append(
-            f"{change.n} seeds would have shown a true difference of {size}{decades} or more in four of five studies"
-        )
+        parts.append(_would_have_shown(answer, change.n))
     return "; ".join(parts)
+
+
+def _would_have_shown(answer: Answer, seeds: int) -> str:
+    """The smallest difference of the least clear measure that so many seeds would have shown."""
+    from fdlab.report.numbers import signed
+
+    metric = answer.weakest.result.metric
+    known = METRICS.get(metric)
+    if known and known.low is not None and known.high is not None and answer.detectable > known.high - known.low:
+        return f"{seeds} seeds would have shown no possible difference of {metric} (power 0.8)"
+    size = signed(metric, Estimate(answer.detectable, math.nan, math.nan)).lstrip("+")
+    unit = " decades" if answer.weakest.log else f" {known.unit}" if known and known.unit else ""
+    return (
+        f"{seeds} seeds would have shown a true difference of {size}{unit} or more in {metric} in four of five studies"
+    )
+
+
+def blocks_of(claim: Claim) -> str:
+    """The part of the blocks that a claim names, empty where it names none."""
+    return claim.blocks if "blocks" in claim.model_fields_set else ""
 
 
 def p_text(p: float) -> str:
@@ -267,8 +288,11 @@ def verdict_text(verdict: Verdict) -> str:
 def _fact(verdict: Verdict) -> dict[str, Any]:
     """A verdict as the page reads it."""
     answers = verdict.answers
-    several = len(answers) > 1
-    lines = [f"{answer.group}: {answer_text(answer)}" if several else answer_text(answer) for answer in answers]
+    several, blocks = len(answers) > 1, blocks_of(verdict.claim)
+    lines = [
+        f"{answer.group}: {answer_text(answer, blocks)}" if several else answer_text(answer, blocks)
+        for answer in answers
+    ]
     notes = [note for answer in answers for note in answer.not_controlled]
     holm = [answer.p_holm for answer in answers if answer.p_holm is not None]
     return {
@@ -278,7 +302,8 @@ def _fact(verdict: Verdict) -> dict[str, Any]:
         "statement": f"{verdict.claim.id}. {verdict.claim.statement}",
         "effect": ". ".join(lines) or verdict.why,
         "answers": [
-            {"group": answer.group, "verdict": answer.verdict, "text": answer_text(answer)} for answer in answers
+            {"group": answer.group, "verdict": answer.verdict, "text": answer_text(answer, blocks)}
+            for answer in answers
         ],
         "not_controlled": "; ".join(dict.fromkeys(notes)),
         "n": answers[0].effect.change.n if answers else 0,

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fdlab.compare.answers import Answer
+from fdlab.compare.claims import Verdict, judge
 from fdlab.compare.cohort import Cohort, Member
 from fdlab.compare.evidence import Evidence
+from fdlab.compare.hypotheses import Claim, Measure, packaged_claims
+from fdlab.compare.roles import Selector
 from fdlab.randomness import stream
 from fdlab.records.table import frame
+
+CONTROLS = ["own-design", "random-teacher", "undistilled", "untrained"]
+SUPERVISED, CONTRASTIVE = "supervised into student", "contrastive into student"
 
 # Truth of a metric by kind of model; a kind that is absent was not measured.
 TRUE = {
@@ -91,3 +98,27 @@ def evidence(
 
 def cohort(models: list[Member]) -> Cohort:
     return Cohort(model=models)
+
+
+def claim(**changes: Any) -> Claim:
+    given: dict[str, Any] = {
+        "id": "X",
+        "statement": "Distilling raises it.",
+        "first": Selector(family="distilled", own_design=False, teacher=["contrastive", "supervised"]),
+        "controls": CONTROLS,
+        "measures": [Measure(metric=["knn"], direction="up")],
+    }
+    return Claim(**(given | changes))
+
+
+def verdict(truth: dict[str, float], one: Claim | None = None, seeds: int = 5, scatter: float = 0.05) -> Verdict:
+    models = members(seeds)
+    return judge([one or claim()], cohort(models), evidence(models, {"knn": truth}, scatter))[0]
+
+
+def answers(of: Verdict) -> dict[str, Answer]:
+    return {answer.group: answer for answer in of.answers}
+
+
+def packaged(name: str) -> Claim:
+    return next(one for one in packaged_claims() if one.id == name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,38 +17,28 @@ from fdlab.compare.answers import (
     UNDECIDED,
     Answer,
 )
-from fdlab.compare.claims import Verdict, judge
+from fdlab.compare.claims import judge
 from fdlab.compare.cohort import Cohort, Member
 from fdlab.compare.evidence import Evidence
-from fdlab.compare.hypotheses import Claim, Measure, packaged_claims
+from fdlab.compare.hypotheses import Measure, packaged_claims
 from fdlab.compare.roles import Selector
 from fdlab.randomness import stream
 from fdlab.records.store import Record
 from fdlab.records.table import frame
-from tests.compare.simulated_cohort import TRUE, cohort, evidence, kind, members
-
-CONTROLS = ["own-design", "random-teacher", "undistilled", "untrained"]
-SUPERVISED, CONTRASTIVE = "supervised into student", "contrastive into student"
-
-
-def claim(**changes: Any) -> Claim:
-    given: dict[str, Any] = {
-        "id": "X",
-        "statement": "Distilling raises it.",
-        "first": Selector(family="distilled", own_design=False, teacher=["contrastive", "supervised"]),
-        "controls": CONTROLS,
-        "measures": [Measure(metric=["knn"], direction="up")],
-    }
-    return Claim(**(given | changes))
-
-
-def verdict(truth: dict[str, float], one: Claim | None = None, seeds: int = 5, scatter: float = 0.05) -> Verdict:
-    models = members(seeds)
-    return judge([one or claim()], cohort(models), evidence(models, {"knn": truth}, scatter))[0]
-
-
-def answers(of: Verdict) -> dict[str, Answer]:
-    return {answer.group: answer for answer in of.answers}
+from tests.compare.simulated_cohort import (
+    CONTRASTIVE,
+    CONTROLS,
+    SUPERVISED,
+    TRUE,
+    answers,
+    claim,
+    cohort,
+    evidence,
+    kind,
+    members,
+    packaged,
+    verdict,
+)
 
 
 def width(of: Answer) -> float:
@@ -212,106 +201,6 @@ def test_values_that_are_not_there_or_do_not_scatter_are_said() -> None:
     assert any("not measured for all" in note for note in mine[CONTRASTIVE].not_controlled)
 
 
-# --- other forms -------------------------------------------------------------------------------------------
-
-
-def variants(values: dict[str, float], seeds: int = 6) -> tuple[Cohort, Evidence]:
-    """Students of one teacher that differ in their variant alone; ``values``: variant -> truth."""
-    draw = stream(0, "variants")
-    models, rows = [], []
-    for seed in range(seeds):
-        models.append(Member(label=f"t {seed}", source="x", family="contrastive", design="p", group="t", seed=seed))
-        rows.append({"model": f"t {seed}", "metric": "accuracy", "probe": "made", "value": 0.5 + draw.normal(0, 0.01)})
-        for variant, value in values.items():
-            label = f"s {variant} {seed}"
-            models.append(
-                Member(
-                    label=label,
-                    source="x",
-                    family="distilled",
-                    design="s",
-                    group=f"s {variant}",
-                    variant=variant,
-                    pair_of=f"t {seed}",
-                    seed=seed,
-                )
-            )
-            rows.append({"model": label, "metric": "accuracy", "probe": "made", "value": value + draw.normal(0, 0.01)})
-    return Cohort(model=models), Evidence([frame(rows)], {}, {})
-
-
-def packaged(name: str) -> Claim:
-    return next(one for one in packaged_claims() if one.id == name)
-
-
-@pytest.mark.parametrize(
-    ("truth", "expected"),
-    [
-        ((0.5, 0.6, 0.6, 0.5), SUPPORTED),
-        ((0.6, 0.5, 0.5, 0.6), DOES_NOT_HOLD),
-        ((0.5, 0.53, 0.56, 0.59), UNDECIDED),  # a straight rise is no peak
-    ],
-)
-def test_a_peak_over_four_rates_is_told_from_a_rise(truth: tuple[float, ...], expected: str) -> None:
-    names = ("no drop path", "", "drop path 0.2", "drop path 0.3")
-    made = variants(dict(zip(names, truth, strict=True)))
-    found = judge([packaged("H6")], *made)[0]
-    assert found.verdict == expected
-    assert found.answers[0].effect.change.value == pytest.approx(
-        (truth[0] + truth[3] - truth[1] - truth[2]) / 2, abs=0.02
-    )
-
-
-@pytest.mark.parametrize(("large", "expected"), [(0.2, SUPPORTED), (0.1, UNDECIDED), (0.0, DOES_NOT_HOLD)])
-def test_whitening_is_an_interaction_with_the_teachers_scale(large: float, expected: str) -> None:
-    truth = {"": 0.6, "no whitening": 0.5, "large teacher": 0.6, "large teacher, no whitening": 0.6 - large}
-    cohort_, shown = variants(truth)
-    found = judge(
-        [packaged("H4").model_copy(update={"measures": [Measure(metric="accuracy", direction="up")]})], cohort_, shown
-    )
-    assert found[0].verdict == expected
-    assert found[0].answers[0].effect.change.value == pytest.approx(large - 0.1, abs=0.02)
-
-
-@pytest.mark.parametrize(("carried", "expected"), [(1.0, SUPPORTED), (-1.0, DOES_NOT_HOLD), (0.0, UNDECIDED)])
-def test_whether_attention_carries_accuracy_is_asked_within_groups(carried: float, expected: str) -> None:
-    models, draw = members(12), stream(1, "carried")
-    rows = []
-    for member in models:
-        attention = draw.normal(0.3, 0.1)
-        accuracy = 0.5 + carried * attention + draw.normal(0, 0.02 if carried else 0.1)
-        for metric, value in (("r2_relative", attention), ("accuracy", accuracy)):
-            rows.append({"model": member.label, "metric": metric, "probe": "made", "value": value})
-    found = judge([packaged("C5")], cohort(models), Evidence([frame(rows)], {}, {}))[0]
-    assert found.verdict == expected
-
-
-@pytest.mark.parametrize(("alike", "expected"), [(True, DOES_NOT_HOLD), (False, SUPPORTED)])
-def test_ranks_over_settings_agree_or_flip(alike: bool, expected: str) -> None:
-    models, draw = [m for m in members(6) if m.family != "random"], stream(2, "settings")
-    places = {m.group: place for place, m in enumerate(m for m in models if m.seed == 0)}
-    rows = []
-    for member in models:
-        for sign, objective in ((1, "probe"), (1 if alike else -1, "distill")):
-            row = {"model": member.label, "metric": "noise_to_rise", "probe": "sharpness", "objective": objective}
-            rows.append({**row, "value": sign * places[member.group] + draw.normal(0, 1.0)})
-    kept = [m.model_copy(update={"pair_of": "", "control": ""}) for m in models]
-    found = judge([packaged("C3")], Cohort(model=kept), Evidence([frame(rows)], {}, {}))[0]
-    assert found.verdict == expected
-    assert found.answers[0].effect.change.n == 6
-
-
-def test_masked_models_are_compared_with_contrastive_ones_of_their_own_design() -> None:
-    models = members(5)
-    fine = {"teacher": 0.5, "undistilled": 0.5, "student": 0.5, "own": 0.5, "random-student": 0.5, "untrained": 0.5}
-    shift = {"masked": 0.3, "masked in student design": -0.3}
-    found = judge([packaged("M3")], cohort(models), evidence(models, {"accuracy": fine}, 0.01, shift))[0]
-    mine = answers(found)
-    assert mine["masked"].verdict == SUPPORTED and mine["masked"].effect.change.value == pytest.approx(0.3, abs=0.03)
-    assert mine["masked in student design"].verdict == DOES_NOT_HOLD
-    assert all("the architecture differs too" not in answer.not_controlled for answer in found.answers)
-
-
 # --- one seed --------------------------------------------------------------------------------------------
 
 
@@ -440,74 +329,3 @@ def test_flatness_is_decided_by_the_balanced_eigenvalue_too(balanced: float, exp
         rows += [{"model": member.label, "probe": "made", **each} for each in (noise, curve)]
     found = judge([packaged("H10")], cohort(models), Evidence([frame(rows)], {}, {}))[0]
     assert found.verdict == expected
-
-
-# --- how often the words are wrong, and how often they are found ---------------------------------------------
-
-NULL = dict.fromkeys(TRUE, 0.5)
-
-
-def null_cohorts(seeds: int, count: int) -> tuple[int, int]:
-    """In how many cohorts, where nothing is true, some claim is supported, and in how many some does not hold."""
-    models = [m for m in members(seeds, ("contrastive", "supervised")) if m.label.split()[0] != "random"]
-    models = [m for m in models if not m.label.startswith("start")]
-    names = ("a", "b")
-    claims = [
-        claim(id=name, controls=CONTROLS[:1], measures=[Measure(metric=[name], direction="up")]) for name in names
-    ]
-    supported = refuted = 0
-    for trial in range(count):
-        values = stream(trial, "null", seeds).normal(0, 1, (len(models), len(names)))
-        rows = [
-            {"model": model.label, "metric": name, "probe": "made", "value": value}
-            for model, of_model in zip(models, values, strict=True)
-            for name, value in zip(names, of_model, strict=True)
-        ]
-        found = judge(claims, cohort(models), Evidence([frame(rows)], {}, {}))
-        words = {answer.verdict for v in found for answer in v.answers}
-        supported += bool(words & {SUPPORTED, NOT_ATTRIBUTABLE})
-        refuted += DOES_NOT_HOLD in words
-    return supported, refuted
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", [3, 8, 20])
-def test_where_nothing_is_true_words_come_in_at_most_one_of_twenty_cohorts(seeds: int) -> None:
-    supported, refuted = null_cohorts(seeds, 200)
-    assert supported <= 15 and refuted <= 15  # 5 % of 200 is 10; 15 has a chance of 5 % where the rate is 5 %
-
-
-def test_where_nothing_is_true_words_are_rare() -> None:
-    supported, refuted = null_cohorts(3, 25)
-    assert supported <= 4 and refuted <= 4
-
-
-def test_printed_power_is_the_simulated_one() -> None:
-    """One group alone, eight seeds: the smallest effect said to be found with power 0.8 is found that often."""
-    models = members(8, ("contrastive",))
-    one = claim(controls=[], first=Selector(family="distilled", own_design=False, teacher="contrastive"))
-    found, size = 0, 1.27  # power of a t-test of 8 differences of sd 1 at this effect is 0.86
-    from fdlab.compare.over_seeds import power
-
-    wanted = power(size, 2**0.5 * 0.707, 8, 7)
-    for trial in range(300):
-        draw = stream(trial, "power")
-        rows = [
-            {
-                "model": m.label,
-                "metric": "knn",
-                "probe": "made",
-                "value": draw.normal(size * (m.family == "distilled"), 0.707),
-            }
-            for m in models
-        ]
-        found += judge([one], cohort(models), Evidence([frame(rows)], {}, {}))[0].verdict == SUPPORTED
-    assert found / 300 == pytest.approx(wanted, abs=0.06)
-
-
-def test_equivalence_has_the_power_that_its_formula_says() -> None:
-    """Twenty seeds, a difference of sd 1.12 points, a margin of one point: 0.97 at one-sided 5 %."""
-    from fdlab.compare.significance import mean_of_units, within
-
-    draws = stream(0, "equivalence").normal(0, 1.12, (4000, 20))
-    assert np.mean([within(mean_of_units(units), 1.0) <= 0.05 for units in draws]) == pytest.approx(0.97, abs=0.01)

@@ -50,7 +50,8 @@ def test_known_effects_are_found_again() -> None:
         corners.append([p0, p1, s0, s0 + distillation + interaction / 2])
     table = two_way(frame(rows_of(corners)), PLACES, {"masked": "mim"})
     found = {name: effect(table, name) for name in EFFECTS}
-    assert found["design"]["value"] == pytest.approx(design)
+    assert found["design"]["value"] == pytest.approx(design - interaction / 2)
+    assert found["design distilled"]["value"] == pytest.approx(design + interaction / 2)
     assert found["own design"]["value"] == pytest.approx(distillation - interaction / 2)
     assert found["student's design"]["value"] == pytest.approx(distillation + interaction / 2)
     assert found["interaction"]["value"] == pytest.approx(interaction)
@@ -62,9 +63,10 @@ def test_known_effects_are_found_again() -> None:
 @given(st.lists(st.lists(st.floats(-5, 5), min_size=4, max_size=4), min_size=2, max_size=5))
 def test_the_parts_sum_to_the_papers_comparison(corners: list[list[float]]) -> None:
     table = two_way(frame(rows_of(corners)), PLACES, {})
-    within = (effect(table, "own design")["value"] + effect(table, "student's design")["value"]) / 2
-    parts = effect(table, "design")["value"] + within
-    assert parts == pytest.approx(effect(table, "together")["value"], abs=1e-9)
+    together = effect(table, "together")["value"]
+    for first, second in (("own design", "design distilled"), ("design", "student's design")):
+        parts = effect(table, first)["value"] + effect(table, second)["value"]
+        assert parts == pytest.approx(together, abs=1e-9)
 
 
 def test_the_interval_is_students_t_over_seeds() -> None:
@@ -97,7 +99,7 @@ def test_of_the_committed_study_no_accuracy_and_no_eigenvalue_survives_and_the_p
     known = values(table[~table["probe"].isin(["two_way", "two_way_seeds", "two_way_holm", "premise"])])
     made = two_way(known, places(CELLS), FAMILIES)
     rows = effects(made)
-    assert len(rows) == 18 * 3 * 5 and rows["reference"].iloc[0] == "together"
+    assert len(rows) == 18 * 3 * 6 and rows["reference"].iloc[0] == "together"
     clear = rows[rows["holm"] <= 0.05]
     assert 10 <= len(clear) <= 25
     assert not clear["metric"].str.contains("accuracy|eigenvalue|lr_width|linear_probe|knn").any()
@@ -113,8 +115,8 @@ def test_holm_runs_over_all_effects_of_the_table() -> None:
     draw = stream(0, "holm")
     rows = [row for name in "abcdef" for row in rows_of(draw.normal(0, 1, (4, 4)), name)]
     table = effects(two_way(frame(rows), PLACES, {}))
-    assert len(table) == 30 and table["holm"].notna().all()
+    assert len(table) == 36 and table["holm"].notna().all()
     smallest = table.loc[table["holm"].idxmin()]
     half = float(smallest["high"] - smallest["value"])
     p = 2 * stats.t.sf(abs(smallest["value"]) / half * stats.t.ppf(0.975, 3), 3)
-    assert smallest["holm"] == pytest.approx(min(1.0, 30 * p), rel=1e-6)
+    assert smallest["holm"] == pytest.approx(min(1.0, 36 * p), rel=1e-6)

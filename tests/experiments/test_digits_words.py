@@ -13,17 +13,21 @@ from fdlab.records.table import frame
 RULER = {"locality 0": 1.0, "locality 1": 0.5}
 
 
-def record(early: float, late: float, images: int = 3) -> Record:
-    """Attention of two early and two late blocks of two heads; the images scatter equally in all models."""
+def record(early: float, late: float, images: int = 3, own: float = 0.0) -> Record:
+    """Attention of two early and two late blocks of two heads; beside ``own``, the images scatter equally in all."""
     blocks = np.array([early, early, late, late])[None, :, None] * np.ones((images, 1, 2))
-    scatter = 0.001 * np.arange(images)[:, None, None]
+    scatter = 0.001 * np.arange(images)[:, None, None] + own * (np.arange(images) % 2)[:, None, None]
     return Record(frame([]), dict.fromkeys(MEASURES, blocks + scatter))
 
 
 def models(shift: float = 0.0) -> dict[str, Record]:
     """The late blocks of a masked model are 0.5 above the teacher's; the early ones of all others are far away."""
     places = {TEACHER: (0.0, 0.1), MASKED: (9.0, 0.6), SAME_DESIGN: (-9.0, 0.1), STUDENT: (5.0, 0.0)}
-    return {cell.label: record(early, late + shift * (cell == MASKED)) for cell, (early, late) in places.items()}
+    own = {MASKED: 1e-4, STUDENT: 2e-4}  # differences without any scatter would test nothing
+    return {
+        cell.label: record(early, late + shift * (cell == MASKED), own=own.get(cell, 0.0))
+        for cell, (early, late) in places.items()
+    }
 
 
 def chosen(**correct: int) -> dict[str, dict[str, float]]:
@@ -86,3 +90,14 @@ def test_the_demo_is_the_study_of_its_own_cells(tmp_path) -> None:
     assert probes["model random-plain 3"].needs == ("contrastive 3",)
     assert probes["model masked 3"].needs == ("masked 3", "contrastive 3")  # read against the teacher
     assert sum(name.startswith("curvature") for name in probes) == 3
+
+
+def test_what_is_clear_by_itself_alone_is_said_not_to_survive_the_correction() -> None:
+    seeds = [models(shift) for shift in (0.0, 0.05, -0.2)]  # masked minus teacher: 0.5, 0.55, 0.3
+    accuracies = {cell.label: [0.9, 0.9, 0.9] for cell in CELLS}
+    facts = [{"seed": n, "training_loss": {}, "learning_rates": {}, "ruler_accuracy": RULER} for n in range(3)]
+    for each in facts:
+        each["training_loss"] = dict.fromkeys(accuracies, 0.5)
+        each["learning_rates"] = dict.fromkeys(accuracies, SIZE.rates[0])
+    masked = notes_over_seeds(seeds, accuracies, facts)[0]
+    assert "+0.45 (+0.12 to +0.78, not clear after correction)" in masked

@@ -155,7 +155,7 @@ def test_what_survives_the_correction_is_said_by_kind() -> None:
     )
     own = next(note for note in notes if note.startswith("In the teacher's design"))
     assert own.endswith("0 of 1 measures and kinds survive the correction.")
-    assert len(notes) == 5
+    assert len(notes) == 6
 
 
 def test_a_teacher_that_diverged_is_said_and_its_student_has_no_result(tmp_path: Path) -> None:

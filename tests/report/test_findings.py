@@ -166,8 +166,8 @@ def test_without_pairs_the_sentence_says_unpaired() -> None:
     ("start", "own", "word", "badge"),
     [
         (5.0, 2.0, "", ""),  # the untrained start is like the reference: training made the difference
-        (7.5, 0.0, " differs from A as much, so this is not owed", "Untrained differs as much"),
-        (6.9, 0.05, " may differ from A as much, so this may not be owed", "Untrained differs as much"),
+        (7.5, 0.0, " differs from A as much, so the training of A may be what shows", "Untrained differs as much"),
+        (6.9, 0.05, " may differ from A as much, so the training of A may be what shows", "Untrained differs as much"),
         (3.0, 4.0, "", ""),  # it differs, but the other way
     ],
 )

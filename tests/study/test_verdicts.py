@@ -138,7 +138,7 @@ def test_lines_say_the_answer_of_each_group_and_one_reason_for_all_that_lack_the
     verdicts = {verdict.claim.id: verdict for verdict in claims(report)["verdicts"]}
     text = answer_text(verdicts["H1"].answers[0])
     assert "points" in text and "3 seeds" in text and " after Holm" in text
-    assert "or more in four of five studies" in text or verdicts["H1"].verdict != "undecided"
+    assert "points or more in accuracy in four of five studies" in text or verdicts["H1"].verdict != "undecided"
     lacking = dict(untested(list(verdicts.values())))
     assert any(len(names) > 1 for names in lacking.values())
     assert sum(map(len, lacking.values())) == sum(verdict.verdict == "not tested" for verdict in verdicts.values())

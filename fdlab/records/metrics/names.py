@@ -19,5 +19,8 @@ MAPS = {
 # The metrics that are also taken of the mean map, as ``NAME_of_mean``.
 OF_MEAN = tuple(name.removesuffix("_of_mean") for name in METRICS if name.endswith("_of_mean"))
 
+# Shares of images that are named rightly: shown in per cent, their differences in points.
+ACCURACIES = ("accuracy", "best_accuracy", "validation_accuracy", "class_accuracy", "knn", "linear_probe")
+
 # The objective of rows whose seeds are those of one checkpoint's fine-tunings, not of its pre-training.
 OF_FINETUNING = "seeds of fine-tuning alone"

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
+from fdlab.report.captions import several_seeds
 from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import REFERENCE_LINE, filled, label_outer
 from fdlab.report.style import COLUMN, WIDE, new_figure, wrap
@@ -98,7 +99,10 @@ class Curves(Figure):
 
     def terms(self) -> dict[str, object]:
         distilled = any("distil" in stage.lower() for stage in self.stages)
-        return {"line": distilled and self.report.facts.position_only_loss is not None}  # of the position mean
+        return {
+            "line": distilled and self.report.facts.position_only_loss is not None,  # of the position mean
+            "several": several_seeds(self.rows),
+        }
 
     def lines(self) -> Lines:
         for stage in self.stages:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from fdlab.records.estimate import UNKNOWN
-from fdlab.report.captions import listed, several_seeds
+from fdlab.report.captions import several_seeds
 from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import row_a_model
 from fdlab.report.numbers import show
@@ -45,18 +44,6 @@ class Finetune(Figure):
             axes.errorbar([value], [y], xerr=bars(run) * scale, ls="", elinewidth=1.0, **self.looks[name].points(5))
             if len(runs) == 1:
                 number_above(axes, form.format(value), value, y)
-
-    def shows(self) -> str:
-        """Beside the comparison: which of the two lies above its own untrained start."""
-        better = []
-        for name in self.pair or ():
-            control = self.report.control_of(name, self.names)
-            change = self.difference(control, name)[0] if control else UNKNOWN
-            if change.bounded and not change.low <= 0 <= change.high:
-                way = "above" if change.value > 0 else "below"
-                better.append(f"{name} lies {way} its untrained start")
-        sentence = super().shows()
-        return f"{sentence.rstrip('.')}; {listed(better)} by an interval of their difference." if better else sentence
 
     def terms(self) -> dict[str, object]:
         splits, counts = self.report.facts.splits, self.rows["n"].dropna()

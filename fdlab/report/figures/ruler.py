@@ -72,7 +72,9 @@ class Ruler(Figure):
         if not (measured.known and ideal.known):
             return self.say("undefined", dial=dial)
         text, uniform = show(measured, "distance", unit=True), self._against_uniform(measured)
-        return self.say("at_dial", dial=dial, measured=text, ideal=ideal.value, uniform=uniform)
+        outside = measured.bounded and not measured.low <= ideal.value <= measured.high
+        holds = ", outside of its interval" if outside else ""
+        return self.say("at_dial", dial=dial, measured=text, ideal=ideal.value, holds=holds, uniform=uniform)
 
     def _against_uniform(self, measured: Estimate) -> str:
         uniform = self.report.facts.ruler_uniform_px

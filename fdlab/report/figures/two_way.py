@@ -12,7 +12,18 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
 from fdlab.compare.significance import ALPHA
-from fdlab.compare.two_way import BY_SEED, DESIGN, EFFECTS, HOLM, INTERACTION, OWN, PROBE, STUDENTS, TOGETHER
+from fdlab.compare.two_way import (
+    BY_SEED,
+    DESIGN,
+    DESIGN_DISTILLED,
+    EFFECTS,
+    HOLM,
+    INTERACTION,
+    OWN,
+    PROBE,
+    STUDENTS,
+    TOGETHER,
+)
 from fdlab.records.metrics import METRICS
 from fdlab.report.captions import listed
 from fdlab.report.figures.figure import Figure, Lines
@@ -26,7 +37,8 @@ SAID = {
     TOGETHER: "paper's student minus its teacher",
     OWN: "in the teacher's design: student minus teacher",
     STUDENTS: "in the student's design: distilled minus trained directly",
-    DESIGN: "design (mean of both)",
+    DESIGN: "designs trained directly: student's minus plain",
+    DESIGN_DISTILLED: "designs distilled: student's minus plain",
     INTERACTION: "interaction",
 }
 PRIMARY = ("best_accuracy", "r2_relative", "distance_spread", "head_similarity", "eigenvalue_1_balanced")
