@@ -119,8 +119,8 @@ print(f"in halvings of the error: {abs(halvings['interaction']):.1f}, each effec
 
 # %% [markdown]
 # An interaction belongs to a scale. "Distilling helps the teacher's design more" would be said of changes that know
-# nothing of each other. The other way round a mean misleads: where distilling works *only* in the student's design, half
-# of it is an effect that no model has. So each design has its own number here.
+# nothing of each other. The other way round a mean misleads: where distilling works *only* in the student's design,
+# half of it is an effect that no model has. So each design has its own number here.
 
 # %%
 only_together = effects_of(np.array([[80.0, 80.0, 80.0, 82.0]]))["value"]

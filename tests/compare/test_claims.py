@@ -106,8 +106,7 @@ def test_no_clear_effect_is_undecided_with_what_could_have_been_found() -> None:
 
 
 def test_effects_within_the_margin_are_smaller_than_it() -> None:
-    margin = claim(measures=[Measure(metric=["knn"], direction="up", margin="1 share")])
-    margin = margin.model_copy(update={"measures": [Measure(metric=["knn"], direction="up", margin="100 points")]})
+    margin = claim(measures=[Measure(metric=["knn"], direction="up", margin="100 points")])
     assert verdict(TRUE | {"student": 5.0, "own": 5.0}, margin).verdict == SMALLER
     assert verdict(TRUE | {"student": 5.4, "own": 5.4}, margin).verdict == SMALLER  # seen, and too small to matter
     assert verdict(TRUE, margin).verdict == SUPPORTED

@@ -101,7 +101,7 @@ def test_of_the_committed_study_no_accuracy_and_no_eigenvalue_survives_and_the_p
     rows = effects(made)
     assert len(rows) == 18 * 3 * 6 and rows["reference"].iloc[0] == "together"
     clear = rows[rows["holm"] <= 0.05]
-    assert 10 <= len(clear) <= 25
+    assert len(clear) == 23
     assert not clear["metric"].str.contains("accuracy|eigenvalue|lr_width|linear_probe|knn").any()
     own = made[(made["probe"] == "two_way_seeds") & (made["metric"] == "best_accuracy")]
     own = own[(own["model"] == "contrastive") & (own["reference"] == "together")]["value"].to_numpy(float)
