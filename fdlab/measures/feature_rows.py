@@ -12,10 +12,13 @@ from torch import Tensor
 from fdlab.measures import features as form
 from fdlab.measures.classifier import knn_predict
 from fdlab.measures.pooled import cross_validated
+from fdlab.measures.threads import one_thread
 from fdlab.randomness import stream
 from fdlab.records.estimate import Estimate
 from fdlab.records.intervals import jackknife_interval, mean_interval, proportion_interval
 
+JACKKNIFE = 16  # groups of images, each left out in turn
+MEAN_TOKEN = "mean patch token of each image"
 GROUP = 32  # images whose Gram matrix is taken together
 FOLDS = 5
 PER_IMAGE = ("high_frequency", "high_frequency_published", "token_similarity", "token_variance")
@@ -33,18 +36,24 @@ def feature_rows(
 
     ``tokens``, (b, N, C) each, are those of attentive pooling, where it is asked for; the list is emptied.
     """
+    images, _, width = arrays["pooled"].shape
+    with one_thread(images * width * min(images, width)):
+        return _rows(arrays, wanted, seed, tokens or [])
+
+
+def _rows(
+    arrays: dict[str, np.ndarray], wanted: set[str], seed: int, tokens: list[Tensor]
+) -> list[dict[str, Any]]:
     rows = per_image_rows(arrays, seed)
     pooled = torch.from_numpy(arrays["pooled"]).double()
-    for name in OF_SET:
-        if name in wanted:
-            estimate = jackknife_interval(len(pooled), lambda kept, name=name: _of_set(name, pooled[kept]))  # type: ignore[misc]
-            rows += _block_rows(name, estimate, len(pooled), "mean patch token of each image")
-    if SPECTRUM in wanted:
-        rows += _spectrum_rows(pooled)
+    if wanted & {"effective_rank", SPECTRUM}:
+        rows += [row for row in _singular_rows(pooled) if row["metric"] in wanted]
+    if "uniformity" in wanted:
+        rows += _block_rows("uniformity", _uniformity(pooled), len(pooled), MEAN_TOKEN)
     if "gram" in arrays and "cka" in wanted:
         rows += [row for row in cka_rows(arrays, arrays) if row["block"] < row["x"]]
     if "labels" in arrays and wanted & set(LABELLED):
-        rows += _labelled_rows(arrays, wanted, seed, tokens or [])
+        rows += _labelled_rows(arrays, wanted, seed, tokens)
     return rows
 
 
@@ -58,35 +67,48 @@ def per_image_rows(arrays: Mapping[str, np.ndarray], seed: int) -> list[dict[str
     return rows
 
 
-def _of_set(name: str, pooled: Tensor) -> np.ndarray:
-    """(n, blocks, C) -> (blocks,)."""
-    if name == "uniformity":
-        return np.array([form.uniformity(pooled[:, block]) for block in range(pooled.shape[1])])
-    return form.effective_rank(_singular(pooled)).numpy()
+def _uniformity(pooled: Tensor) -> Estimate:
+    """(blocks,) of (n, blocks, C). A group that is left out takes its pairs along: they are summed by groups once."""
+    n, groups = len(pooled), min(JACKKNIFE, len(pooled))
+    member = torch.nn.functional.one_hot(torch.arange(n) % groups, groups).double()
+    sums = []
+    for block in range(pooled.shape[1]):
+        terms = form.uniformity_terms(pooled[:, block]).fill_diagonal_(0.0)  # an image with itself is no pair
+        sums.append(member.T @ terms @ member)
+    pairs = torch.stack(sums)
+
+    def mean(kept: np.ndarray) -> np.ndarray:
+        left = np.unique(kept % groups)
+        return (pairs[:, left][:, :, left].sum((1, 2)) / (len(kept) * (len(kept) - 1))).log().numpy()
+
+    return jackknife_interval(n, mean, folds=JACKKNIFE)
 
 
 def _singular(pooled: Tensor) -> Tensor:
-    """(n, blocks, C) -> (blocks, n): singular values of the centred images, falling."""
+    """(n, blocks, C) -> (blocks, min(n, C)): singular values of the centred images, falling."""
     centred = (pooled - pooled.mean(0)).transpose(0, 1)
-    return form.spectrum(centred @ centred.transpose(1, 2))
+    wide = centred.shape[1] <= centred.shape[2]
+    return form.spectrum(centred @ centred.mT if wide else centred.mT @ centred)
 
 
-def _spectrum_rows(pooled: Tensor) -> list[dict[str, Any]]:
-    """Shares of the singular values of every block, at places that thin out geometrically."""
+def _singular_rows(pooled: Tensor) -> list[dict[str, Any]]:
+    """Effective rank, and shares of the singular values of every block at places that thin out geometrically."""
     images, blocks, width = pooled.shape
-    count = max(1, min(images - -(-images // 16) - 1, width))  # those that are left without a group of the jackknife
-    places = np.unique(np.geomspace(1, count, 40).round().astype(int))
+    left = images - -(-images // JACKKNIFE)  # without a group of the jackknife
+    places = np.unique(np.geomspace(1, max(1, min(left - 1, width)), 40).round().astype(int))
 
-    def shares(kept: np.ndarray) -> np.ndarray:
+    def statistic(kept: np.ndarray) -> np.ndarray:
         values = _singular(pooled[kept])
-        return (values / values.sum(-1, keepdim=True)).numpy()[:, places - 1]
+        shares = (values / values.sum(-1, keepdim=True))[:, places - 1]
+        return torch.cat([form.effective_rank(values)[:, None], shares], 1).numpy()
 
-    estimate = jackknife_interval(images, shares)
-    return [
+    found = jackknife_interval(images, statistic, folds=JACKKNIFE)
+    rank = Estimate(found.value[:, 0], found.low[:, 0], found.high[:, 0])
+    return _block_rows("effective_rank", rank, images, MEAN_TOKEN) + [
         {"metric": SPECTRUM, "block": block, "depth": (block + 1) / blocks, "x": float(k),
-         "value": float(estimate.value[block, i]), "low": max(0.0, float(estimate.low[block, i])),
-         "high": float(estimate.high[block, i]), "n": images, "objective": "mean patch token of each image"}
-        for block in range(blocks) for i, k in enumerate(places)
+         "value": float(found.value[block, i]), "low": max(0.0, float(found.low[block, i])),
+         "high": float(found.high[block, i]), "n": images, "objective": MEAN_TOKEN}
+        for block in range(blocks) for i, k in enumerate(places, start=1)
     ]  # fmt: skip
 
 

@@ -127,8 +127,13 @@ def high_frequency(maps: Tensor, form: str = "nyquist") -> Tensor:
         raise ValueError(f"form is one of {FOURIER_FORMS}")
     h, w = maps.shape[-2:]
     place = (h // 2, w // 2) if form == "nyquist" else (math.ceil(h / 2) - 1, math.ceil(w / 2) - 1)
-    amplitude = (torch.fft.fft2(maps.double()).abs() + LOG_EPS).log()
-    return (amplitude[..., place[0], place[1]] - amplitude[..., 0, 0]).mean(-1)
+    rows, columns = (torch.arange(side, dtype=torch.float64) for side in (h, w))
+    turns = place[0] / h * rows[:, None] + place[1] / w * columns
+    angle = 2 * math.pi * turns.flatten().to(maps.device)
+    waves = torch.stack([torch.ones_like(angle), angle.cos(), angle.sin()], 1)  # two frequencies of FFT2 alone
+    constant, even, odd = (maps.double().flatten(2) @ waves).unbind(-1)
+    amplitude, at_zero = ((size + LOG_EPS).log() for size in (even.hypot(odd), constant.abs()))
+    return (amplitude - at_zero).mean(-1)
 
 
 def token_similarity(tokens: Tensor) -> Tensor:

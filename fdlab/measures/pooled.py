@@ -1,10 +1,12 @@
 """A linear classifier on pooled tokens: given features, or the tokens that one learnt query attends to.
 
-Every pooling is fitted by the same code: the same standardisation, penalties, search, solver and number of steps.
+Every pooling has the same standardisation, penalties, folds and search. Features that are pooled already are a convex
+problem and solved as one (``logistic.py``); a query is learnt by L-BFGS.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fdlab.measures.logistic import TOLERANCE, Problem
+from fdlab.measures.threads import one_thread
 from fdlab.randomness import stream
 
 PENALTIES = (100.0, 10.0, 1.0, 0.1)  # strongest first: of equal ones the stronger is taken
@@ -34,7 +38,8 @@ def cross_validated(parts: Sequence[Tensor], labels: Sequence[np.ndarray], *, se
     """Whether the class of each image is named by a classifier fitted on the other folds.
 
     The penalty is searched inside the other folds: fitted without one of them, judged by the cross-entropy on
-    that one, then fitted again on all of them.
+    that one, then fitted again on all of them. Images whose class no fitted image has do not judge, and are never
+    named rightly.
 
     Args:
         parts: the tokens of each fold, (b, N, C); (b, 1, C) for features that are pooled already.
@@ -45,15 +50,52 @@ def cross_validated(parts: Sequence[Tensor], labels: Sequence[np.ndarray], *, se
         (b,) bool for each fold.
     """
     classes = int(max(int(part.max()) for part in labels if len(part))) + 1
+    if parts[0].shape[1] == 1:
+        images, width = sum(map(len, parts)), parts[0].shape[2]
+        with one_thread(images * min(images, width) * classes):
+            return _of_features([part[:, 0].double().numpy() for part in parts], labels, classes)
+    with one_thread():
+        return _of_tokens(parts, labels, classes, seed)
+
+
+def _folds(count: int) -> list[tuple[int, int, list[int], list[int]]]:
+    """For each fold: itself, the fold that judges its penalty, the folds that are fitted for it, and all others."""
+    found = []
+    for out in range(count):
+        judge, rest = (out + 1) % count, [fold for fold in range(count) if fold != out]
+        found.append((out, judge, [fold for fold in rest if fold != judge], rest))
+    return found
+
+
+def _of_features(parts: list[np.ndarray], labels: Sequence[np.ndarray], classes: int) -> list[np.ndarray]:
+    right, worst = [], 0.0
+    for out, judge, inner, rest in _folds(len(parts)):
+        fits = list(_problem(parts, labels, inner).path(PENALTIES))
+        shown = np.isin(labels[judge], fits[0].classes)
+        losses = [_entropy(fit.logits(parts[judge][shown], classes), labels[judge][shown]) for fit in fits]
+        best = int(np.argmin(losses))
+        (fit,) = _problem(parts, labels, rest).path(PENALTIES[best : best + 1], start=fits[best])
+        right.append(fit.logits(parts[out], classes).argmax(1) == labels[out])
+        worst = max(worst, *(each.gradient for each in (*fits, fit)))
+    if worst > TOLERANCE:
+        warnings.warn(
+            f"The linear probe is not solved: its gradient is {worst:.0e} for each image, {TOLERANCE:.0e} was wanted",
+            stacklevel=2,
+        )
+    return right
+
+
+def _problem(parts: list[np.ndarray], labels: Sequence[np.ndarray], chosen: list[int]) -> Problem:
+    return Problem(np.concatenate([parts[i] for i in chosen]), np.concatenate([labels[i] for i in chosen]))
+
+
+def _of_tokens(parts: Sequence[Tensor], labels: Sequence[np.ndarray], classes: int, seed: int) -> list[np.ndarray]:
     right = []
-    for out in range(len(parts)):
-        rest = [fold for fold in range(len(parts)) if fold != out]
-        judge = (out + 1) % len(parts)
-        inner = [fold for fold in rest if fold != judge]
-        losses = [
-            _loss(_fitted(parts, labels, inner, classes, penalty, seed), parts[judge], labels[judge])
-            for penalty in PENALTIES
-        ]
+    for out, judge, inner, rest in _folds(len(parts)):
+        losses = []
+        for penalty in PENALTIES:
+            model = _fitted(parts, labels, inner, classes, penalty, seed)
+            losses.append(_entropy(logits(model, parts[judge]), labels[judge]))
         model = _fitted(parts, labels, rest, classes, PENALTIES[int(np.argmin(losses))], seed)
         right.append(logits(model, parts[out]).argmax(1) == labels[out])
     return right
@@ -99,10 +141,10 @@ def _pool(tokens: Tensor, query: np.ndarray) -> tuple[Tensor, Tensor]:
     return (tokens * attention[..., None]).sum(1), attention
 
 
-def _loss(model: Pooled, tokens: Tensor, labels: np.ndarray) -> float:
+def _entropy(values: np.ndarray, labels: np.ndarray) -> float:
+    """The summed cross-entropy of logits (n, K)."""
     from scipy.special import logsumexp
 
-    values = logits(model, tokens)
     return float((logsumexp(values, axis=1) - values[np.arange(len(labels)), labels]).sum())
 
 
