@@ -1,4 +1,4 @@
-"""Classifiers on frozen features: nearest neighbours, and multinomial logistic regression, solved by scikit-learn.
+"""Classifiers on frozen features: nearest neighbours, and multinomial logistic regression (``logistic.py``).
 
 ``logistic_predict`` is for accuracies; ``fit_logistic`` is solved to a stated gradient norm, because a curvature
 measured through an unconverged probe is the curvature of nothing in particular.
@@ -6,7 +6,6 @@ measured through an unconverged probe is the curvature of nothing in particular.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fdlab.errors import FAILED, NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.measures.logistic import Problem
+from fdlab.measures.threads import one_thread
 
 
 def knn_predict(
@@ -47,18 +48,12 @@ def knn_predict(
 def logistic_predict(train: np.ndarray, labels: np.ndarray, test: np.ndarray, *, strength: float = 1.0) -> np.ndarray:
     """Fits on standardised ``train`` (M, C) with ``labels`` (M,) and predicts the classes (T,) of ``test`` (T, C).
 
-    Deterministic (L-BFGS). ``strength`` is scikit-learn's inverse regularisation C.
+    The summed cross-entropy + |weight|^2 / (2 strength) is minimised; ``strength`` is scikit-learn's C.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(train, labels)
-    return model.predict(test)
+    classes = int(np.max(labels)) + 1
+    with one_thread(len(train) * min(train.shape) * classes):
+        (fit,) = Problem(train, labels).path([1 / strength])
+    return fit.logits(test, classes).argmax(1)
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ class Logistic:
 
 
 def fit_logistic(features: np.ndarray, labels: np.ndarray, *, l2: float = 1e-4, tolerance: float = 1e-6) -> Logistic:
-    """Minimises mean cross-entropy + ``l2 |weight|^2 / 2`` by scikit-learn's Newton-CG in float64.
+    """Minimises mean cross-entropy + ``l2 |weight|^2 / 2``.
 
     The norm of the gradient is computed here again from the solution, whatever the solver reports.
 
@@ -92,7 +87,6 @@ def fit_logistic(features: np.ndarray, labels: np.ndarray, *, l2: float = 1e-4, 
     (0.693147, 0.5)
     """
     from scipy.special import log_softmax
-    from sklearn.linear_model import LogisticRegression
 
     x, y = np.asarray(features, dtype=np.float64), np.asarray(labels)
     n, classes = len(x), int(y.max()) + 1
@@ -102,16 +96,9 @@ def fit_logistic(features: np.ndarray, labels: np.ndarray, *, l2: float = 1e-4, 
         )
     if not np.isfinite(x).all():
         raise FdlabError("The features hold values that are not finite.", fix="Check the weights.", code=NOT_UNDERSTOOD)
-    # scikit-learn fits two classes by one logit z; as two logits -z/2 and z/2 its weights count half in the penalty.
-    share = l2 / 2 if classes == 2 else l2
-    strength = 1 / (n * share) if share else np.inf
-    model = LogisticRegression(C=strength, solver="newton-cg", tol=tolerance / 100, max_iter=1000)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whether it has converged is judged below
-        model.fit(x, y)
-    weight, bias = model.coef_, model.intercept_ - model.intercept_.mean()
-    if classes == 2:
-        weight, bias = np.outer([-0.5, 0.5], model.coef_), np.array([-0.5, 0.5]) * model.intercept_
+    with one_thread(n * min(x.shape) * classes):
+        (fit,) = Problem(x, y, standardise=False).path([n * l2], tolerance=tolerance / 100)
+    weight, bias = fit.weight, fit.bias - fit.bias.mean()
     log_chances = log_softmax(x @ weight.T + bias, axis=1)
     error = (np.exp(log_chances) - np.eye(classes)[y]) / n
     norm = float(np.hypot(np.linalg.norm(error.T @ x + l2 * weight), np.linalg.norm(error.sum(0))))

@@ -41,9 +41,7 @@ def feature_rows(
         return _rows(arrays, wanted, seed, tokens or [])
 
 
-def _rows(
-    arrays: dict[str, np.ndarray], wanted: set[str], seed: int, tokens: list[Tensor]
-) -> list[dict[str, Any]]:
+def _rows(arrays: dict[str, np.ndarray], wanted: set[str], seed: int, tokens: list[Tensor]) -> list[dict[str, Any]]:
     rows = per_image_rows(arrays, seed)
     pooled = torch.from_numpy(arrays["pooled"]).double()
     if wanted & {"effective_rank", SPECTRUM}:

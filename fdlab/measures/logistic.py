@@ -105,7 +105,7 @@ def _in_own_basis(x: Array) -> tuple[Array, Array]:
 
 
 def _minimum(x: Array, targets: Array, penalty: float, point: Array, tolerance: float) -> tuple[Array, float]:
-    """The minimum from ``point`` (r + 1, K), and the gradient's norm there; the bias is the last row, without penalty."""
+    """The minimum from ``point`` (r + 1, K; the last row is the free bias), and the gradient's norm there."""
     n, ridge = len(x), np.full((x.shape[1], 1), penalty)
     ridge[-1] = 0.0
     squares, most = x * x, int(20 * np.sqrt(point.size) + 50)

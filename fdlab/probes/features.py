@@ -44,7 +44,7 @@ from fdlab.records.table import frame, with_bounds
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
 
-VERSION = 3
+VERSION = 4
 FEWEST = 6  # unbiased HSIC needs 4 images, with one left out by the jackknife
 TOKENS = 1 << 30  # bytes: of the final tokens of all images, which attentive pooling keeps, and once more to sort them
 VIEW = View(crop=(0.67, 1.0), brightness=0.2, contrast=0.2)
