@@ -19,7 +19,8 @@ More = Annotated[list[Path] | None, Option("--with", help="More folders or table
 
 # The loss that hessian, landscape and sharpness look at.
 Objective = Annotated[
-    str, Option(help='linear-probe, classifier ("@0.5": logits scaled to this loss), distill or mim.')
+    str,
+    Option(help='linear-probe, classifier ("@0.5": logits scaled to this loss), fine-tuning, distill or mim.'),
 ]
 Teacher = Annotated[str, Option(help="SOURCE of the teacher, for distill.")]
 Parameters = Annotated[str, Option(help="encoder, or all (the head too).")]

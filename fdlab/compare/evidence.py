@@ -32,7 +32,7 @@ from fdlab.records.store import Record
 from fdlab.records.table import join, values
 
 # Probes whose rows are no measure of a model as it is, or one in another unit.
-NO_VALUES = ("tuning", "ruler", "curve", "rank", "few_labels", "cells")
+NO_VALUES = ("tuning", "ruler", "curve", "rank", "few_labels", "fine_tuned", "cells")
 SEEDS, IMAGES, INTERVALS = "seeds", "images", "intervals"
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fdlab.errors import INTERRUPTED, USAGE, FdlabError
-from fdlab.experiments.two_factors import PROBES, Cell, Size, Study
+from fdlab.experiments.two_factors import FINE_TUNED, OF_FINE_TUNED, PROBES, Cell, Size, Study
 from fdlab.records.atomic import writable_folder, write_json
 from fdlab.records.store import Record, Store
 from fdlab.records.table import join
@@ -103,7 +103,9 @@ def probing(study: Study, records: Iterable[str] | None = None) -> dict[str, Job
                 if records is None or record in records:
                     models = [cell, *(part["teacher"] for part in parts if "teacher" in part)]
                     needs = tuple(dict.fromkeys(study.job(model, seed) for model in models))
-                    cost = study.size.costs.get(record, 1000)
+                    if record in FINE_TUNED:
+                        needs = tuple(f"{study.start(cell, seed).name} {rate:g}" for rate in study.size.rates)
+                    cost = study.size.costs.get("hessian" if record in FINE_TUNED else record, 1000)
                     keywords = {"study": study, "cell": cell, "seed": seed, "record": record, "cost": cost}
                     jobs[f"{record} {cell.name} {seed}"] = Job(probed, keywords, needs, cost)
     return jobs
@@ -115,15 +117,20 @@ def probed(study: Study, cell: Cell, seed: int, record: str, cost: int) -> None:
     ``seed`` is the training's. A probe that fails on one model does not stop the others: the reason is kept beside
     the record, and the next call tries again. A model that diverged has no record.
     """
-    size, run, folder = study.size, study.run(cell, seed), study.record(cell, seed, record)
+    size, folder = study.size, study.record(cell, seed, record)
+    run, source, before = _measured(study, cell, seed, record)
+    if not run:
+        write_json(writable_folder(folder) / "failed.json", {"why": "no fine-tuning of it has a result"})
+        report(cost)
+        return
     parts = [_opened(study, part, seed) for part in size.asked(cell, seed)[record]]
     # In the question another model is known by its weights, not by its folder.
     asked = [part | {"teacher": stage.digest(part["teacher"])} if "teacher" in part else part for part in parts]
-    question = {"model": stage.digest(run), "untrained": cell.untrained, "seed": seed, "probe": record}
-    question |= {"parts": asked, "data": size.test, "images": size.images[record]}
-    if not stage.failure(run, study.before(cell, seed)):
+    question = {"model": stage.digest(run), "untrained": source.startswith("random:"), "seed": seed, "probe": record}
+    question |= {"parts": asked, "data": size.test, "images": size.seen(record)}
+    if not stage.failure(run, before):
         try:
-            stage.once(folder, question, lambda: _answer(study, cell, seed, record, parts))
+            stage.once(folder, question, lambda: _answer(study, cell, seed, record, parts, source))
             (folder / "failed.json").unlink(missing_ok=True)
         except FdlabError as error:
             if error.code in (USAGE, INTERRUPTED):
@@ -132,25 +139,39 @@ def probed(study: Study, cell: Cell, seed: int, record: str, cost: int) -> None:
     report(cost)
 
 
+def _measured(study: Study, cell: Cell, seed: int, record: str) -> tuple[str, str, tuple[str, ...]]:
+    """Run, SOURCE and earlier runs of what a record is of: the model or, if there is one, its best fine-tuning."""
+    if record not in FINE_TUNED:
+        return study.run(cell, seed), study.source(cell, seed), study.before(cell, seed)
+    start = study.start(cell, seed)
+    rate = study.search.best_rate(start)
+    run = "" if rate is None else str(study.search.run(start, rate).path)
+    return run, run, start.after
+
+
 def _opened(study: Study, part: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """A part of a record, with the run in place of the cell that it names as ``teacher``."""
     return {**part, "teacher": study.run(part["teacher"], seed)} if "teacher" in part else dict(part)
 
 
-def _answer(study: Study, cell: Cell, seed: int, record: str, parts: Sequence[Mapping[str, Any]]) -> Record:
+def _answer(
+    study: Study, cell: Cell, seed: int, record: str, parts: Sequence[Mapping[str, Any]], source: str
+) -> Record:
     from fdlab.checkpoints.open import open_model
     from fdlab.encoders.devices import pick_device
 
     size, store = study.size, study.size.layout["store"]
     device = pick_device(size.common.get("run.device", "cpu"))
-    encoder = open_model(study.source(cell, seed), seed=seed, device=device)
+    encoder = open_model(source, seed=seed, device=device)
     # Each seed of the training is measured on images of its own, the same for all models of it: what an interval over
     # seeds holds is then the scatter of images too.
-    shared = {"probe": record, "data": size.test, "images": size.images[record], "seed": seed}
+    shared = {"probe": record, "data": size.test, "images": size.seen(record), "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
         kept = Store(study.folder / store if store else folder)
         answers = [_part(encoder, cell.label, kept, **{**shared, **part}) for part in parts]
     table = join(answer.table for answer in answers).assign(family=cell.family, seed=seed)
+    if record in FINE_TUNED:
+        table = table.assign(probe=OF_FINE_TUNED)
     arrays = {name: array for answer in answers for name, array in answer.arrays.items()}
     return Record(table, arrays, {key: value for answer in reversed(answers) for key, value in answer.manifest.items()})
 
@@ -201,6 +222,7 @@ def passes(study: Study) -> dict[str, dict[str, Job]]:
         "probes": probing(study, quick),
         "fine-tuning": tuning(study),
         "curvature": probing(study, ["hessian"]),
+        "curvature after fine-tuning": probing(study, FINE_TUNED),
         "few labels": few_labels(study),
     }
 

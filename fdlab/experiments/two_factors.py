@@ -24,6 +24,15 @@ PROBES: dict[str, tuple[dict[str, Any], ...]] = {
     "sharpness": ({"part": "average"}, {"part": "noise"}),
     "hessian": ({"part": "balanced", "k": 1, "probes": 0},),
 }
+# The same of every model after its fine-tuning at its best rate: around those weights, as the paper has it, on clean
+# images, on images augmented as in its training, and at one loss. Records of these names are of the fine-tuned model.
+_CURVED = {"probe": "hessian", "part": "balanced", "k": 1, "probes": 0}
+FINE_TUNED: dict[str, tuple[dict[str, Any], ...]] = {
+    "fine-tuned": ({**_CURVED, "objective": "classifier"},),
+    "fine-tuned-augmented": ({**_CURVED, "objective": "fine-tuning"},),
+    "fine-tuned-one-loss": ({**_CURVED, "objective": "classifier@2"},),  # ten classes: a guess has 2.3
+}
+OF_FINE_TUNED = "fine_tuned"  # the probe of their rows: they are no measure of the model that was fine-tuned
 BIAS_SCALE = 10  # the student's shared bias is fine-tuned behind the factor that it was trained behind
 
 
@@ -111,8 +120,8 @@ SECONDS: dict[str, tuple[str, ...]] = {
 
 
 def every_probe(_cell: Cell, _seed: int) -> Mapping[str, Parts]:
-    """``PROBES`` for every model."""
-    return PROBES
+    """``PROBES`` and ``FINE_TUNED`` for every model."""
+    return PROBES | FINE_TUNED
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,7 @@ class Size:
         steps: of each kind, "distill", "finetune" and "few". finetune: settings of every fine-tuning.
         rates: learning rates of the fine-tuning search. few: labels a class.
         costs: milliseconds a step, for the time that is left.
-        images: of the test images, how many each record's probes see.
+        images: of the test images, how many each record's probes see; those of ``FINE_TUNED`` as many as "hessian".
         asked: cell and seed -> the parts of each record (``stages.probed``), by the record's name.
         recipes: the folder of packaged recipes. layout, seconds: as ``LAYOUT`` and ``SECONDS``.
     """
@@ -149,6 +158,10 @@ class Size:
     recipes: str = "cifar"
     layout: Mapping[str, str] = field(default_factory=lambda: LAYOUT)
     seconds: Mapping[str, Sequence[str]] = field(default_factory=lambda: SECONDS)
+
+    def seen(self, record: str) -> int:
+        """How many test images a record's probes see."""
+        return self.images["hessian" if record in FINE_TUNED else record]
 
     def length(self, kind: str) -> dict[str, Any]:
         """The settings that make a training of this kind as long as it shall be."""

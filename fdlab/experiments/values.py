@@ -11,7 +11,7 @@ import pandas as pd
 
 from fdlab.compare.cohort import Cohort, Member
 from fdlab.errors import FdlabError
-from fdlab.experiments.two_factors import Cell, Study
+from fdlab.experiments.two_factors import OF_FINE_TUNED, Cell, Study
 from fdlab.records.atomic import read_json
 from fdlab.records.means import means_over_seeds, rows_of
 from fdlab.records.metrics import METRICS
@@ -23,6 +23,7 @@ from fdlab.study.rate_search import outcome
 from fdlab.version import versions
 
 PROBE = "cells"
+OF_FINE_TUNED_LOSS = "cross-entropy of the model's own"  # what the objectives of ``FINE_TUNED`` say of themselves
 KEYS = ["model", "family", "seed", "objective", "unit"]
 
 
@@ -40,6 +41,8 @@ MEASURES = (
     *(Measure("attention", metric, late=True) for metric in ("nmi", "head_similarity", "entropy")),
     Measure("hessian", "eigenvalue_1_balanced", log=True),
     Measure("hessian", "objective_loss_balanced", log=True),  # beside the eigenvalue: which loss it is the curvature of
+    # around the fine-tuned weights: one measure each objective of ``FINE_TUNED``
+    *(Measure(OF_FINE_TUNED, f"{metric}_balanced", log=True) for metric in ("eigenvalue_1", "objective_loss")),
     *(Measure("sharpness", metric) for metric in ("sharpness_adaptive", "noise_to_rise")),
     *(Measure("features", metric) for metric in ("knn", "linear_probe")),
     *(Measure("trainability", metric) for metric in ("best_accuracy", "lr_width", "steps_to_loss")),
@@ -94,7 +97,10 @@ def _single(seeds: pd.DataFrame, measure: Measure) -> pd.DataFrame:
 def unmeasured(single: pd.DataFrame) -> list[str]:
     """A sentence that names the measures without any value yet, from ``values``."""
     known = set(single["metric"])
-    left = [METRICS[measure.metric].label for measure in MEASURES if measure.metric not in known]
+    plain = [measure for measure in MEASURES if measure.probe != OF_FINE_TUNED]
+    left = [METRICS[measure.metric].label for measure in plain if measure.metric not in known]
+    if not single["objective"].str.startswith(OF_FINE_TUNED_LOSS).any():
+        left.append("curvature around the fine-tuned weights")
     left += [] if "accuracy" in known else ["accuracy with few labels"]
     return [f"Not measured yet: {', '.join(left)}; the same command goes on with them."] if left else []
 

@@ -3,7 +3,8 @@
 No statistic is computed here. A mean over blocks or heads is taken of the values and, separately, of
 their bounds: the half-width of a mean is never larger than the mean of the half-widths, so the interval
 is on the safe side. Where a table holds several seeds, the value is their mean and the interval is Student's t over
-the seeds' values; it then holds the scatter of trainings, and that of images as far as these are drawn anew.
+the seeds' values (Cox's for what is positive and spreads over decades, such as eigenvalues); it then holds the scatter
+of trainings, and that of images as far as these are drawn anew.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import pandas as pd
 
 from fdlab.compare.significance import mean_of_units, weighted_sum
 from fdlab.records.estimate import UNKNOWN, Estimate
-from fdlab.records.intervals import t_interval
+from fdlab.records.intervals import skewed_interval, t_interval
 from fdlab.records.means import rows_of
+from fdlab.records.metrics import METRICS
 from fdlab.records.table import differences, is_value, values
 from fdlab.report.facts import Facts
 
@@ -247,8 +249,15 @@ def estimate(rows: pd.DataFrame) -> Estimate:
     if len(means) == 1:
         value, low, high = map(float, means[0])
         return Estimate(value, low, high, n)
-    over = t_interval(means[:, 0])
+    skewed = _skewed(rows) and (means[:, 0] > 0).all()
+    over = skewed_interval(means[:, 0]) if skewed else t_interval(means[:, 0])
     return Estimate(over.value, over.low, over.high, n)
+
+
+def _skewed(rows: pd.DataFrame) -> bool:
+    """Whether these are rows of one metric that is positive and spreads over decades."""
+    names = set(rows["metric"]) if "metric" in rows else set()
+    return len(names) == 1 and next(iter(names)) in METRICS and METRICS[next(iter(names))].skewed
 
 
 def _means(columns: np.ndarray) -> np.ndarray:

@@ -21,10 +21,10 @@ from fdlab.encoders.position_bias import untie_bias
 from fdlab.encoders.student import build, scale_bias, seeded
 from fdlab.engine.distributed import current
 from fdlab.engine.gathering import gathered, own_rows
+from fdlab.engine.mixing import MixSettings, erase, mix, soft_cross_entropy
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.randomness import seed_for
 from fdlab.tasks.base import ModelSettings, Task, TaskSettings
-from fdlab.tasks.mixing import MixSettings, erase, mix, soft_cross_entropy
 
 
 class ClassifySettings(TaskSettings):

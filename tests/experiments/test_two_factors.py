@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from fdlab.compare.evidence import NO_VALUES
 from fdlab.compare.two_way import two_way
 from fdlab.errors import FdlabError
 from fdlab.experiments import stages
@@ -22,6 +23,7 @@ from fdlab.randomness import stream
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
 from fdlab.records.table import frame, write_table
+from fdlab.report.figures.two_way import title_of
 
 TOY = Size(
     name="toy",
@@ -104,6 +106,10 @@ def test_a_study_is_continued_and_repaired_and_its_page_says_what_is_lost(tmp_pa
     made = write_study(out, study, command="make study", data="digits", limits=["toy"])
     own = made["table"][made["table"]["probe"] == "two_way"]
     assert set(own["model"]) == {"masked"}
+    curved = made["table"][(made["table"]["probe"] == "fine_tuned") & (made["table"]["model"] == "masked, student")]
+    clean, augmented = (curved[curved["objective"].str.contains(word)] for word in ("classifier; ", "own fine-tuning"))
+    assert len(clean) and len(augmented)
+    assert clean["value"].tolist()[0] != augmented["value"].tolist()[0]
     lines = (out / "README.md").read_text()
     assert "| 1 of 2 |" in lines
     assert "1 of 3 fine-tunings of masked, plain, seed 0, diverged." in lines
@@ -128,8 +134,33 @@ def test_each_seed_is_measured_on_images_of_its_own(tmp_path: Path, monkeypatch:
     study = Study(tmp_path, TOY, [0, 1])
     for seed in study.seeds:
         for cell in (Cell("contrastive", "plain"), Cell("masked", "plain")):
-            stages._answer(study, cell, seed, "hessian", [{"k": 1}])
+            stages._answer(study, cell, seed, "hessian", [{"k": 1}], study.source(cell, seed))
     assert [each["seed"] for each in asked] == [0, 0, 1, 1]
+
+
+def test_curvature_around_fine_tuned_weights_has_measures_of_its_own(tmp_path: Path) -> None:
+    """Clean, augmented and at one loss are three measures, none of them the start's, and no claim reads them."""
+    row = {"model": "masked, plain", "family": "mim", "seed": 0, "metric": "eigenvalue_1_balanced", "value": 10.0}
+    own = "cross-entropy of the model's own"
+    losses = {
+        "": ("hessian", "cross-entropy of a linear probe"),
+        ", after fine-tuning": ("fine_tuned", f"{own} classifier; 2 images"),
+        ", after fine-tuning, augmented images": ("fine_tuned", f"{own} fine-tuning (flip 0.5); 2 images"),
+        ", after fine-tuning, at a loss of 2": (
+            "fine_tuned",
+            f"{own} classifier; 2 images; logits scaled to a mean loss of 2",
+        ),
+    }
+    found = values(frame([{**row, "probe": probe, "objective": objective} for probe, objective in losses.values()]))
+    named = {title_of(line).removeprefix("largest Hessian eigenvalue, balanced") for _, line in found.iterrows()}
+    assert named == {f"{ending} (log10)" for ending in losses}
+    assert "fine-tuned weights" not in " ".join(unmeasured(found))
+    assert "curvature around the fine-tuned weights" in " ".join(unmeasured(found[:1]))
+    assert "fine_tuned" in NO_VALUES
+    study = Study(tmp_path, TOY, [0])
+    jobs = passes(study)["curvature after fine-tuning"]
+    assert len(jobs) == 3 * len(study.cells)
+    assert set(next(iter(jobs.values())).needs) <= set(passes(study)["fine-tuning"])
 
 
 def test_a_report_of_something_else_is_not_taken_for_the_study(tmp_path: Path) -> None:

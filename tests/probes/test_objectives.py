@@ -127,6 +127,70 @@ def test_classifier_of_a_run_folder(tmp_path: Path) -> None:
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
+def fine_tuned(folder: Path, recipe: str) -> tuple[Encoder, nn.Linear, nn.LayerNorm]:
+    """An encoder whose run folder keeps a classifier of 7 classes and this recipe."""
+    head, norm = nn.Linear(16, 7), nn.LayerNorm(16)
+    save_heads(folder / "heads.safetensors", {"head": head, "norm": norm})
+    (folder / "recipe.toml").write_text(f'task = "classify"\n[run]\nbatch = 16\n{recipe}')
+    return encoder(source=str(folder)), head, norm
+
+
+def logits_of(model: Encoder, head: nn.Linear, norm: nn.LayerNorm, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        pooled = model.tokens(model.normalise(inputs))[:, 1:].mean(1)
+        return head(F.layer_norm(pooled, (16,), norm.weight, norm.bias, 1e-6))
+
+
+def mean_loss(made: Objective) -> float:
+    with torch.no_grad():
+        return float(torch.cat([made.losses(batch) for batch in made.batches]).mean())
+
+
+def test_the_loss_of_a_fine_tuning_has_the_views_and_the_smoothing_of_its_recipe(tmp_path: Path) -> None:
+    model, head, norm = fine_tuned(tmp_path, "[view]\nflip = 1.0\n[classify]\nsmoothing = 0.2")
+    made = build_objective("fine-tuning", model, images(), labels())
+    mirrored = logits_of(model, head, norm, images().flip(-1))
+    expected = F.cross_entropy(mirrored, labels(), label_smoothing=0.2)
+    assert mean_loss(made) == pytest.approx(float(expected), rel=1e-5)
+    assert abs(mean_loss(made) - mean_loss(build_objective("classifier", model, images(), labels()))) > 1e-4
+    assert "(flip 1.0, smoothing 0.2); 40 images, each augmented once, eval mode" in made.description
+    right = torch.cat([made.correct(batch) for batch in made.batches])  # type: ignore[misc]
+    assert torch.equal(right, mirrored.argmax(-1) == labels())
+    assert set(made.parameters) == set(build_objective("classifier", model, images(), labels()).parameters)
+
+
+def test_a_recipe_without_augmentation_has_the_loss_of_the_classifier(tmp_path: Path) -> None:
+    model, *_ = fine_tuned(tmp_path, "[classify]\nsmoothing = 0.0")
+    both = [mean_loss(build_objective(name, model, images(), labels())) for name in ("fine-tuning", "classifier")]
+    assert both[0] == pytest.approx(both[1], rel=1e-6)
+
+
+def test_mixed_images_have_mixed_classes(tmp_path: Path) -> None:
+    """Mixup in batches of the run's size: image i with its mirror place in the batch, in one share a batch."""
+    model, head, norm = fine_tuned(tmp_path, "[classify]\nsmoothing = 0.0\n[classify.mix]\nmixup = 0.8")
+    classes = torch.arange(32) % 7  # those that are mixed differ
+    made = build_objective("fine-tuning", model, images(32), classes, seed=3)
+    targets = torch.cat([aims for _, aims in made.batches])
+    torch.testing.assert_close(targets.sum(1), torch.ones(32))
+    mixed = []
+    for part in torch.arange(32).split(16):
+        share = float(targets[part[0], classes[part[0]]])
+        assert 0 < share < 1
+        mixed.append(share * images()[part] + (1 - share) * images()[part].flip(0))
+    logits = logits_of(model, head, norm, torch.cat(mixed))
+    expected = -(targets * F.log_softmax(logits, -1)).sum(-1).mean()
+    assert mean_loss(made) == pytest.approx(float(expected), rel=1e-4)
+    assert made.correct(made.batches[0]) is None
+    assert mean_loss(build_objective("fine-tuning", model, images(32), classes, seed=3)) == mean_loss(made)
+    assert mean_loss(build_objective("fine-tuning", model, images(32), classes, seed=4)) != mean_loss(made)
+
+
+def test_a_model_that_was_not_fine_tuned_has_no_augmented_loss(tmp_path: Path) -> None:
+    with pytest.raises(FdlabError, match="keeps no recipe of a fine-tuning") as error:
+        build_objective("fine-tuning", encoder(source=str(tmp_path)), images(), labels())
+    assert "--objective classifier" in error.value.fix
+
+
 def test_distillation_of_a_model_from_itself_is_nearly_solved_by_the_fitted_projector() -> None:
     made = build_objective("distill", encoder(), images(), teacher=encoder())
     with torch.no_grad():

@@ -17,9 +17,9 @@ from fdlab.data.sources import open_data
 from fdlab.encoders.encoder import TimmCall
 from fdlab.encoders.position_bias import untie_bias
 from fdlab.encoders.student import Design, build, timm_call
+from fdlab.engine.mixing import MixSettings, erase, mix, soft_cross_entropy
 from fdlab.errors import FdlabError
 from fdlab.tasks.base import find_task
-from fdlab.tasks.mixing import MixSettings, erase, mix, soft_cross_entropy
 
 MODEL = {"image_size": 24, "patch_size": 4, "width": 32, "depth": 2, "heads": 2}
 

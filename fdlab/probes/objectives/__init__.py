@@ -1,6 +1,7 @@
 """Which loss is measured: curvature, landscapes and sharpness mean nothing without it.
 
-An ``Objective`` is a mean loss of one module over fixed images: eval mode, no augmentation, no smoothing.
+An ``Objective`` is a mean loss of one module over fixed images, in eval mode. Nothing is augmented or smoothed, but
+for ``fine-tuning``, which has the views of the model's own recipe.
 Do not compare numbers of two objectives: their scales have nothing in common.
 """
 
@@ -15,6 +16,7 @@ from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures.products import check_module
 from fdlab.probes.objectives.classifiers import classifier, linear_probe
 from fdlab.probes.objectives.equal_loss import at_loss, parted
+from fdlab.probes.objectives.fine_tuning import fine_tuning
 from fdlab.probes.objectives.heads import heads_identity
 from fdlab.probes.objectives.objective import Batch, Objective
 from fdlab.probes.objectives.targets import distill, mim
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OBJECTIVES", "Batch", "Objective", "build_objective", "check_module", "heads_identity"]
 
-OBJECTIVES = ("linear-probe", "classifier", "distill", "mim")
+OBJECTIVES = ("linear-probe", "classifier", "fine-tuning", "distill", "mim")
 
 
 def build_objective(
@@ -47,13 +49,14 @@ def build_objective(
 
     Args:
         name: ``linear-probe`` (a converged, penalised classifier on frozen features, then frozen itself),
-            ``classifier`` (the model's own), ``distill`` (whitened teacher features) or ``mim`` (masked pixels). The
-            first two may end in ``@LOSS``: the logits are then scaled to this mean loss (``equal_loss``).
+            ``classifier`` (the model's own), ``fine-tuning`` (the same on augmented images, as the run's recipe has
+            them), ``distill`` (whitened teacher features) or ``mim`` (masked pixels). The first two may end in
+            ``@LOSS``: the logits are then scaled to this mean loss (``equal_loss``).
         images: (n, 3, H, W) in [0, 1] at the model's size.
-        labels: (n,) for the first two.
+        labels: (n,) for the first three.
         teacher: an Encoder or its SOURCE, for ``distill``.
         micro_batch: images in one product: memory, not the result.
-        seed: of the masks of ``mim``.
+        seed: of the masks of ``mim`` and of the views of ``fine-tuning``.
         parameters: the encoder's, or the head's too.
         pool: what the linear probe reads: the mean patch token or the class token, under a LayerNorm.
         l2: the linear probe's penalty, in units of the mean loss.
@@ -72,6 +75,8 @@ def build_objective(
         objective = linear_probe(encoder, inputs, labels, micro_batch, pool, l2, store)
     elif name == "classifier":
         objective = classifier(encoder, inputs, labels, micro_batch)
+    elif name == "fine-tuning":
+        objective = fine_tuning(encoder, images, labels, micro_batch, seed)
     elif name == "distill":
         objective = distill(encoder, images, inputs, teacher, micro_batch)
     else:

@@ -31,7 +31,8 @@ class Metric:
     ``label`` stands on axes; ``low`` and ``high`` bound the possible values (None: no bound); ``formula`` is
     plain text; ``says`` and ``not_says`` are one sentence each; ``source`` names the paper or the rule.
     ``matters`` is the smallest difference of two models that matters, where one can be defended (docs/decisions.md):
-    a choice of fdlab, in the metric's own unit; of pixels a share of the distance of uniform attention.
+    a choice of fdlab, in the metric's own unit; of pixels a share of the distance of uniform attention. A ``skewed``
+    metric is positive and spreads over decades: its interval over seeds is Cox's (``skewed_interval``).
     """
 
     name: str
@@ -44,6 +45,7 @@ class Metric:
     not_says: str
     source: str
     matters: float | None = None
+    skewed: bool = False
 
     @property
     def axis(self) -> str:

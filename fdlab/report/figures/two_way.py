@@ -109,7 +109,7 @@ class TwoWay(Figure):
                 axes.plot(singles, [y + 0.1] * len(singles), ".", color=color, markersize=1.8, alpha=0.7)
             axes.plot([], [], marker=marker, ls="", color=color, markersize=4.2, label=SAID[effect])
         axes.axvline(0, color=INK, lw=0.8)
-        axes.set_title(wrap(title, 17, 3), fontsize=6.5)
+        axes.set_title(wrap(title, 17, 4), fontsize=6.5)
         axes.set_yticks(range(len(self.names)), self.names, fontsize=6.5)
         axes.set_ylim(len(self.names) - 0.5, -0.5)
         axes.xaxis.set_major_locator(MaxNLocator(2))
@@ -174,8 +174,19 @@ def title_of(row: pd.Series) -> str:
         name = f"accuracy, {row['x']:g} labels a class"
     if metric in ("knn", "linear_probe") and row["objective"]:
         name += ", " + str(row["objective"]).partition(",")[0]
+    name += _around(str(row["objective"]))
     unit = "points" if is_share(metric) else row["unit"]
     return name + (f" ({unit})" if unit else "")
+
+
+def _around(objective: str) -> str:
+    """Around which weights and on which images a curvature was measured, where not around those that were compared."""
+    if objective.startswith("cross-entropy of the model's own fine-tuning"):
+        return ", after fine-tuning, augmented images"
+    if objective.startswith("cross-entropy of the model's own classifier"):
+        at = objective.partition("scaled to a mean loss of ")[2]
+        return ", after fine-tuning" + (f", at a loss of {at}" if at else "")
+    return ""
 
 
 def survives(row: pd.Series) -> bool:

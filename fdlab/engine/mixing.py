@@ -13,18 +13,19 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from fdlab.data.loader import Batch
 from fdlab.data.sending import sent
 from fdlab.encoders.devices import channels
 from fdlab.randomness import stream
-from fdlab.tasks.base import TaskSettings
 
 
-class MixSettings(TaskSettings):
+class MixSettings(BaseModel):
     """How images of a batch are mixed and erased; the default does nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mixup: float = Field(0.0, ge=0, description="alpha of the Beta distribution; 0: no mixup")
     cutmix: float = Field(0.0, ge=0, description="alpha of the Beta distribution; 0: no CutMix")
