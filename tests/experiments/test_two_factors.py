@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fdlab.errors import FdlabError
 from fdlab.experiments import stages
 from fdlab.experiments.report import places, rewrite_study, write_study
 from fdlab.experiments.stages import passes, pretraining, run
-from fdlab.experiments.two_factors import CELLS, FAMILIES, Cell, Size, Study
+from fdlab.experiments.two_factors import CELLS, FAMILIES, FINE_TUNED, PROBES, Cell, Parts, Size, Study
 from fdlab.experiments.values import cohort_of, lost, unmeasured, values
 from fdlab.experiments.words import two_way_notes
 from fdlab.randomness import stream
@@ -90,7 +91,10 @@ def test_a_study_is_continued_and_repaired_and_its_page_says_what_is_lost(tmp_pa
         found = [*work.rglob("run.json"), *(work / "records").rglob("manifest.json")]
         return {path.relative_to(work): path.stat().st_mtime_ns for path in found if "store" not in path.parts}
 
-    study = Study(work, TOY, [0], KIND)
+    def asked(cell: Cell, _seed: int) -> Mapping[str, Parts]:
+        return PROBES | FINE_TUNED if cell.label == "masked, student" else PROBES
+
+    study = Study(work, replace(TOY, asked=asked), [0], KIND)
     run(study, quiet=True)
     before = times()
     assert len([path for path in before if "pretrained" in path.parts]) == 7
@@ -136,6 +140,16 @@ def test_each_seed_is_measured_on_images_of_its_own(tmp_path: Path, monkeypatch:
         for cell in (Cell("contrastive", "plain"), Cell("masked", "plain")):
             stages._answer(study, cell, seed, "hessian", [{"k": 1}], study.source(cell, seed))
     assert [each["seed"] for each in asked] == [0, 0, 1, 1]
+
+
+def test_what_is_fine_tuned_is_measured_at_the_best_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, cell = Study(tmp_path, TOY, [0]), Cell("masked", "student", distilled=True)
+    assert stages._measured(study, cell, 0, "hessian")[1] == study.source(cell, 0)
+    assert stages._measured(study, cell, 0, "fine-tuned")[0] == ""  # no fine-tuning has ended
+    monkeypatch.setattr(type(study.search), "best_rate", lambda *_: 1e-2)
+    run, source, before = stages._measured(study, cell, 0, "fine-tuned-augmented")
+    assert run == source == str(study.search.run(study.start(cell, 0), 1e-2).path)
+    assert before == study.start(cell, 0).after
 
 
 def test_curvature_around_fine_tuned_weights_has_measures_of_its_own(tmp_path: Path) -> None:
