@@ -18,6 +18,7 @@ from fdlab.records.atomic import writable_folder, write_text
 from fdlab.records.store import Record
 from fdlab.records.table import join, markdown_lines, read_table, write_table
 from fdlab.report.figures import available
+from fdlab.report.folder import read_report
 from fdlab.report.numbers import readable
 from fdlab.report.report import Report
 from fdlab.study.publish import write_report
@@ -50,6 +51,18 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
     report = Report(table, facts)
     page = write_report(folder, report)
     write_text(folder / "README.md", as_markdown(report))
+    return page
+
+
+def rewrite_gallery(out: str | Path) -> Path:
+    """Page, figures, LaTeX and README once more from the table and the facts in ``out``: nothing is measured.
+
+    Raises:
+        FdlabError: code 3, there is no report.
+    """
+    report = read_report(out)
+    page = write_report(Path(out), report, again=True)
+    write_text(Path(out) / "README.md", as_markdown(report))
     return page
 
 

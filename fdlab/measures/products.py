@@ -167,7 +167,7 @@ class GaussNewton(Curvature):
         if not z.requires_grad:
             raise FdlabError(
                 "This objective has no Gauss-Newton form here.",
-                "Its output is not told apart from its loss.",
+                "Its output is not separate from its loss.",
                 "Use the Hessian, or another objective.",
                 FAILED,
             )

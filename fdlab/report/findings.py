@@ -102,9 +102,9 @@ def _uncorrected(f: Finding) -> str:
 def _unclear_all(f: Finding) -> str:
     others = [name for name in f.models if name != f.reference]
     who = {
-        TEACHER: "No student can be told apart from its teacher",
-        BASELINE: f"{listed(others)} cannot be told apart from {f.reference}",
-        CONTROL: "No model can be told apart from its untrained start",
+        TEACHER: "No student differs clearly from its teacher",
+        BASELINE: f"{listed(others)} {'do' if len(others) > 1 else 'does'} not differ clearly from {f.reference}",
+        CONTROL: "No model differs clearly from its untrained start",
     }[f.kind]
     ends = ""
     if f.ends:

@@ -39,7 +39,11 @@ def test_a_column_a_model_with_its_chance_line(own: pd.DataFrame, facts: Facts) 
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
-    [(0.1, 0.3, ": better than chance."), (-0.1, 0.2, "not told from chance."), (-0.3, -0.1, ": worse than chance.")],
+    [
+        (0.1, 0.3, ": better than chance."),
+        (-0.1, 0.2, "not clearly different from chance."),
+        (-0.3, -0.1, ": worse than chance."),
+    ],
 )
 def test_the_caption_of_one_model_says_what_its_interval_allows(
     own: pd.DataFrame, facts: Facts, low: float, high: float, words: str

@@ -14,7 +14,7 @@ from fdlab.records.table import frame, read_table, write_table
 from fdlab.study.ranking import rank, readable
 
 
-@pytest.mark.parametrize(("n", "says"), [(4, "Too few lineages (4)"), (9, "1 of 2 measures are told from 0")])
+@pytest.mark.parametrize(("n", "says"), [(4, "Too few lineages (4)"), (9, "1 of 2 measures differ from 0")])
 def test_a_report_of_its_own(tmp_path: Path, n: int, says: str) -> None:
     draw = stream(0, "models")
     cohort = Cohort(

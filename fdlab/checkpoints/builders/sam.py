@@ -76,7 +76,7 @@ def _grid(ask: Ask, state: dict[str, Tensor], sides: list[Grid]) -> tuple[Grid, 
     else:
         raise FdlabError(
             f"{ask.path}: the image size is unknown.",
-            "Every block has a table of one length, so windows and the whole image cannot be told apart.",
+            "Every block has a table of one length, so windows and the whole image cannot be distinguished.",
             "Give image_size=.",
             code=NOT_UNDERSTOOD,
         )

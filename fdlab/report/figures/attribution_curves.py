@@ -100,10 +100,10 @@ class AttributionCurves(Figure):
     def _against_chance(self) -> str:
         gain = self.value(self.names[0])
         if not gain.bounded:
-            return "without an interval, it is not told from chance"
+            return "without an interval, it cannot be compared with chance"
         if gain.low > 0:
             return "better than chance"
-        return "worse than chance" if gain.high < 0 else "not told from chance"
+        return "worse than chance" if gain.high < 0 else "not clearly different from chance"
 
     def lines(self) -> Lines:
         """Areas and gains of every model and order."""

@@ -190,6 +190,7 @@ SHARED: dict[str, Callable[[Figure], object]] = {
     "on_images": lambda figure: on_data(figure.report, figure.rows, fewer=figure.fewer),  # "256 images of digits"
     "images": lambda figure: int(figure.rows["n"].max()),  # the most behind one of the rows
     "over": lambda figure: "trainings (seeds)" if several_seeds(figure.rows) else "images",  # what intervals are over
+    "repeated": lambda figure: several_seeds(figure.rows),
     "models": lambda figure: counted(len(figure.names), "model"),
     "any_untrained": lambda figure: any(figure.report.untrained(name) for name in figure.names),
     "objective": lambda figure: str(figure.rows["objective"].iloc[0]),  # the loss that the rows were measured on

@@ -21,7 +21,7 @@ MOST = 12  # rows that are drawn; the numbers have all
 
 
 class Ranking(Figure):
-    """A row a measure: those told from 0 first, then by p; left over lineages with interval, right within them."""
+    """A row a measure: those that differ from 0 first, then by p; left over lineages, right within them."""
 
     metrics = (
         *("kendall_tau", "kendall_lineage_out", "kendall_p", "kendall_p_holm", "kendall_within"),
@@ -82,7 +82,7 @@ class Ranking(Figure):
             _over(panels[0], row, rank)
             _inside(panels[1], row, rank)
         said = int(shown["said"].sum())
-        if 0 < said < len(shown):  # below the line: not told from 0
+        if 0 < said < len(shown):  # below the line: not shown to differ from 0
             for axes in panels:
                 axes.axhline(said - 0.5, color=FAINT, lw=0.7)
         return figure
@@ -102,7 +102,7 @@ class Ranking(Figure):
             "most": MOST,
             "enough": smallest_p(lineages) * self.tests <= ALPHA,
             "least": smallest_p(lineages),
-            "clear": len(said),  # measures that are told from 0
+            "clear": len(said),  # measures that differ from 0
             "clearest_said": ", ".join(_said(rank) for rank in said.head(5).to_dict("records")),
             "inside_said": _pairs(largest) if largest is not None else "",
         }
@@ -116,7 +116,7 @@ class Ranking(Figure):
                 "tau-b over lineages (95 %)": _interval(rank),
                 "without one lineage": f"{low:+.2f} to {high:+.2f}" if math.isfinite(low) else "–",
                 "within lineages (pairs for : against)": _counts(rank),
-                "told from 0 after Holm": " and ".join(
+                "differs from 0 after Holm": " and ".join(
                     side for side, told in (("over", rank["told"]), ("within", rank["told_inside"])) if told
                 )
                 or "no",

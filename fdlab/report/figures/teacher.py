@@ -34,7 +34,7 @@ class Teacher(Figure):
                 _dot(grid[1], losses[name], row, f"{losses[name]:.3g}", **style)
         row_a_model(grid, self.names)
         grid[0].set_xlim(min(0.0, grid[0].get_xlim()[0]), 1.04)
-        grid[0].set_xlabel("teacher_r2, 95 % over images")
+        grid[0].set_xlabel(f"teacher_r2, 95 % over {self.term('over')}")
         if losses:
             self._losses(grid[1])
         return figure
