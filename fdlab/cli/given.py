@@ -1,8 +1,9 @@
 """What a verb is told about a model or images that their files do not say: the same options wherever a SOURCE is taken.
 
 ``@given(models="models", data=("data",))`` adds ``--heads``, ``--activation``, ``--image-size``, ``--prefix-tokens``,
-``--channels`` and ``--value-range`` to a verb. The verb does not see them: they become part of the SOURCE and DATA that
-it is called with (``SOURCE?heads=2``, ``DATA?range=0:4095``), so that records, recipes and pages hold them.
+``--channels``, ``--value-range`` and ``--labels`` to a verb. The verb does not see them: they become part of the SOURCE
+and DATA that it is called with (``SOURCE?heads=2``, ``DATA?range=0:4095``, ``DATA?labels=FILE``): records, recipes and
+pages hold them.
 """
 
 from __future__ import annotations
@@ -30,21 +31,23 @@ def given(*, models: str = "", data: Sequence[str] = (), otherwise: str = "") ->
 
     Args:
         models: the parameter that holds a SOURCE, or a list of them; empty: the verb has no model.
-        data: the parameters that hold DATA.
+        data: the parameters that hold DATA; labels are those of the first.
         otherwise: where models may be named in another way, how these facts are stated then.
     """
 
     def decorated(verb: Verb) -> Verb:
         added: dict[str, Any] = dict(ABOUT_MODELS) if models else {}
         if data:
-            added["value_range"] = options.ValueRange
+            added |= {"labels": options.LabelTable, "value_range": options.ValueRange}
 
         @functools.wraps(verb)
         def called(*args: Any, **known: Any) -> None:
             facts = {name: known.pop(name, None) for name in added}
-            scale = facts.pop("value_range", None)
+            scale, table = facts.pop("value_range", None), facts.pop("labels", None)
             if any(fact is not None for fact in facts.values()):
                 known[models] = _told(known.get(models), facts, otherwise)
+            if table is not None:
+                _labelled(known, data[0], table)
             if scale is not None:
                 _scaled(known, data, scale)
             verb(*args, **known)
@@ -77,6 +80,14 @@ def _told(source: Any, facts: Mapping[str, Any], otherwise: str) -> Any:
     if isinstance(source, str):
         return with_facts(source, facts)
     return [with_facts(each, facts) for each in source]
+
+
+def _labelled(known: dict[str, Any], data: str, table: str) -> None:
+    from fdlab.data.sources import with_labels
+
+    if not known.get(data):
+        raise FdlabError("--labels speaks of images, and none are named here.", fix="Give --data too.", code=USAGE)
+    known[data] = with_labels(known[data], table)
 
 
 def _scaled(known: dict[str, Any], data: Sequence[str], scale: tuple[float, float]) -> None:

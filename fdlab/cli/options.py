@@ -37,6 +37,9 @@ ValueRange = Annotated[
     tuple[float, float] | None,
     Option("--value-range", metavar="LOW HIGH", help="Black and white of images of more than 8 bits (default: all)."),
 ]
+LabelTable = Annotated[
+    str | None, Option("--labels", metavar="CSV", help="Classes of the images of --data: a row path,label an image.")
+]
 
 # How the work is done.
 RECIPE = "Recipe: a packaged name (fdlab recipes) or a TOML file."

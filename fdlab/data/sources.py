@@ -1,7 +1,8 @@
 """The grammar of ``--data``: one line of text -> an ``ImageSource``.
 
     digits | photos | locality:ALPHA | FOLDER | FILE.parquet | SHARDS.tar | hfds:NAME | torchvision:NAME,
-    then optionally ?range=LOW:HIGH (black and white of images of more than 8 bits), #train or #test, [A:B]
+    then optionally ?labels=FILE.csv (classes of a folder's images, path,label a row), ?range=LOW:HIGH (black and
+    white of images of more than 8 bits), #train or #test, [A:B]
 
 The built-in names win over folders of the same name (write ./digits for the folder).
 """
@@ -22,33 +23,36 @@ __all__ = ["ImageSource", "Spec", "open_data", "parse_spec", "with_split"]
 
 BUILTIN = ("digits", "photos", "locality:0", "locality:0.5", "locality:1")
 _TAIL = re.compile(
-    r"^(?P<base>.+?)(?:\?range=(?P<low>[^:#\[\]]*):(?P<high>[^:#\[\]]*))?(?:#(?P<split>[^#\[\]/\\]*))?(?:\[(?P<a>(?:-?\d+)?):(?P<b>(?:-?\d+)?)\])?$",
+    r"^(?P<base>.+?)(?:\?labels=(?P<labels>[^?#\[\]]+))?(?:\?range=(?P<low>[^:#\[\]]*):(?P<high>[^:#\[\]]*))?(?:#(?P<split>[^#\[\]/\\]*))?(?:\[(?P<a>(?:-?\d+)?):(?P<b>(?:-?\d+)?)\])?$",
     re.DOTALL,
 )
 
 
 @dataclass(frozen=True)
 class Spec:
-    """``base`` (a built-in name or a path), ``split`` (train, test, None), ``start``, ``stop`` of a slice, a range."""
+    """``base`` (a built-in name or a path), ``split`` (train, test, None), ``start``, ``stop`` of a slice, a range,
+    and the table of the labels."""
 
     base: str
     split: str | None = None
     start: int | None = None
     stop: int | None = None
     value_range: Range | None = None
+    labels: str | None = None
 
     def __str__(self) -> str:
         ends = ["" if end is None else str(end) for end in (self.start, self.stop)]
         part = "" if (self.start, self.stop) == (None, None) else f"[{ends[0]}:{ends[1]}]"
         scale = f"?range={self.value_range[0]:g}:{self.value_range[1]:g}" if self.value_range else ""
-        return self.base + scale + (f"#{self.split}" if self.split else "") + part
+        table = f"?labels={self.labels}" if self.labels else ""
+        return self.base + table + scale + (f"#{self.split}" if self.split else "") + part
 
 
 def parse_spec(text: str) -> Spec:
     """Split a specification into its parts. Raises FdlabError (2) on a malformed one.
 
     >>> parse_spec("digits#test[:100]")
-    Spec(base='digits', split='test', start=None, stop=100, value_range=None)
+    Spec(base='digits', split='test', start=None, stop=100, value_range=None, labels=None)
     >>> parse_spec("xrays?range=0:4095#train").value_range
     (0.0, 4095.0)
     """
@@ -77,7 +81,7 @@ def parse_spec(text: str) -> Spec:
         )
     start, stop = (int(end) if end else None for end in (found["a"], found["b"]))
     scale = None if found["low"] is None else checked_range(found["low"], found["high"])
-    return Spec(base, split, start, stop, scale)
+    return Spec(base, split, start, stop, scale, found["labels"])
 
 
 def checked_range(low: str | float, high: str | float) -> Range:
@@ -107,6 +111,22 @@ def ranged(spec: str, value_range: tuple[float, float] | None) -> str:
     return str(replace(parse_spec(spec), value_range=checked_range(*value_range)))
 
 
+def with_labels(spec: str, table: str) -> str:
+    """``spec`` with this table of labels, as ``--labels`` gives it.
+
+    >>> with_labels("mine#test", "labels.csv")
+    'mine?labels=labels.csv#test'
+
+    Raises:
+        FdlabError (2): the name of the table has a character that ends it here.
+    """
+    if set(table) & set("?#[]"):
+        raise FdlabError(
+            f"The name '{table}' of the labels cannot be given.", "It holds one of ? # [ ].", "Rename it.", USAGE
+        )
+    return str(replace(parse_spec(spec), labels=table))
+
+
 def with_split(spec: str, split: str) -> str:
     """``spec`` with ``#train`` or ``#test``, unless it names a part itself.
 
@@ -131,7 +151,7 @@ def open_data(spec: str, *, size: int | None = None, seed: int = 0) -> ImageSour
             missing or not understood.
     """
     parsed = parse_spec(spec)
-    images = _open_base(parsed.base, size, seed)
+    images = _open_labelled(parsed) if parsed.labels else _open_base(parsed.base, size, seed)
     images.with_range(parsed.value_range)
     indices: Indices = range(len(images))
     notes: tuple[str, ...] = ()
@@ -144,6 +164,22 @@ def open_data(spec: str, *, size: int | None = None, seed: int = 0) -> ImageSour
             f"{spec} selects no image.", why=f"{parsed.base} has {len(images)}.", fix="Widen the slice.", code=USAGE
         )
     return ImageSource(images, str(spec), indices, notes)
+
+
+def _open_labelled(spec: Spec) -> Images:
+    from fdlab.data.labels import LabelledFiles
+
+    folder, table = Path(spec.base).expanduser(), Path(str(spec.labels)).expanduser()
+    if not folder.is_dir():
+        raise FdlabError(
+            f"Labels in a table belong to a folder of images, and {spec.base} is none.",
+            fix="Give --data FOLDER, or leave --labels out.",
+            code=USAGE,
+        )
+    try:
+        return LabelledFiles(folder, table)
+    except OSError as error:
+        raise FdlabError(f"{folder} cannot be read.", str(error), "Check its permissions.", NOT_UNDERSTOOD) from error
 
 
 def _open_base(base: str, size: int | None, seed: int) -> Images:

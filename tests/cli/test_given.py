@@ -59,7 +59,7 @@ def test_every_command_that_takes_a_source_can_be_told_what_the_file_does_not_sa
 
 @pytest.mark.parametrize("name", sorted(IMAGES))
 def test_every_command_that_takes_images_can_be_told_their_range(name: str) -> None:
-    assert "--value-range" in options(name)
+    assert {"--value-range", "--labels"} <= options(name)
 
 
 @pytest.mark.parametrize(
