@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Accuracy of frozen features, or of the model's own classifier.", no_args_is_help=True)
 
-Data = Annotated[str, Option("--data", help="Labelled training images.")]
-Test = Annotated[str, Option("--test", help="Labelled test images.")]
+Data = Annotated[str, Option("--data", help="Labelled images to fit on; without --test, a part of them judges.")]
+Test = Annotated[str, Option("--test", help="Labelled images that judge; else the data's own part, or a fifth of it.")]
 Pool = Annotated[str, Option(help="patches (their mean) or class (the class token).")]
 Images = Annotated[int, Option(min=0, help="At most so many training images; 0: all.")]
 Seed = Annotated[int, Option(min=0, help="Chooses the images where --images is given.")]
@@ -27,8 +27,8 @@ Seed = Annotated[int, Option(min=0, help="Chooses the images where --images is g
 @given(models="models", data=("data", "test"))
 def knn(
     models: options.Models,
-    data: Data = "digits#train",
-    test: Test = "digits#test",
+    data: Data = "digits",
+    test: Test = "",
     k: int = Option(20, min=1, help="Neighbours."),
     pool: Pool = "patches",
     images: Images = 0,
@@ -39,7 +39,7 @@ def knn(
 ) -> None:
     """k nearest neighbours on frozen features (DINO's weighted vote).
 
-    Example: [bold]fdlab evaluate knn runs/contrastive --data digits#train --test digits#test[/bold]
+    Example: [bold]fdlab evaluate knn runs/contrastive --data my_photos[/bold]
     """
     from fdlab.study.evaluate import evaluate
 
@@ -51,8 +51,8 @@ def knn(
 @given(models="models", data=("data", "test"))
 def linear(
     models: options.Models,
-    data: Data = "digits#train",
-    test: Test = "digits#test",
+    data: Data = "digits",
+    test: Test = "",
     pool: Pool = "patches",
     images: Images = 0,
     seed: Seed = 0,
@@ -62,7 +62,7 @@ def linear(
 ) -> None:
     """Logistic regression on standardised frozen features (a convex linear probe).
 
-    Example: [bold]fdlab evaluate linear runs/student --data digits#train --test digits#test[/bold]
+    Example: [bold]fdlab evaluate linear runs/student --data my_photos[/bold]
     """
     from fdlab.study.evaluate import evaluate
 

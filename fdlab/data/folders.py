@@ -47,6 +47,7 @@ class Folder(Images):
         classes = [_class_of(part, each) for part, each in zip(parts, found, strict=True)]
         self._parts = [len(each.files) for each in found]
         self._set_labels(parts, classes)
+        _refuse_emptied(parts, found, classes)
         notes = [f"parts: {parts[0].name}/ and {parts[1].name}/"] if len(parts) == 2 else []
         for part, each, names in zip(parts, found, classes, strict=True):
             where = f"{part.name}/: " if len(parts) == 2 else ""
@@ -148,6 +149,21 @@ def _parts(path: Path) -> list[Path]:
     if len(inside) == 1 and (train or test):
         return inside
     return [path]
+
+
+def _refuse_emptied(parts: list[Path], found: list[Listing], classes: list[list[str | None]]) -> None:
+    """Refuses a class folder without an image in one part, where the other part has images of that class (code 3)."""
+    for part, other, each, names in zip(parts, parts[::-1], found, classes[::-1], strict=True):
+        emptied = (
+            sorted(set(each.folders) - {file.partition(os.sep)[0] for file in each.files}) if len(parts) == 2 else []
+        )
+        if wrong := [name for name in emptied if name in names]:
+            raise FdlabError(
+                f"{len(wrong)} class folders in {part} hold no image.",
+                why=f"{other.name}/ has images of these classes: {shortened(wrong)}.",
+                fix=f"Put images there, or remove the empty folders: {part.name}/ may have fewer classes.",
+                code=NOT_UNDERSTOOD,
+            )
 
 
 def _class_of(root: Path, found: Listing) -> list[str | None]:

@@ -98,11 +98,11 @@ def _rows(table: Path) -> list[tuple[int, str, str]]:
     comma = max(",;\t", key=first.count)
     lines = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines(), delimiter=comma)]
     path, label, start = _columns(lines[0]) if lines else (0, 1, 0)
-    rows = [
-        (number, *(cells[place] if place < len(cells) else "" for place in (path, label)))
-        for number, cells in enumerate(lines[start:], start + 1)
-        if any(cells)
-    ]
+    rows = []
+    for number, cells in enumerate(lines[start:], start + 1):
+        if any(cells):
+            file, name = (cells[place] if place < len(cells) else "" for place in (path, label))
+            rows.append((number, file, name))
     if not rows or all(len(cells) < 2 for cells in lines):
         raise FdlabError(
             f"There are no labels in {table}.",

@@ -11,7 +11,8 @@ from fdlab.randomness import stream
 def split_labelled(labels: np.ndarray, *, per_class: int, validation: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Two disjoint sorted sets of positions: ``per_class`` of each class, and ``validation`` others in all.
 
-    The validation images keep the proportions of the classes among what is left (largest remainders).
+    The validation images keep the proportions of the classes among what is left (largest remainders), and where they
+    are enough, every class has one of them.
     With one seed, fewer labels a class are a part of more.
 
     Raises:
@@ -46,5 +47,8 @@ def split_labelled(labels: np.ndarray, *, per_class: int, validation: int, seed:
     shares = np.array([len(queue) * validation / max(total, 1) for queue in left])
     quota = np.floor(shares).astype(int)
     quota[np.argsort(quota - shares, kind="stable")[: validation - quota.sum()]] += 1
+    while validation >= len(left) and (waiting := [i for i, queue in enumerate(left) if len(queue) and not quota[i]]):
+        quota[waiting[0]] += 1
+        quota[np.argmax(quota)] -= 1
     held = [queue[:count] for queue, count in zip(left, quota, strict=True)]
     return labelled, np.sort(np.concatenate(held))

@@ -9,22 +9,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from fdlab.checkpoints.open import open_model
 from fdlab.data.images import ImageSource
-from fdlab.data.sources import open_data, parse_spec
+from fdlab.data.sources import open_data, parse_spec, with_split
 from fdlab.encoders.devices import pick_device
 from fdlab.errors import USAGE, FdlabError
+from fdlab.study.labelled import check_classes, check_divisible, check_pixels, held_out
 
 # task -> the recipe of the built-in digits, and that of the user's own images
 RECIPES = {"classify": ("digits/finetune", "folder/finetune"), "distill": ("digits/distill", "folder/distill")}
 LAYER = "your images and model"  # the name of these settings' layer in --dry-run
 PARTS = "the parts of the folder"  # the layer above all others: train/ and test/ (or val/) inside the named folder
 
-HELD_OUT = 0.2  # share of the images that validate where there are no test images
-MOST_HELD_OUT = 5000
 BATCHES = (8, 64)  # the smallest and the largest batch of fine-tuning
 FEWEST_STEPS = {"classify": 150, "distill": 300}
 EPOCHS = {"classify": (10, 30), "distill": (10, 100)}  # on a CPU, on a GPU
@@ -47,7 +45,8 @@ def own_defaults(task: str, known: Mapping[str, Any]) -> tuple[dict[str, Any], d
             on one of these (the epochs on the batch) follow it.
 
     Raises:
-        FdlabError: code 2, no model or no data; what opening either raises.
+        FdlabError: code 2, no model or no data; code 3, images of one class, classes of one image, images smaller than
+            a patch; what opening either raises.
     """
     data, parts = _parts(str(known.get("data.source", "")), str(known.get("data.test") or ""))
     key = "classify.model" if task == "classify" else "distill.teacher"
@@ -59,11 +58,16 @@ def own_defaults(task: str, known: Mapping[str, Any]) -> tuple[dict[str, Any], d
             f"Give {option}: a checkpoint file, a run's folder or timm:NAME.",
             code=USAGE,
         )
-    side = open_model(str(known[key])).info.image_size
+    info = open_model(str(known[key])).info
+    check_pixels(data, info.patch_size)
+    side = info.image_size
     own: dict[str, Any] = {"data.size": side if isinstance(side, int) else side[0]}
     count = len(data)
-    if task == "classify" and not (known.get("data.test") or parts or "data.validation" in known):
-        own["data.validation"] = _held_out(data)
+    if task == "classify":
+        check_classes(data)
+        if not (known.get("data.test") or parts or "data.validation" in known):
+            check_divisible(data)
+            own["data.validation"] = held_out(data)
     count -= int(known.get("data.validation", own.get("data.validation", 0)))
     gpu = pick_device(str(known.get("run.device", "auto"))).type == "cuda"
     low, high = BATCHES if task == "classify" else (8, 256 if gpu else 64)
@@ -85,10 +89,5 @@ def _parts(source: str, test: str) -> tuple[ImageSource, dict[str, Any]]:
     own_parts = data.own_parts and not test and parse_spec(source).split is None
     if not own_parts:
         return data, {}
-    spec = str(Path(source)) if Path(source).exists() else source
-    return open_data(f"{spec}#train"), {"data.source": f"{spec}#train", "data.test": f"{spec}#test"}
-
-
-def _held_out(data: ImageSource) -> int:
-    """How many images validate, in the proportions of the classes: a fifth, and one a class at least."""
-    return min(MOST_HELD_OUT, max(round(HELD_OUT * len(data)), len(data.classes or ())))
+    train, held = (with_split(source, part) for part in ("train", "test"))
+    return open_data(train), {"data.source": train, "data.test": held}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fdlab.data.images import ImageSource
 from fdlab.data.sources import open_data
 from fdlab.encoders.channels import check_colour
 from fdlab.encoders.encoder import Encoder
-from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.errors import USAGE, FdlabError
 from fdlab.measures.classifier import knn_predict, logistic_predict
 from fdlab.progress import Progress
 from fdlab.records.atomic import replacing, writable_folder
@@ -26,7 +27,7 @@ from fdlab.records.run_folder import own_folder
 from fdlab.records.table import frame, write_table
 from fdlab.study.accuracy import Answers, answers
 from fdlab.study.classifier import load_classifier
-from fdlab.study.inputs import check_held_out
+from fdlab.study.labelled import check_classes, check_pixels, judged
 
 METRIC = {"knn": "knn", "linear": "linear_probe"}
 
@@ -35,7 +36,7 @@ def evaluate(
     kind: str,
     models: Sequence[str],
     data: str,
-    test: str,
+    test: str = "",
     *,
     pool: str = "patches",
     images: int = 0,
@@ -44,36 +45,38 @@ def evaluate(
     quiet: bool = True,
     k: int = 20,
 ) -> pd.DataFrame:
-    """Accuracy of a model's frozen features on ``test`` after fitting on ``data``; one row a model.
+    """Accuracy of a model's frozen features on images that were not fitted on; one row a model.
 
     Args:
         kind: "knn" or "linear".
         models: ``SOURCE`` or ``label=SOURCE``.
+        data: labelled images to fit on. test: those that judge; empty: the data's own part for it, else a fifth of
+            ``data``, in the proportions of the classes (``labelled.py``).
         pool: which token: the mean of the patches or the class token; it changes the ranking.
         images: at most so many training images, chosen by the seed; 0: all.
 
     Raises:
-        FdlabError: code 2, a pooling that the model has not, or test images that are trained on; code 3, images
-            without labels, or a model or images that cannot be read.
+        FdlabError: code 2, a pooling that a model has not, or test images that are trained on; code 3, images
+            without labels, of one class, of classes of one image or smaller than a patch, or a model or images that
+            cannot be read. All of these are known before the first forward pass.
     """
-    train, held = open_data(data, seed=seed), open_data(test, seed=seed)
+    split = judged(data, test, seed=seed)
+    train, held = split.data, split.held
     if images:
         train = train.sample(images, seed)
-    held = check_held_out(train, held)
+        check_classes(train)
+    warnings.warn(split.says, stacklevel=2)
+    sources = [parse_label(text) for text in models]
+    if len(sources) > 1:  # the last may be the one that cannot be measured
+        for _, source in sources:
+            _opened(source, device, seed, pool, train)
     rows = []
-    for text in models:
-        label, source = parse_label(text)
-        encoder = check_colour(open_model(source, device=device, seed=seed))
+    for label, source in sources:
+        encoder = _opened(source, device, seed, pool, train)
         with Progress(label, len(train) + len(held), quiet=quiet) as progress:
             x, y = features(encoder, train, pool=pool, progress=progress)
             x_test, y_test = features(encoder, held, pool=pool, progress=progress)
-        if min(int(y.min()), int(y_test.min())) < 0:
-            fix = "Use class folders or a label column."
-            raise FdlabError("Some images have no label.", fix=fix, code=NOT_UNDERSTOOD)
-        if kind == "knn":
-            predicted = knn_predict(x, y, x_test, k=k).numpy()
-        else:
-            predicted = logistic_predict(x.numpy(), y.numpy(), x_test.numpy())
+        predicted = predict(kind, x, y, x_test, k=k)
         correct = int(np.sum(predicted == y_test.numpy()))
         objective = f"{pool} tokens, {len(y)} labelled images"
         row = _row(label, encoder, seed, correct, len(y_test))
@@ -81,6 +84,21 @@ def evaluate(
     for each in (train, held):
         each.say_what_is_left_out()
     return frame(rows)
+
+
+def predict(kind: str, train: Tensor, labels: Tensor, test: Tensor, *, k: int = 20) -> np.ndarray:
+    """Classes (T,) of features (T, C) by k nearest neighbours ("knn") or a linear probe ("linear") of ``train``."""
+    if kind == "knn":
+        return knn_predict(train, labels, test, k=k).numpy()
+    return logistic_predict(train.numpy(), labels.numpy(), test.numpy())
+
+
+def _opened(source: str, device: str, seed: int, pool: str, images: ImageSource) -> Encoder:
+    """A model that these images can be asked of."""
+    encoder = check_colour(open_model(source, device=device, seed=seed))
+    check_pool(encoder, pool)
+    check_pixels(images, encoder.info.patch_size)
+    return encoder
 
 
 def classifier(
@@ -151,11 +169,8 @@ def features(
     Raises:
         FdlabError: code 2, no such pooling, or no class token to take.
     """
-    if pool not in ("patches", "class"):
-        raise FdlabError(f"There is no pooling {pool!r}.", fix="Give --pool patches or --pool class.", code=USAGE)
+    check_pool(encoder, pool)
     prefix = encoder.info.prefix_tokens
-    if pool == "class" and not prefix:
-        raise FdlabError("This model has no class token.", fix="Give --pool patches.", code=USAGE)
     pooled, labels = [], []
     for pixels, numbers in _batches(encoder, images, batch, progress):
         with torch.no_grad():
@@ -163,6 +178,14 @@ def features(
         pooled.append(tokens[:, 0] if pool == "class" else tokens[:, prefix:].mean(1))
         labels.append(numbers)
     return torch.cat(pooled), torch.cat(labels)
+
+
+def check_pool(encoder: Encoder, pool: str) -> None:
+    """Refuses a pooling that there is not, or that this model has not (code 2)."""
+    if pool not in ("patches", "class"):
+        raise FdlabError(f"There is no pooling {pool!r}.", fix="Give --pool patches or --pool class.", code=USAGE)
+    if pool == "class" and not encoder.info.prefix_tokens:
+        raise FdlabError("This model has no class token.", fix="Give --pool patches.", code=USAGE)
 
 
 def _batches(
