@@ -15,9 +15,11 @@ from fdlab.version import __version__
 __all__ = [
     "Encoder",
     "FdlabError",
+    "Monitor",
     "__version__",
     "attention_metrics",
     "distill",
+    "figure",
     "finetune",
     "hessian_spectrum",
     "load_classifier",
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from fdlab.measures.attention import attention_metrics
     from fdlab.measures.spectrum import hessian_spectrum
     from fdlab.probes.measure import measure
+    from fdlab.report.drawing import figure
     from fdlab.study.classifier import load_classifier
+    from fdlab.study.monitor import Monitor
     from fdlab.study.training import distill, finetune, pretrain
 
 __getattr__, __dir__ = lazy_attributes(
@@ -46,6 +50,9 @@ __getattr__, __dir__ = lazy_attributes(
         "attention_metrics": "fdlab.measures.attention",
         "hessian_spectrum": "fdlab.measures.spectrum",
         "measure": "fdlab.probes.measure",
+        "figure": "fdlab.report.drawing",
+        "Monitor": "fdlab.study.monitor",
+        "monitor": "fdlab.monitor",
         "pretrain": "fdlab.study.training",
         "distill": "fdlab.study.training",
         "finetune": "fdlab.study.training",

@@ -11,6 +11,8 @@ from typing import Any
 def lazy_attributes(package: str, where: dict[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """A module's ``__getattr__`` and ``__dir__``: ``name`` is imported from the module ``where[name]`` when asked for.
 
+    Where ``where[name]`` is the package's own part of that name, it is that part itself.
+
     >>> get, names = lazy_attributes("fdlab", {"sqrt": "math"})
     >>> get("sqrt")(9.0), "sqrt" in names()
     (3.0, True)
@@ -19,7 +21,8 @@ def lazy_attributes(package: str, where: dict[str, str]) -> tuple[Callable[[str]
     def __getattr__(name: str) -> Any:
         if name not in where:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(where[name]), name)
+        module = importlib.import_module(where[name])
+        return module if where[name] == f"{package}.{name}" else getattr(module, name)
 
     def __dir__() -> list[str]:
         return sorted({*vars(sys.modules[package]), *where})

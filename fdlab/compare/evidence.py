@@ -29,7 +29,7 @@ from fdlab.records.means import blocks_of, known_mean, rows_of
 from fdlab.records.metrics.names import OF_FINETUNING
 from fdlab.records.spread import SPREADS, combined_spread
 from fdlab.records.store import Record
-from fdlab.records.table import join, values
+from fdlab.records.table import at_last_step, join, values
 
 # Probes whose rows are no measure of a model as it is, or one in another unit.
 NO_VALUES = ("tuning", "ruler", "curve", "rank", "few_labels", "fine_tuned", "cells")
@@ -79,7 +79,7 @@ class Evidence:
     def __init__(
         self, tables: Iterable[pd.DataFrame], records: Mapping[tuple[str, str], Path], scores: Mapping[str, float]
     ) -> None:
-        known = values(join(tables))
+        known = values(at_last_step(join(tables)))
         self.table = _without_means(known[~known["probe"].isin(NO_VALUES) & known["value"].notna()])
         groups = self.table.groupby(["model", "metric"], sort=False)
         self._rows = {(str(model), str(metric)): rows for (model, metric), rows in groups}

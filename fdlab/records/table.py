@@ -3,6 +3,7 @@
 ``block`` and ``head`` count from 0 and are empty where a row speaks of the whole model (figures label
 from 1); ``depth`` = (block + 1) / blocks; ``low`` and ``high`` bound the 95 % interval over ``n`` images
 (or test samples, or seeds: the metric says which); ``reference`` names the other model of a difference.
+A table of measurements along a training has one column more, ``step`` (``growing.py``).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ COLUMNS = (
     *("model", "family", "seed", "probe", "metric", "block", "depth", "head", "x", "y"),
     *("value", "low", "high", "n", "unit", "objective", "reference"),
 )
+STEPPED = (*COLUMNS, "step")  # of a model that is measured while it is trained
 
 CONTROL = "random start"  # the label of the untrained control that is added to measured models
 
@@ -33,7 +35,7 @@ OF_TWO = ("cka",)
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows (dicts; missing columns are left empty) as a table with exactly ``COLUMNS``.
+    """Rows (dicts; missing columns are left empty) as a table with ``COLUMNS`` (``STEPPED`` where one has a step).
 
     >>> frame([{"model": "DINO", "metric": "nmi", "value": 0.25, "n": 64}])[["metric", "value", "n", "unit"]].to_csv()
     ',metric,value,n,unit\\n0,nmi,0.25,64,\\n'
@@ -42,18 +44,19 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         ValueError: a row has a key that is no column; the nearest name is given.
     """
     rows = list(rows)
+    columns = STEPPED if any("step" in row for row in rows) else COLUMNS
     for row in rows:
         for key in row:
-            if key not in COLUMNS:
+            if key not in columns:
                 raise ValueError(f"the table has no column {key!r}.{nearest(key, COLUMNS)}")
-    return _typed(pd.DataFrame(rows, columns=list(COLUMNS), dtype=object))
+    return _typed(pd.DataFrame(rows, columns=list(columns), dtype=object))
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
     for name in TEXT:
         text = table[name].astype(object)
         table[name] = text.where(text.notna(), "").astype(str)
-    for name in COUNTS:
+    for name in (*COUNTS, *(["step"] if "step" in table else [])):
         table[name] = table[name].astype("Int64")
     for name in set(COLUMNS) - set(TEXT) - set(COUNTS):
         table[name] = table[name].astype("float64")
@@ -79,6 +82,18 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     """The rows that are differences: ``model`` minus ``reference``."""
     difference = (table["reference"] != "") & ~table["metric"].isin(OF_TWO)
     return table[difference & ~table["probe"].isin(OF_GROUPS)]
+
+
+def at_last_step(table: pd.DataFrame) -> pd.DataFrame:
+    """Without the earlier steps of models that were measured along a training; any other table as it is.
+
+    Of each model, seed and probe the rows without a step are kept; where there are none, those of the last step.
+    """
+    if "step" not in table:
+        return table
+    steps = table.groupby(["model", "seed", "probe"], dropna=False)["step"]
+    last = (table["step"] == steps.transform("max")) & (steps.transform("count") == steps.transform("size"))
+    return table[table["step"].isna() | last.fillna(False).astype(bool)]
 
 
 def join(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -135,7 +150,7 @@ def read_table(path: Path | str) -> pd.DataFrame:
             "Give the command that made it again.",
             NOT_UNDERSTOOD,
         ) from None
-    if tuple(table.columns) != COLUMNS:
+    if tuple(table.columns) not in (COLUMNS, STEPPED):
         raise FdlabError(
             f"{path} is not a table of fdlab.",
             f"Its columns are {', '.join(map(str, table.columns[:6]))}, ...",
@@ -143,7 +158,7 @@ def read_table(path: Path | str) -> pd.DataFrame:
             NOT_UNDERSTOOD,
         )
     try:
-        return _typed(table.assign(**{name: _numbers(table[name], name) for name in COLUMNS if name not in TEXT}))
+        return _typed(table.assign(**{name: _numbers(table[name], name) for name in table if name not in TEXT}))
     except (ValueError, OverflowError) as error:
         raise FdlabError(
             f"The table {path} cannot be read.", str(error), "Give the command that made it again.", NOT_UNDERSTOOD
@@ -163,7 +178,7 @@ def _as_text(path: Path) -> pd.DataFrame:
 
 def _numbers(cells: pd.Series, name: str) -> pd.Series:
     """Cells as numbers, exact also where they are large; only an empty one is missing."""
-    if name in COUNTS:
+    if name in COUNTS or name == "step":
         known = [
             None if cell == "" else int(cell) if cell.lstrip("-").isdigit() else int(float(cell)) for cell in cells
         ]

@@ -59,7 +59,7 @@ def _grids(report: Report) -> Iterator[str]:
 
 
 def _undefined(report: Report) -> Iterator[str]:
-    measured = report.table[~report.table["probe"].isin(["curve", "ruler"])]
+    measured = report.state[~report.state["probe"].isin(["curve", "ruler"])]
     for name in report.models:
         rows = measured[measured["model"] == name]
         lost = rows[rows["value"].isna()]

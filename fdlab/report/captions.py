@@ -49,7 +49,16 @@ def on_data(report: Report, rows: pd.DataFrame, *, fewer: bool = False) -> str:
     if len(counts) and (count is None or (fewer and int(counts.max()) < count)):
         count = int(counts.max())
     images = f"{count} images" if count is not None else "the given images"
-    return f"{images} of {report.facts.data}" if report.facts.data else images
+    images = f"{images} of {report.facts.data}" if report.facts.data else images
+    return f"{images}{at_steps(rows)}"
+
+
+def at_steps(rows: pd.DataFrame) -> str:
+    """`` at step 500`` for rows of one moment of a training, ``at the last measured step`` where models differ."""
+    steps = sorted({int(step) for step in rows["step"].dropna()}) if "step" in rows else []
+    if len(steps) > 1:
+        return " at each model's last measured step"
+    return f" at step {steps[0]} of the training" if steps else ""
 
 
 def seeds(report: Report) -> str:

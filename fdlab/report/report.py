@@ -23,7 +23,7 @@ from fdlab.records.estimate import UNKNOWN, Estimate
 from fdlab.records.intervals import skewed_interval, t_interval
 from fdlab.records.means import rows_of
 from fdlab.records.metrics import METRICS
-from fdlab.records.table import differences, is_value, values
+from fdlab.records.table import at_last_step, differences, is_value, values
 from fdlab.report.facts import Facts
 
 LATE_METRICS = (
@@ -44,6 +44,7 @@ class Report:
 
     def __init__(self, table: pd.DataFrame, facts: Facts | Mapping[str, Any] | None = None) -> None:
         self.table = table
+        self.state = at_last_step(table)  # without the earlier steps of models that were measured along a training
         self.facts = facts if isinstance(facts, Facts) else Facts.read(facts or {})
         self._rows: dict[tuple[str, str | None], pd.DataFrame] = {}
 
@@ -66,7 +67,7 @@ class Report:
         key = (probe, metric)
         if key not in self._rows:
             if metric is None:
-                found = self.table[(self.table["probe"] == probe) & is_value(self.table)]
+                found = self.state[(self.state["probe"] == probe) & is_value(self.state)]
             else:
                 found = self.rows(probe)
                 found = found[found["metric"] == metric]
@@ -87,6 +88,13 @@ class Report:
         present = list(dict.fromkeys(labels))
         first = [label for label in self.facts.order if label in present]
         return first + [label for label in present if label not in first]
+
+    @cached_property
+    def stepped(self) -> pd.DataFrame:
+        """The values that were measured along a training; no rows where the table has no steps."""
+        if "step" not in self.table:
+            return self.table.iloc[:0].assign(step=pd.array([], dtype="Int64"))
+        return self.table[self.table["step"].notna() & is_value(self.table)]
 
     @cached_property
     def models(self) -> list[str]:
@@ -148,7 +156,7 @@ class Report:
 
     def _paired(self, first: str, second: str, metric: str, probe: str) -> Estimate | None:
         """The table's own difference of two models over the same images, as second minus first."""
-        found = differences(self.table)
+        found = differences(self.state)
         found = found[(found["probe"] == probe) & (found["metric"] == metric) & found["block"].isna()]
         for model, reference, sign in ((second, first, 1.0), (first, second, -1.0)):
             rows = found[(found["model"] == model) & (found["reference"] == reference)]

@@ -391,6 +391,19 @@ def trainability_rows() -> Iterable[dict[str, Any]]:
                 yield {**at, "metric": "eigenvalue_1_balanced", "x": step, "value": value, **own}
 
 
+def step_rows() -> Iterable[dict[str, Any]]:
+    """Two models along their training, whose last state is measured in full beside it."""
+    for number, model in enumerate((TEACHER, STUDENT)):
+        for step in (0, 50, 100, 200):
+            common = {"model": model, "family": TYPICAL[model][0], "seed": 0, "probe": "attention", "n": 64}
+            for metric, value in (("distance", 12.0 - 0.01 * step), ("entropy", 0.9 - 0.001 * step * number)):
+                for block in range(4):
+                    at = {"metric": metric, "block": block, "depth": (block + 1) / 4, "head": 0, "step": step}
+                    yield {**common, **at, "value": value, "low": value - 0.02, "high": value + 0.02}
+            at = {"probe": "features", "metric": "knn", "step": step, "objective": "patch mean, 5 folds"}
+            yield {**common, **at, "value": 0.5 + 0.002 * step, "low": 0.4, "high": 0.9}
+
+
 def two_way_rows() -> Iterable[dict[str, Any]]:
     """Effects on three measures for two kinds of pre-training."""
     for number, kind in enumerate(("contrastive", "masked")):
@@ -439,6 +452,7 @@ def study_table() -> pd.DataFrame:
             *trainability_rows(),
             *two_way_rows(),
             *ranking_rows(),
+            *step_rows(),
         ]
     )
 

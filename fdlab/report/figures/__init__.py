@@ -27,7 +27,7 @@ FIGURES = (
     *("eigenvalues", "hessian_spectrum", "hessian_blocks", "max_eigenvalues"),
     *("landscape_line", "landscape_plane", "interpolation", "sharpness", "noise", "reparametrisation"),
     *("two_way", "trainability", "ranking", "finetune", "teacher", "teacher_blocks"),
-    "curves",
+    *("over_steps", "curves"),
 )
 
 
