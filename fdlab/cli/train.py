@@ -27,7 +27,7 @@ Json = Annotated[bool, Option("--json", help="Print the result as JSON.", **OUTP
 
 @given(data=("data", "test"))
 def pretrain(
-    recipe: options.Recipe = "digits/contrastive",
+    recipe: str | None = Argument(None, help=f"{options.RECIPE} Without one: contrastive, by your images."),
     data: Data = None,
     test: Test = None,
     out: Out = None,
@@ -43,7 +43,8 @@ def pretrain(
 ) -> None:
     """Train a small model from scratch: SimCLR, MoCo v3, DINO, SimMIM, MAE, supervised.
 
-    Example: [bold]fdlab pretrain digits/masked -o runs/mim[/bold]
+    Examples: [bold]fdlab pretrain digits/masked -o runs/mim[/bold],
+    [bold]fdlab pretrain folder/contrastive --data my_photos -o runs/mine[/bold]
     """
     _start(None, {}, locals())
 

@@ -120,12 +120,7 @@ def check_pixels(data: ImageSource, patch: int) -> None:
 
     Up to 16 images are looked at; it takes all of them. Unreadable ones are told of later.
     """
-    sides = []
-    for place in np.unique(np.linspace(0, min(len(data), 1 << 20) - 1, 16).astype(int)):
-        try:
-            sides.append(min(data.image(int(place)).shape[-2:]))
-        except FdlabError:
-            continue
+    sides = _sides(data)
     if sides and max(sides) < patch:
         raise FdlabError(
             f"The images of {data.spec} are smaller than one patch of the model.",
@@ -133,6 +128,25 @@ def check_pixels(data: ImageSource, patch: int) -> None:
             "Give the pictures at their original size, or a model of smaller patches.",
             code=NOT_UNDERSTOOD,
         )
+
+
+def median_side(data: ImageSource) -> int:
+    """The median short side in pixels of up to 16 images. Raises FdlabError (3) where none of them can be read."""
+    sides = _sides(data)
+    if not sides:
+        data.image(0)
+    return int(np.median(sides))
+
+
+def _sides(data: ImageSource) -> list[int]:
+    """The short sides of up to 16 images, evenly spaced; unreadable ones are left out."""
+    sides = []
+    for place in np.unique(np.linspace(0, min(len(data), 1 << 20) - 1, 16).astype(int)):
+        try:
+            sides.append(min(data.image(int(place)).shape[-2:]))
+        except FdlabError:
+            continue
+    return sides
 
 
 def _classes(data: ImageSource) -> int:

@@ -80,7 +80,7 @@ def plan(
         "command line": recipes.nested({k: str(v) if isinstance(v, Path) else v for k, v in options.items()}),
     }
     known = {key: value for layer in given.values() for key, value in recipes.flat(layer).items()}
-    name = recipe or recipe_for(str(task), str(known.get("data.source", "")))
+    name = recipe or recipe_for(task or "contrastive", str(known.get("data.source", "")))
     layers: dict[str, Any] = {f"recipe {name}": recipes.read(name)}
     task = task or task_of(name)
     if name == RECIPES.get(task, ("", ""))[1]:
@@ -228,7 +228,7 @@ def _train(
 
 
 def pretrain(
-    recipe: str = "digits/contrastive",
+    recipe: str | None = None,
     *,
     data: str | Path | None = None,
     test: str | Path | None = None,
@@ -246,7 +246,8 @@ def pretrain(
     the recipe has it.
 
     Args:
-        recipe: a packaged name, as ``fdlab recipes`` lists them, or a TOML file.
+        recipe: a packaged name, as ``fdlab recipes`` lists them, or a TOML file; None: "digits/contrastive" for digits,
+            else "folder/contrastive", whose sizes and length follow from your images ("folder/masked" is the other).
         data: training images, in the grammar of ``--data``: "digits", a folder, "file.parquet#train", ...
         test: held-out images; where ``data`` is given and this is not, there are none.
         out: the run's folder.
@@ -268,7 +269,8 @@ def pretrain(
     Example:
         ``run = fdlab.pretrain("digits/masked", out="runs/mim", overrides={"run.steps": 500})``
     """
-    options = _options(task_of(recipe), settings, data, test, seed, device)
+    task = task_of(recipe or recipe_for("contrastive", str(data or "")))
+    options = _options(task, settings, data, test, seed, device)
     return run(plan(recipe, overrides=overrides, config=config, options=options), out, quiet=quiet)
 
 

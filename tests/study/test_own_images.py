@@ -88,6 +88,26 @@ def test_a_student_has_its_teachers_size(tmp_path: Path, model: Path) -> None:
     assert "size = 24" in recipe and "flip = 0.5" in recipe
 
 
+@pytest.mark.parametrize("task", ["contrastive", "masked"])
+def test_a_model_from_scratch_has_the_images_own_size_in_whole_patches(tmp_path: Path, task: str) -> None:
+    images = pictures(tmp_path / "mine", 16)  # short sides of 40 pixels
+    recipe = plan(f"folder/{task}", options={"data.source": images}).recipe
+    assert recipe.task == task and recipe.data.size == 40 and recipe.own.model.patch_size == 4
+    assert recipe.run.batch == (32 if task == "contrastive" else 8)
+    assert recipe.run.epochs * (48 // recipe.run.batch) >= 300
+    set_by_hand = plan(f"folder/{task}", options={"data.source": images, f"{task}.model.patch_size": 16}).recipe
+    assert set_by_hand.data.size == 32 and set_by_hand.own.model.patch_size == 16
+
+
+def test_pre_training_on_own_images_never_takes_the_digits_recipe(tmp_path: Path) -> None:
+    images = pictures(tmp_path / "mine", 12)
+    run = pretrain(data=images, out=tmp_path / "run", overrides={"run.steps": 2, "contrastive.model.depth": 1})
+    recipe = (run / "recipe.toml").read_text()
+    assert "size = 40" in recipe and "flip = 0.5" in recipe and 'task = "contrastive"' in recipe
+    assert plan(None, options={"data.source": "digits"}).name == "digits/contrastive"
+    assert plan(None, options={"data.source": "locality:0.5"}).recipe.run.steps == 300
+
+
 def test_a_folder_without_a_model_is_asked_for_one(tmp_path: Path) -> None:
     images = pictures(tmp_path / "mine", 4)
     with pytest.raises(FdlabError, match="No model was given") as caught:
