@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fdlab.checkpoints.limits import MAX_TENSORS, checked_name
 from fdlab.checkpoints.pickles import Stub
 from fdlab.checkpoints.storages import MAX_DIMS, PickleError
+from fdlab.checkpoints.zips import Zip
 
-MAX_UNPACKED = 16  # a compressed archive may hold so many times its own size
 MAX_NESTED = 4  # how deep tables of arrays are looked for
 _MAKERS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 _FROM_BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")  # pickle's protocol 5
@@ -61,7 +61,8 @@ def as_tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array.view(np.uint16).astype(np.int32)).to(torch.int32).mul(65536).view(torch.float32)
     if array.dtype.kind not in "biuf":
         raise PickleError(f"it holds an array of {array.dtype}, which are no numbers")
-    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+    native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
+    return torch.from_numpy(native if native.flags.writeable else native.copy())
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:
@@ -70,18 +71,34 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     Raises:
         PickleError: damaged, beyond the limits, or with arrays of objects.
     """
-    size = path.stat().st_size
     found: dict[str, Tensor] = {}
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        if sum(entry.file_size for entry in entries) > MAX_UNPACKED * size:
-            raise PickleError(f"it declares more than {MAX_UNPACKED} times its size")
+    with path.open("rb") as file:
+        archive = Zip(file)
+        entries = [name for name in archive.entries if name.endswith(".npy")]
+        if len(entries) > MAX_TENSORS:
+            raise PickleError(f"it holds more than {MAX_TENSORS:,} tensors")
         for entry in entries:
-            if entry.filename.endswith(".npy"):
-                name = entry.filename.removesuffix(".npy").replace("/", ".")
-                try:
-                    array = np.lib.format.read_array(io.BytesIO(archive.read(entry)), allow_pickle=False)
-                except (ValueError, EOFError, SyntaxError) as error:
-                    raise PickleError(f"its array {name[:80]} is damaged or of objects ({str(error)[:120]})") from error
-                found[name] = as_tensor(array)
+            name = checked_name(entry.removesuffix(".npy").replace("/", "."))
+            try:
+                array = _of_bytes(archive.flat(entry).numpy())
+            except (ValueError, EOFError, SyntaxError, TypeError) as error:
+                raise PickleError(f"its array {name[:80]} is damaged or of objects ({str(error)[:120]})") from error
+            found[name] = as_tensor(array)
     return found
+
+
+def _of_bytes(data: np.ndarray) -> np.ndarray:
+    """The array of a ``.npy`` file's bytes, as a view of them."""
+    head = io.BytesIO(data[:20_000].tobytes())  # numpy's headers have at most 10,000 bytes
+    version = np.lib.format.read_magic(head)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read(head)
+    if dtype.hasobject:
+        raise ValueError("objects")
+    if (
+        len(shape) > MAX_DIMS
+        or math.prod(shape) * dtype.itemsize != len(data) - head.tell()
+        or min(shape, default=0) < 0
+    ):
+        raise ValueError(f"its shape {str(shape)[:80]} is not of the size of its bytes")
+    return data[head.tell() :].view(dtype).reshape(shape, order="F" if by_columns else "C")

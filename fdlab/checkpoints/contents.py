@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fdlab.checkpoints.limits import MAX_TABLES, MAX_TENSORS, checked_name
+from fdlab.checkpoints.storages import PickleError
 from fdlab.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD
 
 # Entries of training files that hold tensors, but no network.
@@ -63,18 +65,21 @@ def _tables(content: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
     taken for the other. A mapping that is shared is looked at once.
     """
     found: list[tuple[tuple[str, ...], dict[str, Tensor]]] = []
-    visited = {id(content)}
+    visited, tensors = {id(content)}, 0
     level: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [((), content)]
     for _ in range(4):
         below: list[tuple[tuple[str, ...], Mapping[str, Any]]] = []
         for path, mapping in level:
-            found.append((path, _tensors(mapping)))
+            if table := _tensors(mapping):
+                found.append((path, table))
+                tensors += len(table)
+            if tensors > MAX_TENSORS or len(visited) > MAX_TABLES:
+                raise PickleError(f"it holds more than {MAX_TENSORS:,} tensors or {MAX_TABLES:,} tables")
             for name, value in mapping.items():
                 if isinstance(value, Mapping) and str(name) not in NO_NETWORK and id(value) not in visited:
                     visited.add(id(value))
-                    below.append(((*path, str(name)), value))
+                    below.append(((*path, checked_name(str(name)[:2000])), value))
         level = below
-    found = [(path, table) for path, table in found if table]
     often = Counter(path[-1:] for path, _ in found)
     return {".".join(path if often[path[-1:]] > 1 else path[-1:]): table for path, table in found}
 
@@ -93,9 +98,8 @@ def unwrapped(key: str) -> str:
     'blocks.0.norm1.weight'
     """
     names = [name for name in key.split(".") if name not in _WRAPPERS]
-    while len(names) > 1 and names[0] == "module":
-        names.pop(0)
-    return ".".join(names) or key
+    first = next((place for place, name in enumerate(names) if name != "module"), len(names) - 1)
+    return ".".join(names[first:]) or key
 
 
 def _words(content: Mapping[str, Any]) -> dict[str, Fact]:

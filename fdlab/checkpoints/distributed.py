@@ -5,6 +5,7 @@ Both are read by fdlab's own pickle machine; nothing is executed. What is no ten
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdlab.checkpoints.archives import read_zip_bytes
+from fdlab.checkpoints.archives import read_zip_file
 from fdlab.checkpoints.contents import NO_NETWORK
-from fdlab.checkpoints.pickles import MAX_BYTES, Machine, Stub
+from fdlab.checkpoints.limits import MAX_PICKLE, checked_name
+from fdlab.checkpoints.pickles import Machine, Stub
 from fdlab.checkpoints.storages import MAX_DIMS, PickleError
 
 METADATA = ".metadata"
 _MODULE = "torch.distributed.checkpoint."
+
+
+class Room:
+    """What may be read and made of a folder: twice the bytes of its files, as pieces could name the same bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.taken = 2 * size, {"made": 0, "read": 0}
+
+    def take(self, what: str, count: int, name: str) -> None:
+        """Raises PickleError where more is taken than the files hold."""
+        self.taken[what] += count
+        if self.taken[what] > self.size:
+            raise PickleError(f"its {name} is larger than what its files hold")
 
 
 def read_distributed(folder: Path) -> dict[str, Any]:
@@ -29,20 +44,21 @@ def read_distributed(folder: Path) -> dict[str, Any]:
         PickleError: damaged, a piece is missing, or written with a transformation (compressed).
     """
     path = folder / METADATA
-    if path.stat().st_size > MAX_BYTES:
-        raise PickleError(f"its {METADATA} is longer than {MAX_BYTES >> 20} MiB")
+    if path.stat().st_size > MAX_PICKLE:
+        raise PickleError(f"its {METADATA} is longer than {MAX_PICKLE >> 20} MiB")
     state = _state(Machine(path.read_bytes()).run(), "Metadata")
     places = {(key["fqn"], key["offset"]): _state(value, "_StorageInfo") for key, value in _placed(state)}
     nested = state.get("planner_data")
     content: dict[str, Any] = {}
-    files: dict[str, bytes] = {}
-    room = sum(file.stat().st_size for file in folder.glob("*.distcp"))
+    room = Room(sum(file.stat().st_size for file in folder.glob("*.distcp")))
     for name, entry in _table(state, "state_dict_metadata").items():
         path_in = nested.get(name) if isinstance(nested, dict) else None
         parts = tuple(map(str, path_in)) if isinstance(path_in, tuple) and path_in else (str(name),)
         if not isinstance(entry, Stub) or not entry.name.endswith("TensorStorageMetadata") or parts[0] in NO_NETWORK:
             continue
-        tensor = _tensor(folder, name, _state(entry, "TensorStorageMetadata"), places, files, room)
+        tensor = _tensor(folder, name, _state(entry, "TensorStorageMetadata"), places, room)
+        for part in parts:
+            checked_name(part)
         table = content
         for part in parts[:-1]:
             table = table.setdefault(part, {})
@@ -84,13 +100,11 @@ def _tensor(
     name: Any,
     entry: Mapping[str, Any],
     places: Mapping[tuple[Any, tuple[int, ...]], Mapping[str, Any]],
-    files: dict[str, bytes],
-    room: int,
+    room: Room,
 ) -> Tensor:
     """A tensor put together from its pieces, each a torch file of its own inside a ``.distcp`` file."""
     size, whole = _counts(entry.get("size") or ()), None
-    if math.prod(size) > room:
-        raise PickleError(f"its tensor {str(name)[:80]}, {size}, is larger than its files")
+    room.take("made", math.prod(size), f"tensor {str(name)[:80]}, {size},")  # at least a byte a number
     listed = entry.get("chunks")
     chunks = listed if isinstance(listed, list) else []
     for chunk in chunks:
@@ -99,32 +113,37 @@ def _tensor(
         place = places.get((name, offsets)) or places.get((name, ()))
         if place is None or len(offsets) != len(size):
             raise PickleError(f"a piece of {str(name)[:80]} is nowhere")
-        piece = _piece(folder, place, files)
+        piece = _piece(folder, place, room)
         if tuple(piece.shape) != sizes or any(o + s > n for o, s, n in zip(offsets, sizes, size, strict=True)):
             raise PickleError(f"a piece of {str(name)[:80]} does not fit into it")
         if len(chunks) == 1 and sizes == size:
             return piece
-        whole = torch.zeros(size, dtype=piece.dtype) if whole is None else whole
+        if whole is None:
+            room.take("made", math.prod(size) * (piece.itemsize - 1), f"tensor {str(name)[:80]}, {size},")
+            whole = torch.zeros(size, dtype=piece.dtype)
         whole[tuple(slice(o, o + s) for o, s in zip(offsets, sizes, strict=True))] = piece
     if whole is None:
         raise PickleError(f"its tensor {str(name)[:80]} has no pieces")
     return whole
 
 
-def _piece(folder: Path, place: Mapping[str, Any], files: dict[str, bytes]) -> Tensor:
+def _piece(folder: Path, place: Mapping[str, Any], room: Room) -> Tensor:
     name, start, length = place.get("relative_path"), place.get("offset"), place.get("length")
     if not isinstance(name, str) or Path(name).name != name or type(start) is not int or type(length) is not int:
         raise PickleError(f"its {METADATA} names a place that is not in this folder")
     if place.get("transform_descriptors"):
         raise PickleError("it was written with a transformation (compressed), which fdlab does not undo")
-    if name not in files:
-        if not (folder / name).is_file():
-            raise PickleError(f"its file {name[:80]} is missing")
-        files[name] = (folder / name).read_bytes()
-    data = files[name][max(start, 0) : max(start, 0) + max(length, 0)]
-    if start < 0 or len(data) != length:
+    if not (folder / checked_name(name)).is_file():
+        raise PickleError(f"its file {name[:80]} is missing")
+    if not 0 <= start < 2**62 or length < 0:
         raise PickleError(f"its file {name[:80]} is cut short")
-    found = read_zip_bytes(bytearray(data)).content
+    room.take("read", length, f"piece in {name[:80]}")
+    with (folder / name).open("rb") as file:
+        file.seek(start)
+        data = file.read(length)
+    if len(data) != length:
+        raise PickleError(f"its file {name[:80]} is cut short")
+    found = read_zip_file(io.BytesIO(data)).content
     if not isinstance(found, Tensor):
         raise PickleError(f"a piece in {name[:80]} is no tensor")
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from fdlab.checkpoints.stock import stock_name
 from fdlab.checkpoints.unpickle import WeightFile, read_weights
+from fdlab.checkpoints.zips import Zip
 from fdlab.encoders.encoder import Encoder
 from fdlab.errors import FdlabError
 
@@ -108,8 +108,8 @@ def _outside(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         found: dict[str, Any] = {"first_bytes": file.read(16).hex()}
     try:
-        with zipfile.ZipFile(path) as archive:
-            found["zip_names"] = archive.namelist()[:200]
+        with path.open("rb") as file:
+            found["zip_names"] = [name[:120] for name in list(Zip(file).entries)[:200]]
     except Exception:  # not a zip, or damaged in one of many ways
         found["zip_names"] = []
     return found

@@ -150,7 +150,8 @@ def _open_file(path: Path, asked: _Asked) -> Encoder:
         return _open_foreign(file, asked) if own is None else _open_own(own, asked)
     except (OSError, OverflowError, RecursionError) as error:  # a name or a number of any size, in the file's words
         why = getattr(error, "strerror", "") or f"{type(error).__name__}: {str(error)[:160]}"
-        raise refusal(path, "cannot be read.", f"{why}.", AGAIN) from error
+        fix = "Check its permissions." if isinstance(error, PermissionError) else AGAIN
+        raise refusal(path, "cannot be read.", f"{why}.", fix) from error
 
 
 def _open_own(own: OwnFile, asked: _Asked) -> Encoder:

@@ -3,7 +3,7 @@
 A pickle is a program for a small stack machine; Python's own reader runs it and calls whatever it names.
 This one interprets the same instructions (``pickletools`` decodes them), turns the few names that weight
 files need into numbers, tables and tensors, and every other name into an inert ``Stub``. There is no way
-from a file to a function. Work and memory are bounded by the pickle's size and the limits below.
+from a file to a function. Work and memory are bounded by ``Budget``: what values cost, not how they are written.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import pickletools
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fdlab.checkpoints.limits import (
+    MAX_COST,
+    MAX_INT_BITS,
+    MAX_OPS,
+    MAX_PICKLE,
+    MAX_TENSORS,
+    checked_name,
+)
 from fdlab.checkpoints.storages import DTYPES, STORAGES, PickleError, tensor_view
 
-MAX_OPS = 1_000_000  # a training file of a ViT-g with its optimizer needs about 100,000
-MAX_BYTES = 32 * 2**20
+# What values take in memory, in bytes, with what tables and lists reserve for growing.
+ITEM, ENTRY, STEP, STUB, TENSOR = 16, 130, 40, 800, 1_500
 
 Storage = tuple[str, str, str, int]  # dtype or class name, key, device, elements
 _TABLES = ("OrderedDict", "defaultdict", "Counter", "dict")
@@ -45,36 +54,72 @@ class Stub(dict):  # a dict, so that subclasses of dict (training configurations
         return f"<{self.name}, not loaded>"
 
 
+@dataclass
+class Budget:
+    """Steps, bytes and tensors that the pickles of one file may cost together."""
+
+    steps: int = MAX_OPS
+    cost: int = MAX_COST
+    tensors: int = MAX_TENSORS
+
+    def spend(self, cost: int) -> None:
+        """Takes ``cost`` bytes. Raises PickleError where no more are left."""
+        self.cost -= cost
+        if self.cost < 0:
+            raise PickleError(f"its pickle makes more than {MAX_COST >> 20} MiB of values")
+
+    def step(self) -> None:
+        """Takes one step and the place of its value."""
+        self.steps -= 1
+        self.cost -= STEP
+        if self.steps < 0 or self.cost < 0:
+            raise PickleError(f"its pickle is longer than {MAX_OPS:,} steps")
+
+    def tensor(self) -> None:
+        """Takes one tensor."""
+        self.tensors -= 1
+        self.spend(TENSOR)
+        if self.tensors < 0:
+            raise PickleError(f"it holds more than {MAX_TENSORS:,} tensors")
+
+
 class Machine:
     """Interprets one pickle of ``stream`` (bytes or a file at the pickle's start).
 
     ``storage(entry)`` returns the flat tensor of a storage. After ``run``, ``seen`` holds every name in
     the pickle and ``stubs`` those that became stubs. ``limit``: bytes of a pickle that holds its arrays itself.
+    ``budget`` is shared by the pickles of one file.
     """
 
     def __init__(
-        self, stream: Any, storage: Callable[[tuple[Any, ...]], Tensor] | None = None, *, limit: int = MAX_BYTES
+        self,
+        stream: Any,
+        storage: Callable[[tuple[Any, ...]], Tensor] | None = None,
+        *,
+        limit: int = MAX_PICKLE,
+        budget: Budget | None = None,
     ) -> None:
-        self.stream, self.storage, self.limit = stream, storage, max(limit, MAX_BYTES)
+        self.stream, self.storage, self.limit = stream, storage, max(limit, MAX_PICKLE)
+        self.budget = budget or Budget(cost=max(limit, MAX_COST))
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.seen: dict[str, None] = {}
         self.stubs: dict[str, None] = {}
-        self.copied = 0
 
     def run(self) -> Any:
         """The pickled value.
 
         Raises:
-            PickleError: damaged, or beyond ``MAX_OPS`` or ``MAX_BYTES``.
+            PickleError: damaged, or beyond the limits.
         """
         start = None
         try:
-            for count, (op, arg, place) in enumerate(pickletools.genops(self.stream)):
+            for op, arg, place in pickletools.genops(self.stream):
                 start = place if start is None else start
-                if count > MAX_OPS or (place or 0) - (start or 0) > self.limit:
-                    raise PickleError(f"its pickle is longer than {MAX_OPS} steps or {self.limit >> 20} MiB")
+                self.budget.step()
+                if (place or 0) - (start or 0) > self.limit:
+                    raise PickleError(f"its pickle is longer than {self.limit >> 20} MiB")
                 if op.name == "STOP":
                     return self.stack.pop()
                 self._step(op.name, arg)
@@ -89,21 +134,31 @@ class Machine:
         if name in _LITERALS:
             if isinstance(arg, int) and arg.bit_length() > 1024:
                 raise PickleError("it holds a whole number of more than 1,024 bits")
+            if isinstance(arg, (str, bytes, bytearray)):
+                self.budget.spend(sys.getsizeof(arg))
             stack.append(arg)
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name]())
+            self.budget.spend(ENTRY)
         elif name in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
-            self.memo[len(self.memo) if name == "MEMOIZE" else int(arg)] = stack[-1]
+            self._keep(len(self.memo) if name == "MEMOIZE" else int(arg))
         elif name in ("BINGET", "LONG_BINGET", "GET"):
             stack.append(self.memo[int(arg)])
         elif name == "MARK":
             self.marks.append(len(stack))
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            self.budget.spend(2 * STEP)
             stack.append(tuple(self._pop(int(name[-1]))))
         elif name in ("PROTO", "FRAME"):
             pass
         else:
             _RARER[name](self, arg)
+
+    def _keep(self, place: int) -> None:
+        if place.bit_length() > MAX_INT_BITS:
+            raise PickleError("a place in its memo is no count")
+        self.budget.spend(ENTRY)
+        self.memo[place] = self.stack[-1]
 
     def _pop(self, count: int) -> list[Any]:
         if count > len(self.stack):
@@ -113,12 +168,16 @@ class Machine:
         return taken
 
     def _to_mark(self) -> list[Any]:
-        return self._pop(len(self.stack) - self.marks.pop())
+        found = self._pop(len(self.stack) - self.marks.pop())
+        self.budget.spend(ENTRY + ITEM * len(found))
+        return found
 
     def _global(self, module: Any, name: Any) -> None:
         if not (isinstance(module, str) and isinstance(name, str)):
             raise PickleError("it names something by what is no text")
-        full = f"{module}.{name}"
+        checked_name(module)
+        full = f"{module}.{checked_name(name)}"
+        self.budget.spend(STUB + len(full))
         self.seen[full] = None
         self.stack.append(_named(full) if _known(full) else Stub(full, made=False))
         if not _known(full):
@@ -128,11 +187,13 @@ class Machine:
         target = self.stack[-1]
         if not isinstance(target, dict):
             raise PickleError("its pickle sets items of something else than a table")
+        self.budget.spend(ENTRY * (len(pairs) // 2))
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             target[_key(key)] = value
 
     def _extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
+        self.budget.spend((ENTRY if isinstance(target, set) else ITEM) * len(items))
         if isinstance(target, list):
             target.extend(items)
         elif isinstance(target, set):
@@ -154,17 +215,21 @@ class Machine:
         if isinstance(target, Name):
             self.stack.append(self._make(name, args if isinstance(args, tuple) else ()))
         else:
+            self.budget.spend(STUB)
             self.stack.append(Stub(name or "a value that was called", args))
 
     def _make(self, full: str, args: tuple[Any, ...]) -> Any:
         short = full.rpartition(".")[2]
+        self.budget.spend(STUB)
         if short == "_rebuild_parameter" or short == "_rebuild_parameter_with_state":
             return args[0]
         if short == "_rebuild_from_type_v2":  # (function, type, arguments, state): a tensor with attributes
             return self._make(args[0].name, args[2]) if isinstance(args[0], Name) else Stub(full, args)
         if short == "_rebuild_tensor_v3":  # types without a storage class of their own: bytes, with the type last
+            self.budget.tensor()
             return tensor_view(args[0].view(torch.uint8).view(args[6]), *args[1:4])
         if short.startswith("_rebuild_tensor"):
+            self.budget.tensor()
             return tensor_view(*args[:4])
         if short == "_reconstructor":  # protocol 0 and 1: (class, base, state)
             return self._make(args[0].name, ()) if isinstance(args[0], Name) else Stub(args[0].name)
@@ -172,15 +237,15 @@ class Machine:
             return argparse.Namespace()
         if short in _TABLES:
             given = args[0] if args and isinstance(args[0], (list, dict)) else []
-            self._copies(len(given))
+            self.budget.spend(ENTRY * len(given))
             pairs = given.items() if isinstance(given, dict) else given
             return {_key(key): value for key, value in pairs}
         if short in ("set", "frozenset"):
             given = args[0] if args and isinstance(args[0], list) else []
-            self._copies(len(given))
+            self.budget.spend(ENTRY * len(given))
             return {_key(item) for item in given}
         if short == "encode":  # bytes in old protocols; no codec is looked up
-            self._copies(len(args[0]))
+            self.budget.spend(2 * sys.getsizeof(args[0]))
             return args[0].encode("latin1", "replace")
         if short == "dtype":
             known = isinstance(args[0], str) and re.fullmatch(r"[<>=|]?[biufc]\d{1,2}", args[0])
@@ -191,12 +256,6 @@ class Machine:
         if short in ("Size", "device"):
             return args[0] if args else ()
         return Stub(full, args)
-
-    def _copies(self, size: int) -> None:
-        """Copies of memoised values could grow without bound; together they stay below the limit."""
-        self.copied += size
-        if self.copied > self.limit:
-            raise PickleError("its pickle copies more than it holds")
 
 
 @dataclass
@@ -238,8 +297,15 @@ def _named(full: str) -> Any:
 
 
 def _key(key: Any) -> Any:
-    """A key that hashes in constant time: nested tuples that share parts would take for ever."""
-    if isinstance(key, (str, int, float, bytes, type(None), Stub)):
+    """A key that hashes in constant time, to a place of its own.
+
+    Nested tuples that share parts would take for ever, and so would large numbers that were chosen to collide.
+    """
+    if isinstance(key, (str, bytes)):
+        return checked_name(key)
+    if isinstance(key, int) and key.bit_length() > MAX_INT_BITS:
+        raise PickleError(f"a key in it is a whole number of more than {MAX_INT_BITS} bits")
+    if isinstance(key, (int, float, type(None), Stub)):
         return key
     return Stub(f"a {type(key).__name__} as a key", key)
 

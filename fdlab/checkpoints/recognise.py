@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdlab.checkpoints.blank import blank
+from fdlab.checkpoints.blank import blank, no_larger_than
 from fdlab.checkpoints.builders.beit import build_beit
 from fdlab.checkpoints.builders.built import Ask, Built, key_error
 from fdlab.checkpoints.builders.eva import build_dinov3, build_eva02
@@ -191,7 +191,7 @@ def _unknown(file: WeightFile, contents: Contents) -> FdlabError:
 def _fitting(ask: Ask, built: Built) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """(the state, keys of heads that the class has no place for), once all others are used and each shape fits."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), no_larger_than(built.state, built.call.kwargs):
             wanted = blank(built.call.make).state_dict()
     except (AssertionError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"

@@ -152,7 +152,7 @@ class OwnFile:
             # The tables in the file are the effective ones.
             call, make = timm_call(design), partial(build, replace(design, bias_scale=1.0), seed=0)
         try:
-            faults = unfitting(call.make, state)
+            faults = unfitting(call.make, state, call.kwargs)
         except Exception as error:  # arguments of a changed description can fail anywhere in timm
             faults = [f"{type(error).__name__}: {str(error)[:160]}"]
         if faults:
@@ -235,6 +235,8 @@ def _safe_call(entry: Mapping[str, Any], file: WeightFile) -> TimmCall:
         raise ValueError(f"its class {call.path[:80]} is none of timm's networks")
     if any(_impossible(value) for value in kwargs.values()) or not 0 <= call.norm_eps < 1:
         raise ValueError("it names a size or an eps that no network has")
+    if any((kwargs.get(key) or "LayerNorm") not in _NORMS for key in ("norm_layer", "embed_norm_layer")):
+        raise ValueError("its norm is none of timm's")
     if kwargs.get("mlp_layer", "Mlp") not in ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked"):
         raise ValueError("its MLP is none of timm's")
     depths = kwargs.get("depths") or [kwargs.get("depth") or 0]
@@ -243,6 +245,7 @@ def _safe_call(entry: Mapping[str, Any], file: WeightFile) -> TimmCall:
     return call
 
 
+_NORMS = ("LayerNorm", "LayerNorm2d", "LayerNormFp32", "LayerNormAct", "RmsNorm", "RmsNorm2d", "GroupNorm1")
 # Arguments with which timm would read other files.
 _FETCHES = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,12 +19,14 @@ from typing import Any
 from fdlab.checkpoints.archives import Archive, read_legacy, read_zip
 from fdlab.checkpoints.arrays import read_npz
 from fdlab.checkpoints.distributed import METADATA, read_distributed
+from fdlab.checkpoints.limits import MAX_JSON
 from fdlab.checkpoints.pickles import Stub
+from fdlab.checkpoints.safetensors_file import read_safetensors
 from fdlab.checkpoints.storages import PickleError, Quantised
+from fdlab.checkpoints.zips import Zip
 from fdlab.errors import NOT_UNDERSTOOD, OUT_OF_SPACE, FdlabError
 
 AGAIN = "Download or copy the file again and compare its size and checksum with the source's."
-MAX_ENTRIES = 100_000  # of a zip directory
 WEIGHTS_OF_FOLDERS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -65,7 +68,11 @@ def read_weights(path: str | Path) -> WeightFile:
             format, or beyond the limits of ``pickles`` and ``archives``.
     """
     path = Path(path)
-    return _read_folder(path) if path.is_dir() else _read_file(path)
+    try:
+        return _read_folder(path) if path.is_dir() else _read_file(path)
+    except OSError as error:  # permissions, names that are too long
+        fix = "Check its permissions." if isinstance(error, PermissionError) else AGAIN
+        raise refusal(path, "cannot be read.", f"{error.strerror or type(error).__name__}.", fix) from error
 
 
 def _read_file(path: Path) -> WeightFile:
@@ -78,7 +85,7 @@ def _read_file(path: Path) -> WeightFile:
         found = read_zip(path) if kind == "torch zip" else read_legacy(path)
     except MemoryError as error:
         raise FdlabError(f"{path} does not fit into memory.", str(error), code=OUT_OF_SPACE) from error
-    except FdlabError:
+    except (FdlabError, PermissionError):
         raise
     except Quantised as error:
         fix = "Give the weights as they were before quantisation."
@@ -156,12 +163,12 @@ def refusal(path: Path, what: str, why: str = "", fix: str = "") -> FdlabError:
 
 def _sniff_zip(path: Path) -> str:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            names = list(Zip(file).entries)
+    except PickleError as error:
+        raise refusal(path, "is no weight file.", f"Its zip directory: {error}.", AGAIN) from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, UnicodeDecodeError, struct.error) as error:
         raise refusal(path, "is cut short or damaged.", f"Its zip directory is missing ({error}).", AGAIN) from error
-    if len(names) > MAX_ENTRIES or len(set(names)) < len(names):
-        raise refusal(path, "is no weight file.", f"It lists {len(names)} entries, too many or some twice.", AGAIN)
     if any(name.endswith(".npy") for name in names) and all(name.endswith((".npy", "/")) for name in names):
         return "numpy archive"
     if not any(name.endswith("data.pkl") for name in names):
@@ -175,12 +182,9 @@ def _sniff_zip(path: Path) -> str:
 
 
 def _read_safetensors(path: Path) -> WeightFile:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        configs = _configs(path.parent) if path.name in WEIGHTS_OF_FOLDERS else {}
-        return WeightFile(path, content, "safetensors", file.metadata() or {}, configs=configs)
+    content, metadata = read_safetensors(path)
+    configs = _configs(path.parent) if path.name in WEIGHTS_OF_FOLDERS else {}
+    return WeightFile(path, content, "safetensors", metadata, configs=configs)
 
 
 def _read_folder(folder: Path) -> WeightFile:
@@ -248,8 +252,8 @@ def _configs(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > 32 * 2**20:
-            raise ValueError("it is larger than 32 MiB")
+        if path.stat().st_size > MAX_JSON:
+            raise ValueError(f"it is larger than {MAX_JSON >> 20} MiB")
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise refusal(path, "cannot be read.", f"It is no JSON: {str(error)[:120]}.", AGAIN) from error
@@ -280,7 +284,7 @@ def fdlab_metadata(file: WeightFile) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        found = json.loads(text)
+        found = json.loads(text) if len(text) <= MAX_JSON else None
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fdlab.checkpoints.blank import no_larger_than, unfitting
 from fdlab.checkpoints.builders.built import Ask, Built, Sentences, classes_of
 from fdlab.checkpoints.builders.vit import build_vit
 from fdlab.encoders.encoder import Kind, TimmCall, pair
@@ -20,6 +21,7 @@ from fdlab.randomness import seed_for
 # Arguments of a training or of loading, which say nothing about the network.
 _NOT_ARGUMENTS = frozenset(
     {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "features_only"}
+    | {"model_name", "cache_dir", "num_classes"}
 )
 
 
@@ -30,8 +32,7 @@ def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
     arch = (ask.contents.arch or "").split("/")[-1].split(".")[0]
     if not timm.is_model(arch):
         return build_vit(ask, state)
-    given = ask.contents.value("arguments") or {}
-    arguments = {key: value for key, value in given.items() if key not in _NOT_ARGUMENTS and value is not None}
+    arguments = _arguments(ask.contents.value("arguments"))
     kwargs: dict[str, Any] = {
         "model_name": arch,
         "pretrained": False,
@@ -54,6 +55,8 @@ def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
     if ask.image_size is None:
         return Built(native, state, where, said, known=known)
     with _errors(ask, arch), seeded(seed_for(0, "construct")):
+        if faults := unfitting(native.make, state, kwargs):
+            raise ValueError("; ".join(faults[:4]))
         module: Any = native.make()
         old = pair(module.patch_embed.img_size)
         module.load_state_dict(state, strict=True)
@@ -62,6 +65,22 @@ def build_timm(ask: Ask, state: dict[str, Tensor]) -> Built:
     size = pair(ask.image_size)
     said = (*said, f"position table for {old[0]}x{old[1]} -> {size[0]}x{size[1]} pixels: timm's own way (antialias)")
     return Built(call, module.state_dict(), where, said, known=known)
+
+
+def _arguments(given: Any) -> dict[str, Any]:
+    """The words of a file that are arguments of a network: plain values under the names of arguments."""
+    table = given if isinstance(given, Mapping) else {}
+    return {
+        key: value
+        for key, value in table.items()
+        if isinstance(key, str) and key.isidentifier() and key not in _NOT_ARGUMENTS and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) <= 100 and all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= 100)
 
 
 def _classes(state: Mapping[str, Tensor]) -> int:
@@ -103,9 +122,9 @@ def agrees(name: str, arguments: Any, state: Mapping[str, Tensor]) -> bool:
     """Whether timm's architecture of this name has exactly these keys and shapes; tables of positions may differ."""
     import timm
 
-    kept = {key: value for key, value in (arguments or {}).items() if key not in _NOT_ARGUMENTS and value is not None}
+    kept = _arguments(arguments)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), no_larger_than(state, kept):
             module: nn.Module = timm.create_model(name, pretrained=False, **{**kept, "num_classes": _classes(state)})
     except Exception:  # arguments of another network come in many types
         return False
