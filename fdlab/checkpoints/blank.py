@@ -38,6 +38,25 @@ def blank(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
+def fill(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Loads every tensor strictly. One that alone fills its storage becomes the parameter itself, without a copy.
+
+    The caller gives ``state`` away: these tensors train with the module.
+    """
+    own = module.state_dict()
+    places = [tensor.data_ptr() for tensor in own.values() if tensor.numel()]
+    taken: set[int] = set()
+    ready = {}
+    for key, tensor in state.items():
+        storage = tensor.untyped_storage()
+        whole = tensor.is_contiguous() and storage.nbytes() == tensor.numel() * tensor.itemsize
+        alone = whole and storage.data_ptr() not in taken and tensor.dtype == own.get(key, tensor).dtype
+        taken.add(storage.data_ptr())
+        ready[key] = tensor if alone else tensor.to(own.get(key, tensor).dtype, copy=True).contiguous()
+    module.load_state_dict(ready, strict=True, assign=len(set(places)) == len(places))
+    return module
+
+
 PARTS_EACH, PARTS = 8, 500  # modules for each tensor of a file, and besides: a block has about one for each tensor
 LARGEST = 2**15  # all counts among the arguments together: widths, blocks, windows
 WIDE = {"num_classes": 2**22, "img_size": 2**15, "input_size": 2**15, "pretrained_cfg_overlay": 2**15}  # those apart

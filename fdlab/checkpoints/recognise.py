@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fdlab.checkpoints.blank import blank, no_larger_than
+from fdlab.checkpoints.blank import blank, fill, no_larger_than
 from fdlab.checkpoints.builders.beit import build_beit
 from fdlab.checkpoints.builders.built import Ask, Built, key_error
 from fdlab.checkpoints.builders.eva import build_dinov3, build_eva02
@@ -67,11 +67,10 @@ class Recognised:
         """The stock module with the file's weights, or with fresh ones where a seed is given."""
         with seeded(seed_for(random_seed or 0, "construct")):
             module = blank(self.call.make) if random_seed is None else self.call.make()
-        state = dict(self.state)
-        if random_seed is not None:
-            fresh = module.state_dict()
-            state = {**fresh, **({"pos_embed": state["pos_embed"]} if self.family.fixed_positions else {})}
-        module.load_state_dict(state, strict=True)
+        if random_seed is None:
+            return fill(module, self.state)
+        fixed = {"pos_embed": self.state["pos_embed"]} if self.family.fixed_positions else {}
+        module.load_state_dict({**module.state_dict(), **fixed}, strict=True)
         return module
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fdlab.checkpoints.blank import blank, unfitting
+from fdlab.checkpoints.blank import blank, fill, unfitting
 from fdlab.checkpoints.unpickle import WeightFile, fdlab_metadata, read_weights, refusal
 from fdlab.encoders.encoder import Floats3, Size, TimmCall
 from fdlab.encoders.positions import METHODS, resize_absolute, resize_relative, sincos_table
@@ -164,8 +164,7 @@ class OwnFile:
             )
         with seeded(seed_for(0, "construct")):
             module = blank(make)
-        module.load_state_dict(state, strict=True)
-        return module, call, said
+        return fill(module, state), call, said
 
 
 def own_file(file: WeightFile) -> OwnFile | None:

@@ -81,7 +81,7 @@ class Zip:
         view = out.numpy().data
         self.file.seek(self._begin(entry))
         if entry.compress_type == zipfile.ZIP_STORED:
-            found = read_into(self.file, view, _said(entry))
+            found = read_into(self.file, view, _said(entry), summed=bool(entry.CRC))
         elif entry.compress_type == zipfile.ZIP_DEFLATED:
             found = self._inflate(entry, view)
         else:
@@ -124,15 +124,19 @@ class Zip:
         return crc
 
 
-def read_into(file: Any, view: memoryview, what: str) -> int:
-    """Fills ``view`` with the next bytes of a file; returns their CRC-32. Raises PickleError where they end before."""
-    place, crc = 0, 0
+def read_into(file: Any, view: memoryview, what: str, *, summed: bool = False) -> int:
+    """Fills ``view`` with a file's next bytes; returns their CRC-32 where it is asked for (``summed``), else 0.
+
+    Raises:
+        PickleError: they end before, as where another process cuts the file.
+    """
+    place, crc, step = 0, 0, CHUNK if summed else len(view)
     while place < len(view):
-        part = view[place : place + CHUNK]
+        part = view[place : place + step]
         count = file.readinto(part)
         if not count:
             raise PickleError(CUT.format(what))
-        crc = zlib.crc32(part[:count], crc)
+        crc = zlib.crc32(part[:count], crc) if summed else 0
         place += count
     return crc
 
