@@ -6,6 +6,7 @@ differs. Every command is a fork of a process that has imported everything, so t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -46,7 +47,8 @@ def verbs(shared: Path) -> dict[str, Callable[[Path], list[str]]]:
         ),
         "finetune": lambda out: ["finetune", str(teacher), "-o", str(out), *tuned, "--quiet"],
         "sweep": lambda out: train(
-            "sweep", "digits/masked", "masked.model", 3, out, "--over", "optim.lr=1e-3,2e-3", "--workers", "1", "--quiet"
+            "sweep", "digits/masked", "masked.model", 3, out, "--over", "optim.lr=1e-3,2e-3", "--workers", "1",
+            "--quiet",
         ),
         "diagnose": lambda out: ["diagnose", "attention", f"a={teacher}", *images, "--tolerance", "0", "-o", str(out)],
         "compare": lambda out: [
@@ -103,7 +105,7 @@ def prepare(shared: Path) -> None:
 
 
 def content(path: Path) -> object:
-    """What must be equal: arrays by their values (a zip has times in it), the log without its clock, all else by bytes."""
+    """What must be equal: arrays by their values (a zip has times in it), all else by bytes."""
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return {name: (arrays[name].dtype.str, arrays[name].tobytes()) for name in arrays.files}
@@ -143,10 +145,8 @@ def torture(name: str, command: Callable[[Path], list[str]], folder: Path, kills
             child = start(command(out), store, grouped=grouped)
             time.sleep(draw.uniform(0, took))
             sign = draw.choice([signal.SIGKILL, signal.SIGTERM])
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 (os.killpg if grouped else os.kill)(child, sign)
-            except ProcessLookupError:
-                pass
             met += ended(child) in (-sign, 130, 143)
         try:
             whole(command(out), store)
@@ -164,10 +164,6 @@ def main(folder: Path, kills: int, only: list[str]) -> None:
     os.environ["FDLAB_STORE"] = str(folder / "s")
     import matplotlib.pyplot  # noqa: F401  (imported once, for every fork)
     import timm  # noqa: F401
-
-    import fdlab.cli.app  # noqa: F401
-    import fdlab.study.comparison
-    import fdlab.study.training  # noqa: F401
 
     prepare(folder / "shared")
     for name, command in verbs(folder / "shared").items():
