@@ -215,7 +215,7 @@ class ImageSource:
         """What ``stack`` does, in words; part of a measurement's question."""
         if self.direct:
             return "resized to the model's size, bilinear, antialias"
-        return "short side to 256/224 of the model's size, centre crop, bilinear, antialias"
+        return "short side to 256/224 of the model's size, long side rounded down, centre crop, bilinear, antialias"
 
     @property
     def direct(self) -> bool:
@@ -271,12 +271,12 @@ class ImageSource:
         return self.subset(stream(seed, "sample").permutation(len(self))[:count])
 
     def stack(
-        self, positions: Sequence[int] | np.ndarray, size: int, *, as_stored: bool = False
+        self, positions: Sequence[int] | np.ndarray, size: int, *, as_stored: bool = False, direct: bool | None = None
     ) -> tuple[Tensor, Tensor]:
         """Images for evaluation: (B, 3, size, size) float32 in [0, 1] and labels (B,) int64.
 
-        ``preprocessing`` says what is done; images smaller than ``size`` are enlarged. Unreadable images are left
-        out and counted in ``skipped``. ``as_stored`` leaves 8 bits 8 bits.
+        ``preprocessing`` says what is done, unless ``direct`` decides; images smaller than ``size`` are enlarged.
+        Unreadable images are left out and counted in ``skipped``. ``as_stored`` leaves 8 bits 8 bits.
 
         Raises:
             FdlabError (3): more than half of the source was found unreadable.
@@ -287,21 +287,21 @@ class ImageSource:
         labels = torch.from_numpy(self._images.labels(indices))
         whole = self._images.read_many(indices)
         last = (lambda images: images) if as_stored else to_float
+        direct = self.direct if direct is None else direct
         if whole is not None:
-            return last(fitted(whole, size, direct=self.direct)), labels
+            return last(fitted(whole, size, direct=direct)), labels
         kept, readable = [], []
         for place, position in enumerate(positions):
             try:
-                readable.append(fitted(self._read(int(position)), size, direct=self.direct))
+                readable.append(fitted(self._read(int(position)), size, direct=direct))
                 kept.append(place)
             except Unreadable:
                 continue
         if 2 * self.skipped > len(self):
             raise self._too_many(self.skipped, len(self))
-        empty = torch.zeros(0, 3, size, size)
         if len({image.dtype for image in readable}) > 1:
             readable = [to_float(image) for image in readable]
-        return (last(torch.stack(readable).contiguous()) if readable else empty), labels[kept]
+        return last((torch.stack(readable) if readable else torch.zeros(0, 3, size, size)).contiguous()), labels[kept]
 
     def gather(self, positions: np.ndarray) -> StoredImages:
         """Images for training, as stored. An unreadable one is replaced by the next readable position.

@@ -196,7 +196,8 @@ def fit(images: Tensor, size: int, *, direct: bool) -> Tensor:
     """The evaluation transform: (..., 3, h, w) -> (..., 3, size, size) float32 in [0, 1].
 
     ``direct`` (square images of one size): resized straight to ``size``. Otherwise the short side goes to
-    ``size * 256 / 224`` and the centre is cut out. Bilinear with antialias; small images are enlarged.
+    ``size * 256 / 224`` and the centre is cut out, the long side and the crop rounded as torchvision and timm do.
+    Bilinear with antialias; small images are enlarged.
     """
     return to_float(fitted(images, size, direct=direct))
 
@@ -207,10 +208,10 @@ def fitted(images: Tensor, size: int, *, direct: bool) -> Tensor:
     h, w = images.shape[-2:]
     straight = direct and h == w
     short = size if direct else round(size * 256 / 224)
-    target = [short, short] if straight else [round(short * h / min(h, w)), round(short * w / min(h, w))]
+    target = [short, short] if straight else [int(short * h / min(h, w)), int(short * w / min(h, w))]
     if target != [h, w]:
         images = tv.resize(images, target, antialias=True)
-    top, left = (target[0] - size) // 2, (target[1] - size) // 2
+    top, left = round((target[0] - size) / 2), round((target[1] - size) / 2)
     return images[..., top : top + size, left : left + size]
 
 

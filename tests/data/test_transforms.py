@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torchvision.transforms import v2
 
 from fdlab.data.transforms import (
     CONTRASTIVE,
@@ -24,6 +25,7 @@ from fdlab.data.transforms import (
     crop_boxes,
     draw,
     fit,
+    fitted,
 )
 from fdlab.randomness import stream
 
@@ -232,6 +234,14 @@ def test_the_evaluation_transform_shows_the_centre():
     inner[:, 16:240, 16:240] = 1
     assert torch.equal(fit(inner, 224, direct=False), torch.ones(3, 224, 224))  # 256 -> crop 224, no resampling
     assert float(fit(inner, 224, direct=True)[:, 0, 0].max()) == 0  # direct: the whole image
+
+
+@pytest.mark.parametrize("shape", [(427, 640), (375, 500), (501, 334), (300, 300), (100, 251)])
+def test_the_evaluation_transform_is_torchvisions(shape):
+    image = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for direct, short in ((False, 256), (True, 224)):
+        theirs = v2.CenterCrop(224)(v2.Resize(short, antialias=True)(image))
+        assert torch.equal(fitted(image, 224, direct=direct), theirs), (shape, direct)
 
 
 def test_nothing_is_made_smaller_without_antialiasing():
