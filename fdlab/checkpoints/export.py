@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fdlab.checkpoints.sources import parse_label
 from fdlab.checkpoints.save import save_encoder, write_safetensors
 from fdlab.checkpoints.stock import StockName, stock_name
 from fdlab.checkpoints.unpickle import refusal
@@ -51,7 +52,7 @@ def card(encoder: Encoder, line: str) -> dict[str, Any]:
     """What a reader of the file must know: where the weights come from, what was assumed, how to open it."""
     info = encoder.info
     return {
-        "source": info.source,
+        "source": parse_label(info.source)[0] if info.source else "",  # a name, not the path that leads to it
         "family": info.family,
         "kind": info.kind,
         "network": info.taken,
@@ -70,7 +71,7 @@ def card(encoder: Encoder, line: str) -> dict[str, Any]:
 
 
 def _to_timm(encoder: Encoder, path: Path) -> str:
-    call = _full_call(encoder, path)
+    call = full_call(encoder, path)
     name = stock_name(call)
     if name is None or not type(encoder.module).__module__.startswith("timm."):
         raise refusal(
@@ -103,7 +104,7 @@ def _to_own(encoder: Encoder, path: Path) -> str:
         path,
         encoder.module,
         design=None,
-        call=_full_call(encoder, path),
+        call=full_call(encoder, path),
         mean=info.mean,
         std=info.std,
         family=info.family,
@@ -114,7 +115,7 @@ def _to_own(encoder: Encoder, path: Path) -> str:
     return line
 
 
-def _full_call(encoder: Encoder, path: Path) -> TimmCall:
+def full_call(encoder: Encoder, path: Path | str) -> TimmCall:
     """The call with what was changed on the open module (an activation given by the user)."""
     if encoder.call is None:
         raise FdlabError(

@@ -42,14 +42,23 @@ class StockName:
         """The name's own architecture: only input size and head differ."""
         return set(self.changes) <= _FREE
 
+    @property
+    def plain(self) -> bool:
+        """Whether the changes are plain values; None counts, as "the class's default"."""
+        values = [each for value in self.changes.values() for each in (value if isinstance(value, tuple) else (value,))]
+        return all(value is None or isinstance(value, bool | int | float | str | tuple) for value in values)
+
     def line(self, file: str) -> str:
         """The Python line that loads ``file`` with stock timm."""
         shown = "".join(f", {key}={_code(value)}" for key, value in sorted(self.changes.items()))
         return f'timm.create_model("{self.name}", checkpoint_path="{file}"{shown})'
 
 
-def stock_name(call: TimmCall) -> StockName | None:
-    """The nearest of timm's names for this class, or None where timm has none (a class of fdlab's own)."""
+def stock_name(call: TimmCall, *, plain: bool = False) -> StockName | None:
+    """The nearest of timm's names for this class, or None where timm has none (a class of fdlab's own).
+
+    ``plain``: only names whose changes are plain values, as a JSON file can hold them.
+    """
     if call.path == "timm.create_model":
         kwargs = {key: value for key, value in call.kwargs.items() if key not in ("model_name", "pretrained")}
         return StockName(call.kwargs["model_name"], kwargs)
@@ -58,7 +67,7 @@ def stock_name(call: TimmCall) -> StockName | None:
         return None
     cls = getattr(importlib.import_module(module), name)
     found = [StockName(name, _changes(cls, kwargs, call.arguments())) for name, kwargs in _names_of(cls)]
-    return min(found, key=_cost, default=None)
+    return min((one for one in found if not plain or one.plain), key=_cost, default=None)
 
 
 def _cost(candidate: StockName) -> tuple[int, int, int, str]:

@@ -34,17 +34,33 @@ class Guess(NamedTuple):
 
 
 @dataclass(frozen=True)
+class PooledHead:
+    """What a fine-tuning puts behind its encoder: mean of the patch tokens -> ``norm`` -> ``linear``.
+
+    ``final_norm`` says whether the encoder's own final norm stands before the mean.
+    """
+
+    final_norm: bool
+    norm: nn.Module
+    linear: nn.Linear
+
+
+@dataclass(frozen=True)
 class Classifier:
     """``logits`` of images, and ``predict`` of image files.
 
     ``classes`` are the names of the outputs, in order; ``named`` is False where the file states none, and they are
-    numbers. ``head`` takes normalised images (B, 3, H, W) to (B, classes).
+    numbers. ``head`` takes normalised images (B, 3, H, W) to (B, classes); ``pooled`` is its parts where a fine-tuning
+    made it. ``direct`` says how its training images were brought to its size (``ImageSource.direct``); None: not
+    known, and each set of images decides for itself.
     """
 
     encoder: Encoder
     classes: tuple[str, ...]
     named: bool
     head: Callable[[Tensor], Tensor]
+    pooled: PooledHead | None = None
+    direct: bool | None = None
 
     @property
     def size(self) -> int:
@@ -61,7 +77,7 @@ class Classifier:
         """(B, classes) logits, (B,) labels and positions, batch by batch; unreadable images are left out."""
         for start in range(0, len(images), batch):
             part = range(start, min(start + batch, len(images)))
-            pixels, labels = images.stack(part, self.size)
+            pixels, labels = images.stack(part, self.size, direct=self.direct)
             yield (self.logits(pixels) if len(pixels) else torch.zeros(0, len(self.classes))), labels, part
 
     def predict(
@@ -114,8 +130,7 @@ def load_classifier(source: str | Path, *, device: str = "cpu", seed: int = 0) -
     Raises:
         FdlabError: code 3, it holds no classifier, or is not finished; code 2, the run trained something else.
     """
-    folder = RunFolder(source)
-    if (folder.path / "heads.safetensors").is_file() and folder.recipe.is_file():
+    if (folder := run_with_heads(source)) is not None:
         return _of_run(folder, device)
     encoder = open_model(source, device=device, seed=seed)
     if not encoder.info.classes:
@@ -125,7 +140,18 @@ def load_classifier(source: str | Path, *, device: str = "cpu", seed: int = 0) -
             "Train one: fdlab finetune MODEL --data FOLDER -o RUN, and give RUN.",
             code=NOT_UNDERSTOOD,
         )
+    return own_classifier(encoder)
+
+
+def own_classifier(encoder: Encoder) -> Classifier:
+    """The classifier that the model's own file holds; its classes are numbers."""
     return Classifier(encoder, tuple(map(str, range(encoder.info.classes))), False, encoder.logits)
+
+
+def run_with_heads(source: str | Path) -> RunFolder | None:
+    """The run that SOURCE names, where it is finished and kept what it trained beside its encoder."""
+    folder = RunFolder(source)
+    return folder if (folder.path / "heads.safetensors").is_file() and folder.recipe.is_file() else None
 
 
 def _of_run(folder: RunFolder, device: str) -> Classifier:
@@ -153,6 +179,8 @@ def _of_run(folder: RunFolder, device: str) -> Classifier:
         tokens = encoder.tokens(images, norm=own["final_norm"])
         return head(norm(tokens[:, prefix:].mean(1)))
 
-    names = tuple(map(str, folder.facts().get("classes") or ()))
+    facts = folder.facts()
+    names = tuple(map(str, facts.get("classes") or ()))
     named = len(names) == outputs
-    return Classifier(encoder, names if named else tuple(map(str, range(outputs))), named, logits)
+    classes = names if named else tuple(map(str, range(outputs)))
+    return Classifier(encoder, classes, named, logits, PooledHead(own["final_norm"], norm, head), facts.get("direct"))

@@ -20,6 +20,10 @@ def finish(task: Task, recipe: Recipe, folder: RunFolder, facts: dict[str, Any])
     save(task, folder.path / task.result, facts["family"], recipe.run.seed)
     heads = {name: part for name, part in task.module.items() if name != "encoder"}
     save_heads(folder.path / "heads.safetensors", heads)
+    # How evaluation images reach the model's size belongs to what a later user of it must do.
+    facts = {**facts, "direct": task.data.direct}
+    if task.validation is not None:
+        facts["validation_count"] = len(task.validation) - task.validation.skipped
     _record(task, recipe, facts).save(folder.path / "record")
     folder.finish(facts)
 
