@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from fdlab.checkpoints.sources import parse_label
 from fdlab.checkpoints.save import save_encoder, write_safetensors
+from fdlab.checkpoints.sources import parse_label
 from fdlab.checkpoints.stock import StockName, stock_name
 from fdlab.checkpoints.unpickle import refusal
 from fdlab.encoders.encoder import Encoder, TimmCall

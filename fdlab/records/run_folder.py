@@ -3,7 +3,7 @@
 ``recipe.toml`` (resolved), ``metrics.jsonl``, ``checkpoint/last.pt``,
 ``snapshots/step-*.safetensors``, ``fork.json`` where it goes on from another run, at the end
 ``encoder.safetensors`` or ``student.safetensors`` with ``heads.safetensors``, ``run.json`` and the record
-of the training itself.
+of the training itself; of a classifier also its card, ``README.md``.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ def load_classifier(source: str | Path, *, device: str = "cpu", seed: int = 0) -
         FdlabError: code 3, it holds no classifier, or is not finished; code 2, the run trained something else.
     """
     if (folder := run_with_heads(source)) is not None:
-        return _of_run(folder, device)
+        return classifier_of(folder, folder.facts(), device)
     encoder = open_model(source, device=device, seed=seed)
     if not encoder.info.classes:
         raise FdlabError(
@@ -154,8 +154,11 @@ def run_with_heads(source: str | Path) -> RunFolder | None:
     return folder if (folder.path / "heads.safetensors").is_file() and folder.recipe.is_file() else None
 
 
-def _of_run(folder: RunFolder, device: str) -> Classifier:
-    """The encoder, norm and head of a run of the task classify, as the task itself puts them together."""
+def classifier_of(folder: RunFolder, facts: Mapping[str, Any], device: str = "cpu") -> Classifier:
+    """The encoder, norm and head of a run of the task classify, as the task itself puts them together.
+
+    ``facts`` are those of run.json, which a run that is just ending has not written yet.
+    """
     settings: dict[str, Any] = read(str(folder.recipe))
     if settings.get("task") != "classify":
         raise FdlabError(
@@ -179,7 +182,6 @@ def _of_run(folder: RunFolder, device: str) -> Classifier:
         tokens = encoder.tokens(images, norm=own["final_norm"])
         return head(norm(tokens[:, prefix:].mean(1)))
 
-    facts = folder.facts()
     names = tuple(map(str, facts.get("classes") or ()))
     named = len(names) == outputs
     classes = names if named else tuple(map(str, range(outputs)))

@@ -8,10 +8,13 @@ from typing import Any
 
 from fdlab.checkpoints.save import save_encoder, save_heads
 from fdlab.engine.settings import Recipe
+from fdlab.records.atomic import write_text
 from fdlab.records.intervals import proportion_interval
 from fdlab.records.run_folder import RunFolder
 from fdlab.records.store import Record
 from fdlab.records.table import frame
+from fdlab.study.exports.card import run_card
+from fdlab.study.exports.subject import ending
 from fdlab.tasks.base import Task
 
 
@@ -24,6 +27,8 @@ def finish(task: Task, recipe: Recipe, folder: RunFolder, facts: dict[str, Any])
     facts = {**facts, "direct": task.data.direct}
     if task.validation is not None:
         facts["validation_count"] = len(task.validation) - task.validation.skipped
+    if recipe.task == "classify":
+        write_text(folder.path / "README.md", run_card(ending(folder, facts)))
     _record(task, recipe, facts).save(folder.path / "record")
     folder.finish(facts)
 

@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fdlab.checkpoints.sources import parse_label
-from fdlab.engine.recipe import read
-from fdlab.records.atomic import read_json
 from fdlab.records.intervals import proportion_interval
-from fdlab.records.run_folder import RunFolder
-from fdlab.study.exports.subject import Subject
+from fdlab.study.exports.subject import Origin, Subject
 from fdlab.study.exports.written import Written
 
 LIBRARIES = {"timm": "timm", "hf": "transformers", "onnx": "onnx"}
@@ -35,6 +32,12 @@ def model_card(subject: Subject, to: str, written: Written) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def run_card(subject: Subject) -> str:
+    """The card of a finished fine-tuning's own folder."""
+    code = 'import fdlab\n\nclassifier = fdlab.load_classifier("FOLDER")\nprint(classifier.predict("photo.jpg"))'
+    return model_card(subject, "run", Written((), code, None))
+
+
 def _front(subject: Subject, to: str) -> str:
     kind = "image-classification" if subject.classifier else "image-feature-extraction"
     lines = [f"pipeline_tag: {kind}", "tags:", f"- {kind}", "- vision-transformer", "license: unknown"]
@@ -46,11 +49,12 @@ def _front(subject: Subject, to: str) -> str:
 def _what(subject: Subject) -> Iterator[str]:
     info = subject.encoder.info
     height, width = subject.preprocessing.size
-    what = f"A classifier of images with {len(subject.classes)} classes" if subject.classifier else "An encoder of images"
+    count = len(subject.classes)
+    what = f"A classifier of images with {count} classes" if subject.classifier else "An encoder of images"
     yield (
-        f"{what}: {type(subject.encoder.module).__name__}, {info.depth} blocks, {info.heads} heads, width {info.width}, "
-        f"patches of {info.patch_size} pixels, {info.parameters / 1e6:.1f} M parameters in the encoder, images of "
-        f"{height}x{width} pixels."
+        f"{what}: {type(subject.encoder.module).__name__}, {info.depth} blocks, {info.heads} heads, width "
+        f"{info.width}, patches of {info.patch_size} pixels, {info.parameters:,} parameters in the encoder, images "
+        f"of {height}x{width} pixels."
     )
 
 
@@ -64,34 +68,33 @@ def _classes(subject: Subject) -> str:
 
 
 def _origin(subject: Subject) -> Iterator[str]:
-    info, run = subject.encoder.info, subject.run
-    if run is None:
+    info = subject.encoder.info
+    if subject.origin is None:
         yield f"Source: {subject.name} ({info.title or info.family})."
     else:
-        yield from _of_run(run)
+        yield from _of_run(subject.origin)
     yield f"Weights of the encoder: sha256 {info.sha256}."
     yield from (f"Assumed: {without_paths(text)}." for text in info.assumed)
     yield "Licence: not known to fdlab; the terms of the first model's publisher and of the images apply."
 
 
-def _of_run(run: RunFolder) -> Iterator[str]:
-    facts, settings = run.facts(), read(str(run.recipe))
-    task, data = str(settings.get("task", "")), settings.get("data", {})
-    yield f"Run {facts.get('label', run.path.resolve().name)} of task {task}, {facts.get('steps')} steps, seed {facts.get('seed')}."
-    start = str(settings.get(task, {}).get("model") or settings.get(task, {}).get("teacher") or "")
-    if start:
-        digest = next(iter(read_json(run.path / "inputs.json").values()), "")
-        word = "Teacher" if task == "distill" else "Start"
+def _of_run(run: Origin) -> Iterator[str]:
+    facts, own, data = run.facts, run.settings.get(run.task, {}), run.settings.get("data", {})
+    yield f"Run {facts['label']} of task {run.task}, {facts.get('steps')} steps, seed {facts.get('seed')}."
+    if start := str(own.get("model") or own.get("teacher") or ""):
+        digest = next(iter(run.inputs.values()), "")
+        word = "Teacher" if run.task == "distill" else "Start"
         yield f"{word}: {parse_label(start)[0]}" + (f" (sha256 {digest})." if digest else ".")
     count = f", {facts['labels']} labelled images" if facts.get("labels") else ""
-    yield f"Trained on: {source_name(str(data.get('source', '')))}{count} (digest {str(facts.get('data_digest', ''))[:16]})."
+    digest = str(facts.get("data_digest", ""))[:16]
+    yield f"Trained on: {source_name(str(data.get('source', '')))}{count} (digest {digest})."
     yield from (f"Note of the training: {without_paths(note)}." for note in facts.get("notes", []))
 
 
 def _quality(subject: Subject) -> Iterator[str]:
-    if subject.run is None or subject.classifier is None:
+    if subject.origin is None or subject.classifier is None:
         return
-    facts, settings = subject.run.facts(), read(str(subject.run.recipe))
+    facts, settings = subject.origin.facts, subject.origin.settings
     if facts.get("count"):
         tested = source_name(str(settings.get("data", {}).get("test", "")))
         yield _share("Accuracy on test images", int(facts["correct"]), int(facts["count"]), tested)
@@ -105,19 +108,20 @@ def _quality(subject: Subject) -> Iterator[str]:
 def _share(what: str, right: int, count: int, where: str) -> str:
     share = proportion_interval(right, count)
     of = f" ({where})" if where else ""
-    return f"{what}{of}: {100 * share.value:.1f} % (95 % interval {100 * share.low:.1f} to {100 * share.high:.1f}, n = {count})."
+    low, high = 100 * share.low, 100 * share.high
+    return f"{what}{of}: {100 * share.value:.1f} % (95 % interval {low:.1f} to {high:.1f}, n = {count})."
 
 
 def _limits(subject: Subject) -> Iterator[str]:
     if subject.classifier:
         yield "Every picture gets one of its classes, also one that shows none of them."
         yield "The softmax is no calibrated probability."
-    if subject.run is not None:
-        yield "One training; another seed gives other numbers. The interval is about the images, not about trainings."
+    if subject.origin is not None:
+        yield "It is one training; another seed gives another model, which no interval here speaks of."
     if not subject.preprocessing.stated:
         yield "How its training brought images to its size is not known: fdlab's own way is written here."
     published = subject.encoder.info.interpolation
-    if subject.run is None and published != subject.preprocessing.interpolation:
+    if subject.origin is None and published != subject.preprocessing.interpolation:
         yield f"Its publisher resizes images with {published} interpolation; fdlab measured it with the steps above."
 
 

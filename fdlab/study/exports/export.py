@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fdlab.encoders.encoder import Encoder
 from fdlab.errors import OUT_OF_SPACE, USAGE, FdlabError, nearest
-from fdlab.records.atomic import read_json, write_json, write_text, writable_folder
+from fdlab.records.atomic import read_json, writable_folder, write_json, write_text
 from fdlab.study.exports.card import model_card
 from fdlab.study.exports.subject import Subject, subject
 from fdlab.study.exports.written import Written
@@ -61,9 +61,7 @@ def export(
         ``fdlab.export("runs/tuned", out="tuned-timm", to="timm")``
     """
     if to not in FORMS:
-        raise FdlabError(
-            f"Unknown form '{to}'.", fix=f"Use one of {', '.join(FORMS)}.{nearest(to, FORMS)}", code=USAGE
-        )
+        raise FdlabError(f"Unknown form '{to}'.", fix=f"Use one of {', '.join(FORMS)}.{nearest(to, FORMS)}", code=USAGE)
     form, folder = importlib.import_module(FORMS[to][0]), Path(out)
     if hasattr(form, "check_installed"):
         form.check_installed()

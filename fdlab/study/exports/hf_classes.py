@@ -1,7 +1,8 @@
 """Which class of transformers computes a model: its configuration and the weights under its keys.
 
-Plain ViTs are ``ViT`` (class token), ``IJepa`` (none), ``Dinov2`` (layer scale, registers, or the mean of normed tokens) or ``Beit`` (the
-mean, then a norm; relative positions). Keys are those of files on the hub, which every release reads.
+Plain ViTs are ``ViT`` (class token), ``IJepa`` (none), ``Dinov2`` (layer scale, registers, or the mean of normed
+tokens) or ``Beit`` (the mean, then a norm; relative positions). Keys are those of files on the hub, which every
+release reads.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 
 from fdlab.encoders.encoder import activation_name
 from fdlab.encoders.student import stock_state
-from fdlab.errors import USAGE, FdlabError
+from fdlab.study.exports.hf_model import ACTIVATIONS, HfModel, refused
+from fdlab.study.exports.hf_swin import swin
 from fdlab.study.exports.subject import Subject
 from fdlab.study.exports.timm_classes import folded
 
-ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_tanh": "gelu_pytorch_tanh", "silu": "silu"}
+SWINS = {"SwinTransformer": "swin", "SwinTransformerV2": "swinv2"}
 # timm's names within a block -> ViT's and BEiT's; Dinov2's are timm's but for attention and layer scale.
 _BLOCK = {
     "norm1": "layernorm_before",
@@ -27,16 +29,6 @@ _BLOCK = {
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
-
-
-@dataclass(frozen=True)
-class HfModel:
-    """One class: its name in ``architectures``, its configuration, its weights, arguments of ``from_pretrained``."""
-
-    name: str
-    config: Mapping[str, Any]
-    state: Mapping[str, Tensor]
-    arguments: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -58,21 +50,14 @@ def fitting(subject: Subject) -> HfModel:
     """
     module: Any = subject.encoder.module
     kind = type(module).__name__
-    if kind == "VisionTransformer" and type(module).__module__.startswith("timm."):
-        return _plain(subject, module)
-    if kind == "Beit" and type(module).__module__.startswith("timm."):
-        return _beit(subject, module, stock_state(module), _head(subject, module))
-    raise refused(subject, f"fdlab writes plain ViTs and BEiTs for transformers; this is a {kind}.")
-
-
-def refused(subject: Subject, why: str) -> FdlabError:
-    """What no class of transformers holds, with what can be used."""
-    return FdlabError(
-        f"No class of transformers is known here that computes {subject.name}.",
-        why,
-        "Use --to timm: transformers opens that folder as well (AutoModelForImageClassification, through timm).",
-        code=USAGE,
-    )
+    if type(module).__module__.startswith("timm."):
+        if kind == "VisionTransformer":
+            return _plain(subject, module)
+        if kind == "Beit":
+            return _beit(subject, module, stock_state(module), _head(subject, module))
+        if kind in SWINS:
+            return swin(subject, module, SWINS[kind])
+    raise refused(subject, f"fdlab writes plain ViTs, BEiTs and Swins for transformers; this is a {kind}.")
 
 
 def _plain(subject: Subject, module: Any) -> HfModel:
@@ -175,7 +160,9 @@ def _dinov2(subject: Subject, module: Any, state: Mapping[str, Tensor], head: He
     width, depth, registers = common["hidden_size"], common["num_hidden_layers"], module.num_reg_tokens
     hidden = block.mlp.fc1.out_features
     ratio = _gated_ratio(hidden // 2, width) if gated else hidden / width
-    config = {**common, "mlp_ratio": int(ratio) if float(ratio).is_integer() else ratio, "use_swiglu_ffn": gated}
+    if not float(ratio).is_integer():
+        raise refused(subject, f"Its MLP is {hidden} wide, and Dinov2's is a whole multiple of {width}.")
+    config = {**common, "mlp_ratio": int(ratio), "use_swiglu_ffn": gated}
     config |= {"qkv_bias": block.attn.qkv.bias is not None, "layerscale_value": 1.0, "drop_path_rate": 0.0}
     names = {"mlp.fc1": "mlp.weights_in", "mlp.fc2": "mlp.weights_out"} if gated else {}
     found = _embedded(state) | _blocks(state, names, depth, "layer_scale{}.lambda1")
@@ -197,11 +184,9 @@ def _dinov2(subject: Subject, module: Any, state: Mapping[str, Tensor], head: He
 
 
 def _gated_ratio(hidden: int, width: int) -> float:
-    """The ``mlp_ratio`` from which Dinov2 makes this width: its two thirds, rounded up to a multiple of 8."""
-    for ratio in (4.0, 1.5 * hidden / width, (1.5 * hidden - 1) / width):
-        if (int(int(width * ratio) * 2 / 3) + 7) // 8 * 8 == hidden:
-            return ratio
-    return 1.5 * hidden / width
+    """The whole ``mlp_ratio`` from which Dinov2 makes this width: its two thirds, rounded up to a multiple of 8."""
+    fitting = (ratio for ratio in range(1, 17) if (int(width * ratio * 2 / 3) + 7) // 8 * 8 == hidden)
+    return float(next(fitting, 1.5 * hidden / width))
 
 
 def _beit(subject: Subject, module: Any, state: Mapping[str, Tensor], head: Head | None) -> HfModel:
@@ -228,14 +213,19 @@ def _beit(subject: Subject, module: Any, state: Mapping[str, Tensor], head: Head
     if (table := state.get("rel_pos_bias.relative_position_bias_table")) is not None:
         found["encoder.relative_position_bias.relative_position_bias_table"] = table
     if mean:
-        found.pop("layernorm.weight", None), found.pop("layernorm.bias", None)
+        found = {key: value for key, value in found.items() if not key.startswith("layernorm.")}
     if head is not None and head.after is not None:
         found |= {f"pooler.layernorm.{key}": value for key, value in head.after.state_dict().items()}
     return _model("beit", "Beit", config, found, head, {})
 
 
 def _model(
-    prefix: str, name: str, config: dict[str, Any], state: dict[str, Tensor], head: Head | None, arguments: dict[str, Any]
+    prefix: str,
+    name: str,
+    config: dict[str, Any],
+    state: dict[str, Tensor],
+    head: Head | None,
+    arguments: dict[str, Any],
 ) -> HfModel:
     if head is None:
         return HfModel(f"{name}Model", {"model_type": prefix, **config}, state, arguments)

@@ -111,5 +111,5 @@ def _by_fdlab(subject: Subject, folder: Path) -> tuple[float, str]:
         again = open_model(folder)
     if subject.classifier and again.info.classes == len(subject.classes):
         return subject.difference(again.logits), "with its classifier"
-    alone = Subject(subject.encoder, None, subject.preprocessing, subject.run, subject.name)
+    alone = Subject(subject.encoder, None, subject.preprocessing, subject.origin, subject.name)
     return alone.difference(again.tokens), "its encoder alone"

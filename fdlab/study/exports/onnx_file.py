@@ -1,4 +1,4 @@
-"""An ONNX file for any number of images, written by torch's exporter and run by ONNX Runtime where that is installed."""
+"""An ONNX file for any number of images, written by torch's exporter and run by ONNX Runtime where that is there."""
 
 from __future__ import annotations
 

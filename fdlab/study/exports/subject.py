@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +19,9 @@ from fdlab.encoders.student import seeded
 from fdlab.engine.recipe import read
 from fdlab.errors import CHECK_NOT_MET, USAGE, FdlabError
 from fdlab.randomness import seed_for
+from fdlab.records.atomic import read_json
 from fdlab.records.run_folder import RunFolder
-from fdlab.study.classifier import Classifier, load_classifier, own_classifier, run_with_heads
+from fdlab.study.classifier import Classifier, classifier_of, load_classifier, own_classifier, run_with_heads
 
 TOLERANCE = 1e-5  # of the largest output: rounding of float32 lies a factor of ten below it
 
@@ -50,8 +53,9 @@ class Preprocessing:
         height, width = self.size
         cut = f" and the centre ({height}x{width}) is cut out" if self.short_side > min(height, width) else ""
         return (
-            f"The short side of a picture is resized to {self.short_side} pixels ({self.interpolation}, antialias){cut}; "
-            f"values 0 to 1, then (value - mean) / std with mean {_short(self.mean)} and std {_short(self.std)}."
+            f"The short side of a picture is resized to {self.short_side} pixels ({self.interpolation}, antialias)"
+            f"{cut}; then (value - mean) / std of values 0 to 1 with mean {_short(self.mean)} and std "
+            f"{_short(self.std)}."
         )
 
 
@@ -60,13 +64,31 @@ def _short(values: Floats3) -> str:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The run that a model comes from: its run.json, its settings, and the digests of what it started from."""
+
+    facts: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, run: RunFolder, facts: Mapping[str, Any]) -> Origin:
+        settings = read(str(run.recipe)) if run.recipe.is_file() else {}
+        return cls({"label": run.path.resolve().name, **facts}, settings, read_json(run.path / "inputs.json"))
+
+    @property
+    def task(self) -> str:
+        return str(self.settings.get("task", ""))
+
+
+@dataclass(frozen=True)
 class Subject:
-    """A model to be exported. ``classifier`` is None for an encoder alone; ``run`` the run that it comes from."""
+    """A model to be exported. ``classifier`` is None for an encoder alone; ``origin`` the run that it comes from."""
 
     encoder: Encoder
     classifier: Classifier | None
     preprocessing: Preprocessing
-    run: RunFolder | None
+    origin: Origin | None
     name: str
 
     @property
@@ -166,7 +188,8 @@ def subject(source: str | Path | Encoder, *, head: bool = True) -> Subject:
         return Subject(source, own, _preprocessing(source, None), None, source.info.title or source.info.family)
     base, facts = split_facts(str(source))
     run = RunFolder(base) if (Path(base) / "run.json").is_file() else None
-    tuned = head and run is not None and run_with_heads(base) is not None and task_of(run) == "classify"
+    origin = Origin.of(run, run.facts()) if run else None
+    tuned = head and origin is not None and origin.task == "classify" and run_with_heads(base) is not None
     if tuned and facts:
         raise FdlabError(
             f"{base} is a finished fine-tuning, which says by itself what its model is.",
@@ -182,18 +205,19 @@ def subject(source: str | Path | Encoder, *, head: bool = True) -> Subject:
         encoder = open_model(source)
         if head and encoder.info.classes:
             found = own_classifier(encoder)
-    name = str(run.facts().get("label") or run.path.resolve().name) if run else parse_label(base)[0]
-    return Subject(encoder, found, _preprocessing(encoder, run), run, name)
+    name = str(origin.facts["label"]) if origin else parse_label(base)[0]
+    return Subject(encoder, found, _preprocessing(encoder, origin), origin, name)
 
 
-def task_of(run: RunFolder) -> str:
-    """What the run trained, by its recipe."""
-    return str(read(str(run.recipe)).get("task", "")) if run.recipe.is_file() else ""
+def ending(run: RunFolder, facts: Mapping[str, Any]) -> Subject:
+    """The classifier of a fine-tuning that is just ending: its weights are written, its run.json is not."""
+    found, origin = classifier_of(run, facts), Origin.of(run, facts)
+    return Subject(found.encoder, found, _preprocessing(found.encoder, origin), origin, str(origin.facts["label"]))
 
 
-def _preprocessing(encoder: Encoder, run: RunFolder | None) -> Preprocessing:
+def _preprocessing(encoder: Encoder, origin: Origin | None) -> Preprocessing:
     """As fdlab itself prepares images for this model: straight to its size where its training did so."""
     size = pair(encoder.info.image_size)
-    direct = run.facts().get("direct") if run else None
+    direct = origin.facts.get("direct") if origin else None
     short = min(size) if direct else round(min(size) * 256 / 224)
     return Preprocessing(size, short, encoder.info.mean, encoder.info.std, direct is not None)

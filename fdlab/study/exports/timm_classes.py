@@ -119,13 +119,13 @@ def head_state(module: nn.Module, head: PooledHead, places: tuple[bool, bool]) -
 
 
 def folded(head: PooledHead) -> tuple[Tensor, Tensor]:
-    """(weight, bias) of the linear layer with a norm of fixed statistics in it: W (x - m) / s + b = (W/s) x + b - (W/s) m."""
+    """(weight, bias) with a norm of fixed statistics in them: W (x - m) / s + b = (W / s) x + b - (W / s) m."""
     weight, bias = head.linear.weight.detach().cpu().double(), head.linear.bias.detach().cpu().double()
     if isinstance(head.norm, Standardise):
         mean, sd = head.norm.mean, head.norm.sd
     elif isinstance(head.norm, nn.BatchNorm1d):
-        assert head.norm.running_mean is not None and head.norm.running_var is not None
-        mean, sd = head.norm.running_mean, (head.norm.running_var.double() + head.norm.eps).sqrt()
+        kept = head.norm.state_dict()
+        mean, sd = kept["running_mean"], (kept["running_var"].double() + head.norm.eps).sqrt()
     else:
         return weight.float(), bias.float()
     weight = weight / sd.cpu().double()

@@ -90,5 +90,3 @@ def code(subject: Subject, loading: str = "", call: str = "model(pixels)") -> st
         'pixels = prepare(Image.open("photo.jpg").convert("RGB"))[None]\n'
         f"logits = {call}\n{last}"
     )
-
-
