@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from fdlab.checkpoints.sources import parse_label
 from fdlab.records.intervals import proportion_interval
@@ -128,11 +127,12 @@ def _limits(subject: Subject) -> Iterator[str]:
 def source_name(spec: str) -> str:
     """Images' name without the path that leads to them: the last part of a folder's path.
 
-    >>> source_name("/home/me/photos/train#train[:100]"), source_name("digits#test"), source_name("")
-    ('train#train[:100]', 'digits#test', 'not stated')
+    >>> source_name("/home/me/photos/train#train[:100]"), source_name("mine?labels=/home/me/labels.csv")
+    ('train#train[:100]', 'mine?labels=labels.csv')
+    >>> source_name("")
+    'not stated'
     """
-    path, hash_, part = spec.partition("#")
-    return (Path(path).name + hash_ + part) or "not stated"
+    return re.sub(r"[^?&=#]*/([^/?&=#]*)", r"\1", spec.rstrip("/")) or "not stated"
 
 
 def without_paths(text: str) -> str:
