@@ -22,6 +22,7 @@ from fdlab.data.images import ImageSource
 from fdlab.encoders.encoder import Encoder
 from fdlab.engine.recipe import read
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.records.atomic import read_json
 from fdlab.records.run_folder import RunFolder
 from fdlab.tasks.classify import head_norm
 
@@ -140,12 +141,24 @@ def load_classifier(source: str | Path, *, device: str = "cpu", seed: int = 0) -
             "Train one: fdlab finetune MODEL --data FOLDER -o RUN, and give RUN.",
             code=NOT_UNDERSTOOD,
         )
-    return own_classifier(encoder)
+    return own_classifier(encoder, source if Path(source).is_dir() else "")
 
 
-def own_classifier(encoder: Encoder) -> Classifier:
-    """The classifier that the model's own file holds; its classes are numbers."""
-    return Classifier(encoder, tuple(map(str, range(encoder.info.classes))), False, encoder.logits)
+def own_classifier(encoder: Encoder, folder: str | Path = "") -> Classifier:
+    """The classifier that the model's own file holds.
+
+    Its classes are numbers, unless it lies in a ``folder`` whose ``config.json`` names them, as timm (``label_names``)
+    and transformers (``id2label``) write it. timm's ``crop_pct`` of 1 says that nothing is cut off.
+    """
+    count, said = encoder.info.classes, read_json(Path(folder) / "config.json") if folder else {}
+    listed, numbered = said.get("label_names"), said.get("id2label")
+    if isinstance(numbered, dict) and set(numbered) == {str(number) for number in range(count)}:
+        listed = [numbered[str(number)] for number in range(count)]
+    named = isinstance(listed, list) and len(listed) == count
+    settings = said.get("pretrained_cfg")
+    whole = isinstance(settings, dict) and settings.get("crop_pct") == 1
+    classes = tuple(map(str, listed if named and isinstance(listed, list) else range(count)))
+    return Classifier(encoder, classes, named, encoder.logits, direct=True if whole else None)
 
 
 def run_with_heads(source: str | Path) -> RunFolder | None:

@@ -29,6 +29,6 @@ def refused(subject: Subject, why: str) -> FdlabError:
     return FdlabError(
         f"No class of transformers is known here that computes {subject.name}.",
         why,
-        "Use --to timm, --to torch or --to onnx; with --no-head its encoder alone may fit.",
+        f"Use --to timm, --to torch or --to onnx{subject.encoder_alone}.",
         code=USAGE,
     )

@@ -96,6 +96,12 @@ class Subject:
         return self.classifier.classes if self.classifier else ()
 
     @property
+    def encoder_alone(self) -> str:
+        """What an error adds where it may be the classifier that a form cannot hold."""
+        stock = type(self.encoder.module).__module__.startswith("timm.")
+        return "; with --no-head its encoder alone may fit" if self.classifier and stock else ""
+
+    @property
     def output(self) -> str:
         """What comes out, in words with its axes."""
         if self.classifier:
@@ -204,7 +210,7 @@ def subject(source: str | Path | Encoder, *, head: bool = True) -> Subject:
     else:
         encoder = open_model(source)
         if head and encoder.info.classes:
-            found = own_classifier(encoder)
+            found = own_classifier(encoder, base if Path(base).is_dir() else "")
     name = str(origin.facts["label"]) if origin else parse_label(base)[0]
     return Subject(encoder, found, _preprocessing(encoder, origin), origin, name)
 

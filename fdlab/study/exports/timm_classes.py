@@ -88,7 +88,7 @@ def refused(subject: Subject, why: str) -> FdlabError:
     return FdlabError(
         f"timm has no class that computes {subject.name}.",
         why,
-        "Use --to torch or --to onnx, which write any model; with --no-head its encoder alone may fit.",
+        f"Use --to torch or --to onnx, which write any model{subject.encoder_alone}.",
         code=USAGE,
     )
 

@@ -50,7 +50,8 @@ def write(subject: Subject, folder: Path) -> Written:
 def _named(call: TimmCall) -> tuple[StockName | None, tuple[str, ...]]:
     """timm's name for the call; where none has its norms' eps, the name with timm's usual one, and a note."""
     if (name := stock_name(call, plain=True)) is not None or "norm_layer" in call.kwargs:
-        return name, ()
+        own = f"This architecture has no name in timm: config.json describes it as {name and name.name} with changes."
+        return name, () if name is None or name.fits else (own,)
     usual = 1e-5 if call.path.rpartition(".")[2].startswith("Swin") else 1e-6
     name = stock_name(replace(call, norm_eps=usual), plain=True)
     return name, (f"The layer norms have eps {usual:g}; the model was made with {call.norm_eps:g}.",)

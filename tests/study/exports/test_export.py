@@ -53,6 +53,7 @@ def test_a_finished_run_goes_with_its_classifier_and_its_card(tuned: Path, tmp_p
     assert "In the order of the outputs: blue, green, red." in card
     assert "18 labelled images" in card
     assert 'timm.create_model("local-dir:FOLDER", pretrained=True)' in card
+    assert "This architecture has no name in timm" in card
     assert "hf upload YOUR_NAME/out" in done.upload
     written = texts(done.folder)
     assert "somebody" not in written
@@ -96,6 +97,14 @@ def test_the_crop_of_the_training_is_in_the_folder(tuned: Path, tmp_path: Path) 
         crop = json.loads((cut.folder / "config.json").read_text())["pretrained_cfg"]["crop_pct"]
         assert int(24 / crop) == 27  # 24 * 256 / 224
         assert ("is not known" in (cut.folder / "README.md").read_text()) == line
+
+
+def test_fdlab_opens_what_it_exported(tuned: Path, tmp_path: Path) -> None:
+    first = fdlab.load_classifier(tuned)
+    again = fdlab.load_classifier(fdlab.export(tuned, out=tmp_path / "out").folder)
+    images = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(again.logits(images), first.logits(images), atol=1e-5)
+    assert (again.classes, again.named, again.direct) == (first.classes, True, True)
 
 
 def test_without_its_head_it_is_the_encoder(tuned: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from fdlab.checkpoints.open import open_model
 from fdlab.errors import FdlabError
+from fdlab.study.classifier import load_classifier
 from fdlab.study.exports import hf_folder
 from fdlab.study.exports.export import export
 from fdlab.study.exports.hf_classes import fitting
@@ -104,6 +105,15 @@ def test_what_no_class_computes_is_said(tmp_path: Path, kind: str, norm: str, fi
         hf_folder.write(tuned(kind, norm, final), tmp_path)
     assert why in caught.value.why
     assert caught.value.code == 2
+
+
+def test_fdlab_opens_it_with_the_names_of_its_classes(tmp_path: Path) -> None:
+    subject = tuned("beit, a block", "layernorm", False)
+    hf_folder.write(subject, tmp_path)
+    again = load_classifier(tmp_path)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    assert (again.classes, again.named) == (("ant", "bee", "cat"), True)
+    assert torch.allclose(again.logits(images), subject.expected(images), atol=1e-4, rtol=1e-4)
 
 
 def test_the_mean_is_the_second_half_of_dinov2s_input() -> None:
