@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fdlab.checkpoints.save import save_encoder, save_heads
 from fdlab.engine.settings import Recipe
+from fdlab.errors import FdlabError
 from fdlab.records.atomic import write_text
 from fdlab.records.intervals import proportion_interval
 from fdlab.records.run_folder import RunFolder
@@ -28,9 +30,17 @@ def finish(task: Task, recipe: Recipe, folder: RunFolder, facts: dict[str, Any])
     if task.validation is not None:
         facts["validation_count"] = len(task.validation) - task.validation.skipped
     if recipe.task == "classify":
-        write_text(folder.path / "README.md", run_card(ending(folder, facts)))
+        _card(folder, facts)
     _record(task, recipe, facts).save(folder.path / "record")
     folder.finish(facts)
+
+
+def _card(folder: RunFolder, facts: dict[str, Any]) -> None:
+    """The classifier's card; a training is not lost over it."""
+    try:
+        write_text(folder.path / "README.md", run_card(ending(folder, facts)))
+    except FdlabError as error:
+        warnings.warn(f"The card of {folder.path} was not written: {error.what} {error.why}", stacklevel=2)
 
 
 def snapshots(task: Task, recipe: Recipe, folder: RunFolder) -> list[Callable[[int], None]]:

@@ -32,10 +32,11 @@ def write(subject: Subject, folder: Path) -> Written:
     write_safetensors(folder / FILES[1], state, {"format": "pt"})
     write_json(folder / FILES[2], processor(subject))
     if find_spec("transformers") is not None:
-        return Written(FILES, code(subject, model), subject.difference(_by_transformers(subject, model, folder)))
+        difference = subject.difference(_by_transformers(subject, model, folder))
+        return Written(FILES, code(subject, model), difference, subject.one_eps)
     difference, ran = _by_fdlab(subject, folder)
     note = f"It was read back by fdlab ({ran}), not by transformers, which was not installed where it was written."
-    return Written(FILES, code(subject, model), difference, (note,))
+    return Written(FILES, code(subject, model), difference, (*subject.one_eps, note))
 
 
 def config(subject: Subject, model: HfModel) -> dict[str, Any]:

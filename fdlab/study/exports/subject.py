@@ -111,6 +111,17 @@ class Subject:
         before = f", the first {info.prefix_tokens} of them before the patches" if info.prefix_tokens else ""
         return f"tokens (batch, {count}, {info.width}){before}"
 
+    @property
+    def one_eps(self) -> tuple[str, ...]:
+        """A note for forms with one eps for all norms, where the head's norm was trained with another."""
+        norm, eps = (
+            self.classifier and self.classifier.pooled and self.classifier.pooled.norm,
+            self.encoder.info.norm_eps,
+        )
+        if not isinstance(norm, nn.LayerNorm) or norm.eps == eps:
+            return ()
+        return (f"The norm after the mean has eps {eps:g} here as all others; it was trained with {norm.eps:g}.",)
+
     def expected(self, images: Tensor) -> Tensor:
         """What fdlab computes of images (B, 3, H, W) in [0, 1]: logits, or tokens after the final norm."""
         with torch.no_grad():

@@ -61,6 +61,10 @@ def forms(subject: Subject) -> Iterator[tuple[TimmCall, dict[str, Tensor]]]:
         yield from _without_head(encoder.module, call, state)
         return
     head = subject.classifier.pooled
+    state = {key: value for key, value in state.items() if not key.startswith("attn_pool.")}
+    if kind == "VisionTransformerDistilled":  # it pools by its two tokens alone
+        kind, call = "VisionTransformer", with_register(encoder.module)
+        state["reg_token"] = state.pop("dist_token")
     normed = head.final_norm and any(True for _ in encoder.module.get_submodule("norm").parameters())
     places = normed, isinstance(head.norm, nn.LayerNorm)
     weights = head_state(encoder.module, head, places)
@@ -68,7 +72,7 @@ def forms(subject: Subject) -> Iterator[tuple[TimmCall, dict[str, Tensor]]]:
     known = PLACES.get(kind, {})
     if places in known:
         yield _changed(call, {"num_classes": len(subject.classes), "global_pool": "avg", **known[places]}), state
-    elif kind == "VisionTransformer" and (written := as_eva(encoder.module, places)):
+    elif type(encoder.module).__name__ == "VisionTransformer" and (written := as_eva(encoder.module, places)):
         yield (
             _changed(written, {"num_classes": len(subject.classes)}),
             eva_state(state, len(encoder.module.blocks)),  # type: ignore[arg-type]
@@ -151,8 +155,29 @@ def as_eva(module: Any, places: tuple[bool, bool]) -> TimmCall | None:
     )
     if not plain:
         return None
-    scaled = not isinstance(block.ls1, nn.Identity)
     kwargs = {
+        **_sizes(module),
+        "num_reg_tokens": module.num_reg_tokens,
+        "use_pre_transformer_norm": not isinstance(module.norm_pre, nn.Identity),
+        "global_pool": "avg",
+        **PLACES["Eva"][places],
+    }
+    return TimmCall("timm.models.eva.Eva", kwargs, float(block.norm1.eps))
+
+
+def with_register(module: Any) -> TimmCall:
+    """DeiT's ViT with a distillation token as a plain one with a register: both stand behind the class token."""
+    return TimmCall(
+        "timm.models.vision_transformer.VisionTransformer",
+        {**_sizes(module), "reg_tokens": 1},
+        float(module.blocks[0].norm1.eps),
+    )
+
+
+def _sizes(module: Any) -> dict[str, Any]:
+    """A plain ViT's sizes as it has them, under the names that its class and Eva share."""
+    block = module.blocks[0]
+    return {
         "img_size": tuple(module.patch_embed.img_size),
         "patch_size": module.patch_embed.patch_size[0],
         "in_chans": module.patch_embed.proj.in_channels,
@@ -161,15 +186,10 @@ def as_eva(module: Any, places: tuple[bool, bool]) -> TimmCall | None:
         "num_heads": block.attn.num_heads,
         "mlp_ratio": block.mlp.fc1.out_features / module.embed_dim,
         "qkv_bias": block.attn.qkv.bias is not None,
-        "init_values": 1.0 if scaled else None,
+        "init_values": None if isinstance(block.ls1, nn.Identity) else 1.0,
         "class_token": module.cls_token is not None,
-        "num_reg_tokens": module.num_reg_tokens,
         "no_embed_class": module.no_embed_class,
-        "use_pre_transformer_norm": not isinstance(module.norm_pre, nn.Identity),
-        "global_pool": "avg",
-        **PLACES["Eva"][places],
     }
-    return TimmCall("timm.models.eva.Eva", kwargs, float(block.norm1.eps))
 
 
 def eva_state(state: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ def write(subject: Subject, folder: Path) -> Written:
         write_safetensors(folder / "model.safetensors", state, {"format": "pt"})
         try:
             difference = subject.difference(opened(subject, folder))
-            return Written(("config.json", "model.safetensors"), code(subject), difference, notes)
+            return Written(("config.json", "model.safetensors"), code(subject), difference, (*notes, *subject.one_eps))
         except (FdlabError, RuntimeError, TypeError, ValueError, AssertionError) as error:
             why = f"As {name.name}: {error.why if isinstance(error, FdlabError) else str(error).splitlines()[0][:160]}"
     raise refused(subject, why)

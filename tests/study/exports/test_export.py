@@ -72,6 +72,17 @@ def test_the_run_itself_is_one_folder_that_says_what_it_is(tuned: Path) -> None:
     assert (classifier.direct, classifier.classes) == (True, ("blue", "green", "red"))
 
 
+def test_a_training_is_not_lost_over_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise FdlabError("It cannot be opened.", "For a test.")
+
+    monkeypatch.setattr("fdlab.study.results.ending", fails)
+    with pytest.warns(UserWarning, match=r"The card of .* was not written: It cannot be opened\. For a test\."):
+        run = finetune(data="digits#train", out=tmp_path / "run", overrides={**SMALL, "run.steps": 2, "run.batch": 4})
+    assert json.loads((run / "run.json").read_text())["state"] == "finished"
+    assert not (run / "README.md").exists()
+
+
 def test_pictures_reach_the_size_as_in_the_training(tuned: Path, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "one.png")

@@ -122,6 +122,37 @@ def test_timm_prepares_a_photograph_as_fdlab_does(size: int, direct: bool, tmp_p
             assert float((prepare(turned) - ours).abs().max()) * 255 < 1.5
 
 
+@pytest.mark.parametrize(
+    ("name", "norm", "final"),
+    [
+        ("deit_distilled", "standardise", True),  # two tokens before the patches
+        ("dinov2_giant_reg4", "batchnorm", True),  # registers and a gated MLP
+        ("eva02_pretrained", "layernorm", True),  # rotary positions
+        ("clip_openai", "layernorm", False),  # a norm before the blocks, eps 1e-5, quick GELU
+        ("hf_siglip_full", "standardise", True),  # it pools by attention
+    ],
+)
+def test_a_head_on_a_published_architecture(shared, tmp_path: Path, name: str, norm: str, final: bool) -> None:
+    folder = shared(f"fixtures/{name}")
+    meta = json.loads((folder / "meta.json").read_text())
+    made = open_model(f"{folder if meta['open_folder'] else folder / meta['open_file']}", **meta["open_with"])
+    written = timm_folder.write(tuned_on(made, norm, final), tmp_path)
+    assert written.difference is not None
+    assert written.difference < 1e-5
+    said = any("it was trained with 1e-06" in note for note in written.notes)
+    assert said == (made.info.norm_eps == 1e-5 and norm == "layernorm")
+
+
+def test_the_outputs_of_an_encoder_alone_are_means_of_patches(tmp_path: Path) -> None:
+    import timm
+
+    made = encoder("vit")
+    model = timm.create_model(f"local-dir:{export(made, out=tmp_path / 'out').folder}", pretrained=True).eval()
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        assert torch.allclose(model(images), made.tokens(images)[:, 1:].mean(1), atol=1e-5)
+
+
 def test_a_swin_of_the_authors_keeps_its_norm_before_the_mean(shared, tmp_path: Path) -> None:
     made = open_model(shared("fixtures/swin_v1_classifier/swin_tiny_patch4_window7_224.pth"))
     subject = tuned_on(made, "standardise", True)
