@@ -158,7 +158,8 @@ def read_table(path: Path | str) -> pd.DataFrame:
             NOT_UNDERSTOOD,
         )
     try:
-        return _typed(table.assign(**{name: _numbers(table[name], name) for name in table if name not in TEXT}))
+        numbers = {name: _numbers(table[name], name) for name in map(str, table.columns) if name not in TEXT}
+        return _typed(table.assign(**numbers))
     except (ValueError, OverflowError) as error:
         raise FdlabError(
             f"The table {path} cannot be read.", str(error), "Give the command that made it again.", NOT_UNDERSTOOD
