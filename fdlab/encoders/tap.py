@@ -186,16 +186,26 @@ def _sdpa(recorder: _Recorder, original: Callable[..., Tensor]) -> Callable[...,
         scale = options.get("scale")
         scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
         batch, heads, tokens = query.shape[:3]
+        kept: dict[tuple[int | None, int | None], Tensor] = {}
+
+        def keys(images: slice) -> Tensor:
+            """The keys of these images, laid out for a product once and not again for every slice of queries."""
+            place = (images.start, images.stop)
+            if place not in kept:
+                kept.clear()
+                k = _float(key[images])
+                if k.shape[1] != heads:  # grouped queries share their keys
+                    k = k.repeat_interleave(heads // k.shape[1], 1)
+                kept[place] = k.contiguous()
+            return kept[place]
 
         def logits(images: slice, queries: slice) -> Tensor:
-            q, k = _float(query[images, :, queries]), _float(key[images])
-            if k.shape[1] != heads:  # grouped queries share their keys
-                k = k.repeat_interleave(heads // k.shape[1], 1)
+            q, k = _float(query[images, :, queries]), keys(images)
             result = (q * scale) @ k.transpose(-2, -1)
             if attn_mask is not None:
                 result = _masked(result, attn_mask.expand(batch, heads, tokens, tokens)[images, :, queries])
             if is_causal:
-                below = torch.ones(tokens, tokens, dtype=torch.bool, device=q.device).tril()
+                below = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
                 result = _masked(result, below[queries])
             return result
 

@@ -61,23 +61,24 @@ class QuerySums:
             self._put(prefix_mass=torch.sigmoid(log_mass(prefix) - rows.log_mass).sum(-1))
             kinds = mass_by_kind(prefix, rows.log_mass, self.kinds)
             self._put(**{name: value * logits.shape[-2] for name, value in kinds.items()})
-        if "distance" in needs:
-            share = None if self.renormalise else torch.sigmoid(rows.log_mass - log_mass(prefix))
-            self._put(distance=self._distance(rows.centred, first, share))
         if "entropy" in needs:
             self._information(rows)
+        centred = rows.centred()
+        if "distance" in needs:
+            share = None if self.renormalise else torch.sigmoid(rows.log_mass - log_mass(prefix))
+            self._put(distance=self._distance(centred, first, share))
         if "column" in needs:
-            self._put(column=rows.centred.sum(-2))
+            self._put(column=centred.sum(-2))
         if "shuffled" in needs:
-            self._put(shuffled=shuffled_sum(rows.centred, first))
+            self._put(shuffled=shuffled_sum(centred, first))
         if "squares" in needs:
-            self._put(squares=(rows.centred * rows.centred).sum((-2, -1)))
+            self._put(squares=(centred * centred).sum((-2, -1)))
         if "diagonal" in needs:
-            self._put(diagonal=rows.centred.diagonal(offset=first, dim1=-2, dim2=-1).sum(-1))
+            self._put(diagonal=centred.diagonal(offset=first, dim1=-2, dim2=-1).sum(-1))
         if "offsets" in needs:
-            self._put(offsets=offset_sums(rows.centred, self.grid, first // self.grid[1]))
+            self._put(offsets=offset_sums(centred, self.grid, first // self.grid[1]))
         if "cosine" in needs:
-            self._similarity(rows.centred)
+            self._similarity(centred)
 
     def _distance(self, centred: Tensor, first: int, share: Tensor | None) -> Tensor:
         distances = _distances(self.grid, *pair_of(self.patch_size), centred.dtype, centred.device)
@@ -98,7 +99,7 @@ class QuerySums:
                 outside = _head_products(rows.weight, rows.masked).amax((1, 2, 3)) > 0
                 self._put(infinite=outside.to(cross.dtype))
         else:
-            per_query = log_total - (rows.weight * rows.shifted).sum(-1) / rows.total
+            per_query = log_total - rows.products().sum(-1) / rows.total
         self._put(entropy=per_query.sum(-1))
 
     def _similarity(self, centred: Tensor) -> None:
@@ -122,18 +123,36 @@ class QuerySums:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some patch queries of one block, each tensor (B, heads, n, N) or (B, heads, n)."""
+    """Some patch queries of one block, each tensor (B, heads, n, N) or (B, heads, n).
+
+    A map is many times larger than a processor's cache, so each pass over it counts: the two methods write their
+    result into a tensor that is not needed any more, unless gradients are wanted. ``products`` is called before
+    ``centred``, and nothing after it.
+    """
 
     shifted: Tensor  # logits minus their row's maximum, masked ones at -1e4
     weight: Tensor  # exp(shifted), not normalised
     total: Tensor  # its row sums
-    centred: Tensor  # y - 1/N
     log_mass: Tensor  # logarithm of the row sum of exp(logits)
     masked: Tensor | None  # 1 where a key is masked by -inf; None where no key is
 
+    def products(self) -> Tensor:
+        """weight * shifted; ``shifted`` is used up."""
+        return self.weight * self.shifted if self.weight.requires_grad else self.shifted.mul_(self.weight)
+
+    def centred(self) -> Tensor:
+        """y - 1/N; ``weight`` is used up."""
+        # the same rounding on both sides: an exactly uniform row gives exact zeros
+        uniform = self.total.new_tensor(float(self.weight.shape[-1])).reciprocal()
+        scale = self.total.reciprocal()[..., None]
+        if self.weight.requires_grad:
+            return self.weight * scale - uniform
+        return self.weight.mul_(scale).sub_(uniform)
+
 
 def _softmax_rows(logits: Tensor) -> _Rows:
-    low, high = logits.detach().aminmax(dim=-1)
+    values = logits.detach()
+    low, high = values.amin(dim=-1), values.amax(dim=-1)  # aminmax is 20 times slower on a processor
     shifted = logits - high[..., None]
     masked = None
     if not bool(torch.isfinite(low).all()):
@@ -141,11 +160,8 @@ def _softmax_rows(logits: Tensor) -> _Rows:
         shifted = shifted.clamp(min=_MASKED)
     weight = shifted.exp()
     total = weight.sum(-1)
-    # the same rounding on both sides: an exactly uniform row gives exact zeros
-    uniform = total.new_tensor(float(logits.shape[-1])).reciprocal()
-    centred = weight * total.reciprocal()[..., None] - uniform
     mass = torch.where(high == -math.inf, high, high + total.log())  # a row wholly on the prefix: -inf
-    return _Rows(shifted, weight, total, centred, mass, masked)
+    return _Rows(shifted, weight, total, mass, masked)
 
 
 def offset_sums(maps: Tensor, grid: tuple[int, int], first_row: int = 0) -> Tensor:
