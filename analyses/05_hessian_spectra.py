@@ -11,7 +11,7 @@
 #
 # Change the weights of a model by a small step `d`, and its loss changes by `g.d + d.H.d / 2`. The gradient `g` is
 # the slope, the Hessian `H` the curvature: a matrix with as many rows as the model has weights. Nobody writes it
-# down; but its product with a vector costs about four gradients, and products are enough.
+# down; but its product with a vector costs two to three gradients, and products are enough.
 
 # %%
 """Hessian spectra: the lesson's code."""

@@ -13,12 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fdlab.errors import FAILED, NOT_UNDERSTOOD, OUT_OF_SPACE, USAGE, FdlabError
+from fdlab.measures.basis import free_memory
 
 Loss = Callable[[Any], Tensor]
 Product = Callable[[Tensor], Tensor]
+Parts = Sequence[Tensor | None]
+Pieces = Sequence[Tensor]
+# one micro-batch: (vector by parameter, whether it is asked again) -> the product by parameter
+Pass = Callable[[Pieces, bool], Parts]
 
 
 @contextmanager
@@ -57,6 +63,9 @@ class Curvature:
         self.parameters, self.batches, self.sizes = list(parameters), list(batches), list(sizes)
         self.size = sum(p.numel() for p in self.parameters)
         self.products = 0
+        self._kept: dict[int, Pass] = {}
+        self._room = 0  # bytes that further passes may keep
+        self._made_at: list[int] = []  # versions of the parameters when they were made
 
     @property
     def device(self) -> torch.device:
@@ -65,6 +74,23 @@ class Curvature:
     @property
     def dtype(self) -> torch.dtype:
         return self.parameters[0].dtype
+
+    @contextmanager
+    def keeping(self, room: int | None = None) -> Iterator[None]:
+        """The first backward pass of as many micro-batches as fit is made once for all products of the block.
+
+        The products are the same to the last bit, at 2.1 gradients each instead of 3.2. Where a weight is changed in
+        place within the block, the passes are made anew.
+
+        Args:
+            room: bytes that the kept passes may take; by default a quarter of the free memory.
+        """
+        self._room = free_memory(self.device) // 4 if room is None else room
+        try:
+            yield
+        finally:
+            self._kept.clear()
+            self._room = 0
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The product of the matrix with ``vector``, (P,) -> (P,).
@@ -76,8 +102,8 @@ class Curvature:
         pieces = self._shaped(vector.to(self.device, self.dtype))
         total = torch.zeros(self.size, device=self.device, dtype=self.dtype)
         with exact_kernels(self.device), torch.enable_grad():
-            for batch, size in zip(self.batches, self.sizes, strict=True):
-                _add(total, self.parameters, _guarded(self._one, batch, pieces), size / sum(self.sizes))
+            for number, size in enumerate(self.sizes):
+                _add(total, self.parameters, _guarded(self._one, number, pieces), size / sum(self.sizes))
         if not torch.isfinite(total).all():
             raise FdlabError(
                 "A curvature product is not finite.",
@@ -87,7 +113,33 @@ class Curvature:
             )
         return total
 
-    def _one(self, batch: Any, pieces: list[Tensor]) -> list[Tensor | None]:
+    def _one(self, number: int, pieces: Pieces) -> Parts:
+        try:
+            return self._kept_or_new(number)(pieces, number in self._kept)
+        except torch.OutOfMemoryError:
+            if not self._kept:
+                raise
+        self._kept.clear()  # the estimate of their bytes was too low
+        self._room = 0
+        return self._first(self.batches[number])(pieces, False)
+
+    def _kept_or_new(self, number: int) -> Pass:
+        versions = [p._version for p in self.parameters]
+        if versions != self._made_at:
+            self._kept.clear()
+            self._made_at = versions
+        if number in self._kept or self._room <= 0:
+            return self._kept.get(number) or self._first(self.batches[number])
+        held = _Held(self.parameters)
+        with held:
+            made = self._first(self.batches[number])
+        if held.bytes <= self._room:
+            self._kept[number] = made
+        self._room -= held.bytes  # what did not fit ends the keeping
+        return made
+
+    def _first(self, batch: Any) -> Pass:
+        """What does not depend on the vector: one micro-batch's first backward pass."""
         raise NotImplementedError
 
     def _shaped(self, vector: Tensor) -> list[Tensor]:
@@ -98,7 +150,7 @@ class Curvature:
 
 
 class Hessian(Curvature):
-    """Products by double backward (Pearlmutter 1994): about four gradients each.
+    """Products by double backward (Pearlmutter 1994): 3.2 gradients each, 2.1 where the first pass is kept.
 
     Args:
         loss: batch -> the mean loss over its images.
@@ -133,14 +185,19 @@ class Hessian(Curvature):
         with exact_kernels(self.device), torch.enable_grad():
             return torch.cat([_second_along(losses(batch), self.parameters, pieces) for batch in self.batches])
 
-    def _one(self, batch: Any, pieces: list[Tensor]) -> list[Tensor | None]:
+    def _first(self, batch: Any) -> Pass:
         # autograd.grad, not .backward(): the latter with create_graph leaves cycles in .grad
         first = torch.autograd.grad(self.loss(batch), self.parameters, create_graph=True, allow_unused=True)
-        kept = [(g, v) for g, v in zip(first, pieces, strict=True) if g is not None and g.requires_grad]
-        if not kept:  # a loss that is linear in these parameters
-            return [None] * len(pieces)
-        gradients, vectors = zip(*kept, strict=True)
-        return list(torch.autograd.grad(gradients, self.parameters, vectors, allow_unused=True))
+        curved = [g is not None and g.requires_grad for g in first]
+        gradients = [g for g, some in zip(first, curved, strict=True) if some]
+
+        def product(pieces: Pieces, again: bool) -> Parts:
+            if not gradients:  # a loss that is linear in these parameters
+                return [None] * len(pieces)
+            vectors = [v for v, some in zip(pieces, curved, strict=True) if some]
+            return torch.autograd.grad(gradients, self.parameters, vectors, retain_graph=again, allow_unused=True)
+
+        return product
 
 
 class GaussNewton(Curvature):
@@ -162,7 +219,7 @@ class GaussNewton(Curvature):
         super().__init__(parameters, batches, sizes)
         self.output, self.criterion = output, criterion
 
-    def _one(self, batch: Any, pieces: list[Tensor]) -> list[Tensor | None]:
+    def _first(self, batch: Any) -> Pass:
         z = self.output(batch)
         if not z.requires_grad:
             raise FdlabError(
@@ -174,13 +231,34 @@ class GaussNewton(Curvature):
         # J v as the derivative of J'u along u: two backward passes, no forward mode needed
         u = torch.zeros_like(z, requires_grad=True)
         pulled = torch.autograd.grad(z, self.parameters, u, create_graph=True, allow_unused=True)
-        kept = [(g, v) for g, v in zip(pulled, pieces, strict=True) if g is not None]
-        gradients, vectors = zip(*kept, strict=True)
-        pushed = torch.autograd.grad(gradients, u, vectors, retain_graph=True)[0]
+        used = [g is not None for g in pulled]
+        gradients = [g for g in pulled if g is not None]
         leaf = z.detach().requires_grad_()
         slope = torch.autograd.grad(self.criterion(leaf, batch), leaf, create_graph=True)[0]
-        curved = torch.autograd.grad(slope, leaf, pushed, materialize_grads=True)[0]
-        return list(torch.autograd.grad(z, self.parameters, curved, allow_unused=True))
+
+        def product(pieces: Pieces, again: bool) -> Parts:
+            vectors = [v for v, some in zip(pieces, used, strict=True) if some]
+            pushed = torch.autograd.grad(gradients, u, vectors, retain_graph=True)[0]
+            curved = torch.autograd.grad(slope, leaf, pushed, retain_graph=again, materialize_grads=True)[0]
+            return torch.autograd.grad(z, self.parameters, curved, retain_graph=again, allow_unused=True)
+
+        return product
+
+
+class _Held(saved_tensors_hooks):
+    """Counts the bytes that the graph made in its block keeps alive, the parameters apart."""
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.bytes = 0
+        self.seen = {p.untyped_storage().data_ptr() for p in parameters}
+        super().__init__(self._pack, lambda tensor: tensor)
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.seen:
+            self.seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor.detach()  # the node's own output would be a circle that is never freed
 
 
 def _second_along(losses: Tensor, parameters: list[Tensor], pieces: list[Tensor]) -> Tensor:
@@ -222,7 +300,7 @@ def check_module(module: nn.Module) -> None:
             )
 
 
-def _add(total: Tensor, parameters: Sequence[Tensor], parts: Sequence[Tensor | None], weight: float) -> None:
+def _add(total: Tensor, parameters: Sequence[Tensor], parts: Parts, weight: float) -> None:
     """``total += weight * parts``, flattened in place; a part that is absent is zero."""
     start = 0
     for parameter, part in zip(parameters, parts, strict=True):
@@ -231,7 +309,7 @@ def _add(total: Tensor, parameters: Sequence[Tensor], parts: Sequence[Tensor | N
         start += parameter.numel()
 
 
-def _guarded(function: Callable[..., list[Tensor | None]], *arguments: Any) -> list[Tensor | None]:
+def _guarded(function: Callable[..., Parts], *arguments: Any) -> Parts:
     try:
         return function(*arguments)
     except torch.OutOfMemoryError as error:

@@ -86,11 +86,12 @@ def spectrum(
         "budget": budget,
         **common,
     }
-    ritz = lanczos(matrix, matrix.size, k, start=start, cap=cap, **settings)
-    rest = density(matrix, ritz, probes=probes, steps=probe_steps, trace_probes=trace_probes, **common)
-    if rest.highest > ritz.top(k)[0][-1] + 1e-3 * abs(ritz.values).max():  # a copy that one Krylov space cannot see
-        ritz = lanczos(matrix, matrix.size, k, again=True, start=start, cap=2 * cap, **settings)
+    with matrix.keeping():
+        ritz = lanczos(matrix, matrix.size, k, start=start, cap=cap, **settings)
         rest = density(matrix, ritz, probes=probes, steps=probe_steps, trace_probes=trace_probes, **common)
+        if rest.highest > ritz.top(k)[0][-1] + 1e-3 * abs(ritz.values).max():  # a copy that one Krylov space cannot see
+            ritz = lanczos(matrix, matrix.size, k, again=True, start=start, cap=2 * cap, **settings)
+            rest = density(matrix, ritz, probes=probes, steps=probe_steps, trace_probes=trace_probes, **common)
     values, bounds = ritz.top(k)
     lowest, lowest_bound = ritz.lowest
     return Spectrum(

@@ -221,6 +221,67 @@ def test_micro_batches_with_a_short_last_one_are_the_whole(whole: tuple[Parts, T
     torch.testing.assert_close(parts.hessian(parts.batches)(vector), found @ vector, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("room", [None, 1, 30_000], ids=["all kept", "none", "some"])
+@pytest.mark.parametrize("kind", ["hessian", "gauss-newton"])
+def test_kept_passes_give_the_same_bits_at_every_product(kind: str, room: int | None) -> None:
+    parts = Parts(torch.float32)
+    made = []
+
+    def output(batch: Any) -> Tensor:
+        made.append(1)
+        return parts.module(batch[0])
+
+    def loss(batch: Any) -> Tensor:
+        return F.cross_entropy(output(batch), batch[1])
+
+    sizes = [len(images) for images, _ in parts.batches]
+    if kind == "hessian":
+        matrix: Any = Hessian(loss, parts.parameters, parts.batches, sizes)
+    else:
+        matrix = GaussNewton(
+            output, lambda z, batch: F.cross_entropy(z, batch[1]), parts.parameters, parts.batches, sizes
+        )
+    vectors = torch.randn(3, matrix.size, generator=torch.Generator().manual_seed(1))
+    plain = [matrix(vector) for vector in vectors]
+    made.clear()
+    with matrix.keeping(room):
+        for vector, product in zip(vectors, plain, strict=True):
+            assert torch.equal(matrix(vector), product)
+    kept = 3 - (len(made) - 3) // 2  # of three batches, each made once or at each of three products
+    assert kept == {None: 3, 1: 0}.get(room, kept)
+    assert room is None or kept < 2
+    assert torch.equal(matrix(vectors[0]), plain[0])
+    made.clear()
+    matrix(vectors[0])
+    assert len(made) == 3  # nothing is kept after the block
+
+
+def test_bytes_that_passes_keep_are_counted_and_end_the_keeping() -> None:
+    parts = Parts(torch.float32)
+    matrix = parts.hessian(parts.batches)
+    vector = torch.ones(matrix.size)
+    with matrix.keeping(10**9):
+        matrix(vector)
+        held = 10**9 - matrix._room
+    activations = 5 * 8 * 4 * len(parts.images)  # tokens x width x bytes of one map of activations
+    assert 20 * activations < held < 400 * activations
+    with matrix.keeping(held // 2):
+        matrix(vector)
+        assert 0 < len(matrix._kept) < len(parts.batches)
+
+
+def test_changed_weights_are_not_answered_from_a_kept_pass() -> None:
+    parts = Parts(torch.float32)
+    matrix = parts.hessian(parts.batches)
+    vector = torch.ones(matrix.size)
+    with matrix.keeping():
+        matrix(vector)
+        with torch.no_grad():
+            parts.module.blocks[0].mlp.fc1.weight.mul_(2.0)
+        changed = matrix(vector)
+    assert torch.equal(changed, matrix(vector))
+
+
 def test_the_callers_attention_kernels_are_back_afterwards() -> None:
     parts = Parts(torch.float32)
     before = (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled())
