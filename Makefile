@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Processes that share the fast tests, one thread each (some of the slow ones start several themselves).
+# Processes that share the tests, one thread each (some of the slow ones start several themselves).
 WORKERS ?= 2
 
 .PHONY: help demo test test-slow mutants mutants-sample check format reports study clean
@@ -29,11 +29,11 @@ check: $(VENV)/.installed-dev  ## lint, types and the arrows between the rooms
 	$(BIN)/lint-imports
 
 test: check  ## checks, the fast tests and the examples in docstrings
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --durations=15 -m 'not slow'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --doctest-modules fdlab
 
 test-slow: $(VENV)/.installed-dev  ## the remaining tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --durations=15 -m slow
 
 mutants: $(VENV)/.installed-dev  ## known faults, one at a time, and whether the tests notice them; some minutes
 	$(BIN)/python tests/mutants/run.py
