@@ -19,6 +19,7 @@ __all__ = [
     "__version__",
     "attention_metrics",
     "distill",
+    "explore",
     "export",
     "figure",
     "finetune",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from fdlab.probes.measure import measure
     from fdlab.report.drawing import figure
     from fdlab.study.classifier import load_classifier
+    from fdlab.study.explore import explore
     from fdlab.study.exports.export import export
     from fdlab.study.monitor import Monitor
     from fdlab.study.training import distill, finetune, pretrain
@@ -59,6 +61,7 @@ __getattr__, __dir__ = lazy_attributes(
         "distill": "fdlab.study.training",
         "finetune": "fdlab.study.training",
         "load_classifier": "fdlab.study.classifier",
+        "explore": "fdlab.study.explore",
         "export": "fdlab.study.exports.export",
     },
 )

@@ -15,6 +15,7 @@ from fdlab.cli import (
     diagnose,
     doctor,
     evaluate,
+    explore,
     export,
     figures,
     inspect,
@@ -41,7 +42,7 @@ VERBS = {
     "Start here": (demo.demo,),
     "Train": (train.pretrain, train.distill, train.finetune, predict.predict, sweep.sweep, runs.runs, recipes.recipes),
     "Measure": (trainability.trainability, inspect.inspect, export.export, inspect.explain, doctor.doctor),
-    "Read": (compare.compare, claims.claims, rank.rank, figures.figures, report.report),
+    "Read": (compare.compare, explore.explore, claims.claims, rank.rank, figures.figures, report.report),
 }
 for panel, verbs in VERBS.items():
     for verb in verbs:

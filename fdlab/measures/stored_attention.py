@@ -1,4 +1,4 @@
-"""One block's attention in few bytes, so that a browser can draw the row of every query: small integers, errors bounded.
+"""One block's attention in few bytes, so that a browser can draw the row of every query; the errors are bounded.
 
 Attention logits of a head are a product of queries and keys, so that they have a low rank: L = A B', with d columns.
 ``A = U sqrt(S)`` and ``B = V sqrt(S)`` of the row-centred L (softmax does not see a row's mean) are divided by one step
@@ -104,9 +104,7 @@ def store_block(
 def _numbers(
     logits: Tensor, grid: tuple[int, int], patch: tuple[int, int], prefix: int
 ) -> dict[str, list[float | None]]:
-    found = attention_metrics(
-        logits.softmax(-1), grid=grid, patch_size=patch, prefix_tokens=prefix, metrics=NUMBERS
-    )
+    found = attention_metrics(logits.softmax(-1), grid=grid, patch_size=patch, prefix_tokens=prefix, metrics=NUMBERS)
     means = {name: value.double().mean(0).tolist() for name, value in found.items()}
     return {name: [None if math.isnan(one) else one for one in values] for name, values in means.items()}
 
