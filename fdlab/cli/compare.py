@@ -20,6 +20,7 @@ def compare(
     images: int = Option(256, min=2, help="How many images; curvature takes 128 at most, attribution 32."),
     out: options.Out = Path("reports/compare"),
     control: bool = Option(True, help="Add the first model's untrained start, unless the cohort names controls."),
+    explore: bool = Option(False, "--explore", help="Also write explore.html: the maps of four images, to point at."),
     batch: options.Batch = 32,
     seed: int = Option(0, min=0, help="Chooses the images; seeds the controls and the intervals."),
     device: options.Device = "cpu",
@@ -61,6 +62,7 @@ def compare(
         fresh=fresh,
         control=control,
         quiet=quiet,
+        explorer=explore,
         command=options.typed_command(),
     )
     tables = {

@@ -10,6 +10,7 @@
   const colour = (m) => D.models[m].control ? "var(--control)" : `var(--m${D.models[m].slot})`;
   const key = (m, i, b) => `c-${m}-${i}-${D.models[m].blocks[b].number - 1}`;
   const place = (m) => { const n = D.models[m].blocks.length; return LONG < 2 ? 0 : Math.round(S.b / (LONG - 1) * (n - 1)); };
+  const photo = (i) => document.querySelector(`[data-image="${i}"] img`).src;
   const signed = (value, digits) => value.toFixed(digits).replace("-", "\u2212");
 
   // --- from bytes to rows -------------------------------------------------------------------------------------
@@ -147,7 +148,7 @@
   async function grey(i) {
     if (greys.has(i)) return greys.get(i);
     const image = new Image();
-    image.src = D.images[i].photo;
+    image.src = photo(i);
     await image.decode();
     const canvas = make("canvas", { width: SIDE, height: SIDE }), ctx = canvas.getContext("2d", { willReadFrequently: true });
     ctx.drawImage(image, 0, 0, SIDE, SIDE);
@@ -361,7 +362,7 @@
   }
   function controls() {
     const image = D.images[S.i], own = D.models[0].blocks[blockOf(0)], [H, W] = imageGrid(own);
-    $("picture").src = S.seen && image.seen ? image.seen : image.photo;
+    $("picture").src = S.seen && image.seen ? image.seen : photo(S.i);
     $("picture").alt = image.name;
     $("picture").classList.toggle("pixels", S.seen);
     $("seen").hidden = !image.seen;

@@ -128,8 +128,10 @@ def write_explorer(path: Path | str, exhibit: Exhibit, *, teach: bool = False) -
 def _facts(exhibit: Exhibit) -> dict[str, Any]:
     trained = iter(range(SLOTS))
     models = [{**asdict(model), "slot": SLOTS if model.control else next(trained, 0)} for model in exhibit.models]
+    # the photos stand in the page once, as the thumbs
+    images = [{name: text for name, text in image.items() if name != "photo"} for image in exhibit.images]
     start = _most_different(exhibit)
-    return {"models": models, "images": exhibit.images, "chunks": exhibit.facts, "nats": NATS, "start": start}
+    return {"models": models, "images": images, "chunks": exhibit.facts, "nats": NATS, "start": start}
 
 
 def _most_different(exhibit: Exhibit) -> int:

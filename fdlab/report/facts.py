@@ -58,6 +58,7 @@ class Facts:
     position_only_loss: float | None = None  # the distillation loss of predicting the position mean
     # How it was made.
     command: str = ""
+    explorer: str = ""  # file of the attention explorer beside the page
     minutes: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -137,6 +137,7 @@ class _Page:
             versions=[(str(name), str(version)) for name, version in facts.versions.items()],
             weights=_weights(facts),
             command=facts.command,
+            explorer=facts.explorer,
             limits=self.limits(),
             metrics=[METRICS[name] for name in dict.fromkeys(self.table["metric"]) if name in METRICS],
             variables=_variables(),

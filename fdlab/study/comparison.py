@@ -17,7 +17,9 @@ from fdlab.probes.probe import find_probe
 from fdlab.records.atomic import writable_folder
 from fdlab.records.store import Record
 from fdlab.records.table import CONTROL, join
+from fdlab.report.explorer import SLOTS
 from fdlab.study.diagnosis import Gathered, facts_of, gather, left_out, save_records
+from fdlab.study.explore import explore
 from fdlab.study.publish import write_report
 from fdlab.study.stating import accuracies, changes, findings, trainings
 
@@ -45,6 +47,7 @@ def compare(
     fresh: bool = False,
     control: bool = True,
     quiet: bool = False,
+    explorer: bool = False,
     command: str = "fdlab compare",
 ) -> dict[str, Any]:
     """Measures what the store does not hold, takes the differences and writes the report.
@@ -55,6 +58,7 @@ def compare(
         baseline: the label that the others are compared with; the first model by default.
         teacher: SOURCE: the feature probe also measures ``teacher_r2`` of it, with differences.
         control: add the first model's untrained start, unless the cohort names controls.
+        explorer: also write ``explore.html``, the maps of four images of the first models that have attention.
 
     Returns:
         ``page``, ``table``, ``findings`` (``compare.findings.Finding.fact``), ``summary`` (text), ``pairs`` (text)
@@ -99,11 +103,25 @@ def compare(
     notes += _about_models(cohort, families, next(iter(results.values())).records)
     facts = {**_facts(cohort, results, data, seed, added), "notes": notes, "command": command}
     facts["findings"] = findings(table, cohort, records, facts["uniform_px"])
+    if explorer:
+        facts["explorer"] = _explored(cohort, data, folder, seed, device, quiet, notes)
     report = Report(table, facts)
     page, summary, pairs = write_report(folder, report), readable(report.summary()), pairwise(report)
     said = list(dict.fromkeys(note for result in results.values() for note in left_out(result.records)))
     shown = {"summary": summary, "pairs": pairs, "findings": facts["findings"]}
     return {"page": page, "table": table, "notes": [*said, *notes], **shown}
+
+
+def _explored(cohort: Cohort, data: str, folder: Path, seed: int, device: str, quiet: bool, notes: list[str]) -> str:
+    """Writes the attention explorer of the first models; its file's name, or none with a note that says why."""
+    shown = dict(list(cohort.sources().items())[:SLOTS])
+    try:
+        made = explore(shown, data, folder, seed=seed, device=device, quiet=quiet)
+    except FdlabError as error:
+        notes.append(f"No explorer was written: {error.what} {error.why}".strip())
+        return ""
+    notes += [f"Explorer: {note}" for note in made.notes]
+    return made.path.name
 
 
 def _about_models(cohort: Cohort, families: Mapping[str, str], records: Mapping[str, Record]) -> list[str]:

@@ -25,11 +25,10 @@ from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures.stored_attention import EXACT, Limits
 from fdlab.progress import Progress, say
 from fdlab.report.explorer import SLOTS, Exhibit, data_uri, write_explorer
-from fdlab.study.stored_model import StoredModel
+from fdlab.study.stored_model import BASE64, StoredModel
 
 PHOTO, SMALL = 384, 128  # pixels of a photo; inputs below are also shown as the model has them
-CODE = 90_000  # bytes of a page without images, and some for what it says of its blocks
-BASE64 = 4 / 3
+CODE = 70_000  # bytes of a page without images
 
 
 @dataclass
@@ -99,8 +98,8 @@ def explore(
                 progress.advance()
             if not kept:
                 notes += _thinned(stored, len(places), max_mb, pictures[0].weight(place))
-                used = CODE + BASE64 * sum(one.bytes_of_biases() for one in stored)
-            used += BASE64 * sum(one.bytes_of(kept) for one in stored) + pictures[0].weight(place)
+                used = CODE + sum(one.bytes_of_biases() for one in stored)
+            used += sum(one.bytes_of(kept) for one in stored) + pictures[0].weight(place)
             if used > max_mb * 1e6 and kept:
                 for one in stored:
                     one.forget(kept)
@@ -156,7 +155,7 @@ def _opened(models: Any, device: str, seed: int) -> dict[str, Encoder]:
 def _thinned(stored: Sequence[StoredModel], images: int, max_mb: float, photo: int) -> list[str]:
     """Leaves out blocks where all images do not fit with all of them; at least a quarter stays. Says so."""
     room = max_mb * 1e6 - CODE - photo * images
-    one = BASE64 * sum(model.bytes_of(0) for model in stored)
+    one = sum(model.bytes_of(0) for model in stored)
     share = room / max(one * images, 1)
     if share >= 1:
         return []

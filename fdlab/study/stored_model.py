@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from fdlab.measures.stored_attention import Limits, StoredBias, StoredBlock, sto
 from fdlab.report.explorer import ShownBlock, ShownModel, deflated
 
 LARGE = 600  # tokens from which float32 is enough: the limits are far above its rounding
+BASE64 = 4 / 3
 BYTE = 0.8  # bytes of a stored integer after packing, at most as a rule
 
 
@@ -88,13 +90,14 @@ class StoredModel:
                 del self.chunks[key]
                 self.facts.pop(key, None)
 
-    def bytes_of(self, image: int) -> int:
-        """Of the stored blocks of one image, packed."""
-        return sum(len(data) for key, data in self.chunks.items() if key.startswith("c-") and _image(key) == image)
+    def bytes_of(self, image: int) -> float:
+        """Of the stored blocks of one image in the page."""
+        keys = [key for key in self.facts if _image(key) == image]
+        return sum(BASE64 * len(self.chunks[key]) + len(json.dumps(self.facts[key])) for key in keys)
 
-    def bytes_of_biases(self) -> int:
-        """Of what is stored once for all images, packed."""
-        return sum(len(data) for key, data in self.chunks.items() if key.startswith("b-"))
+    def bytes_of_biases(self) -> float:
+        """Of what is stored once for all images, in the page."""
+        return BASE64 * sum(len(data) for key, data in self.chunks.items() if key.startswith("b-"))
 
     def forget(self, image: int) -> None:
         """An image that does not fit into the page."""

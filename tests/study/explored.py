@@ -18,7 +18,7 @@ def sharpened(module: torch.nn.Module, seed: int) -> torch.nn.Module:
         for name, part in module.named_modules():
             if name.endswith("qkv"):
                 part.weight.normal_(0, 0.25)
-            if name.endswith("relative_position_bias_table") or name.endswith("rel_pos_bias"):
+            if name.endswith(("relative_position_bias_table", "rel_pos_bias")):
                 for table in part.parameters(recurse=False):
                     table.normal_(0, 1.0)
     return module.eval()
@@ -37,7 +37,7 @@ def biased() -> Encoder:
 
 
 def windowed() -> Encoder:
-    options: dict[str, Any] = {"img_size": 56, "patch_size": 4, "window_size": 7, "embed_dim": 24, "num_classes": 0}
+    options: dict[str, Any] = {"img_size": 112, "patch_size": 4, "window_size": 7, "embed_dim": 24, "num_classes": 0}
     module = timm.models.swin_transformer.SwinTransformer(depths=(2, 2), num_heads=(2, 4), **options)
     return Encoder.wrap(sharpened(module, 3))
 

@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_left_out_and_said(tmp_path: Path) -> None:
     few = explore({"deep": deep}, "photos", tmp_path / "few.html", images=6, max_mb=0.35, quiet=True)
     assert few.path.stat().st_size <= 0.35e6
     assert 1 <= len(facts_in(few.path)["images"]) < 6 and "of 6 images fit into 0.35 MB" in few.notes[-1]
-    with pytest.raises(FdlabError, match="One image needs .* MB") as refused:
+    with pytest.raises(FdlabError, match=r"One image needs .* MB") as refused:
         explore({"deep": deep}, "photos", tmp_path / "none.html", images=1, max_mb=0.11, quiet=True)
     assert "--max-mb" in str(refused.value)
 
@@ -138,3 +138,13 @@ def test_the_module_and_the_random_state_are_left_as_they_were(tmp_path: Path) -
     explore({"x": encoder}, "photos", tmp_path, images=1, quiet=True)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(a, b) for a, b in zip(before, encoder.module.parameters(), strict=True))
+
+
+def test_a_comparison_links_to_it_or_says_why_not(tmp_path: Path) -> None:
+    from fdlab.study.comparison import compare
+
+    models = ["a=random:test_vit", "b=random:test_vit2"]
+    options: dict[str, Any] = {"probes": ("attention",), "images": 4, "control": False, "quiet": True, "explorer": True}
+    result = compare(models, "photos", tmp_path / "both", **options)
+    assert 'href="explore.html"' in result["page"].read_text(encoding="utf-8")
+    assert len(facts_in(tmp_path / "both" / "explore.html")["models"]) == 2
