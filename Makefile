@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Processes that share the tests, one thread each (some of the slow ones start several themselves).
 WORKERS ?= 2
 
-.PHONY: help demo test test-slow mutants mutants-sample check format reports study clean
+.PHONY: help demo test test-slow mutants mutants-sample check format reports study docs clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
 
@@ -53,6 +53,10 @@ reports: $(VENV)/.installed  ## make the committed galleries again
 # ARGS: e.g. ARGS="--size gpu --workers 1"; see analyses/cifar_study.py.
 study: $(VENV)/.installed-dev  ## the study on CIFAR-10, hours on two cores; continues where it was stopped
 	OMP_NUM_THREADS=1 $(BIN)/python analyses/cifar_study.py $(ARGS)
+
+docs: $(VENV)/.installed-dev  ## the documentation's site, in build/site; strict: a broken link is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:  ## remove the environment
 	rm -rf $(VENV)
