@@ -111,6 +111,17 @@ class Report:
         known = self.table[self.table["family"] != ""]
         return dict(zip(known["model"], known["family"], strict=True))
 
+    @cached_property
+    def lineages(self) -> tuple[dict[str, str], dict[str, str]]:
+        """({student: its teacher}, {model: its lineage}) as far as the cohort says so."""
+        members = {str(member["label"]): member for member in self.facts.cohort}
+        teachers = {
+            label: str(member["pair_of"])
+            for label, member in members.items()
+            if member.get("pair_of") and self.families.get(label, member.get("family")) == "distilled"
+        }
+        return teachers, {label: str(member["lineage"]) for label, member in members.items() if member.get("lineage")}
+
     def untrained(self, model: str) -> bool:
         """Whether the model is an untrained control."""
         return self.families.get(model) == "random"

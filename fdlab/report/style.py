@@ -1,9 +1,9 @@
-"""How every figure looks: exact widths, one look a family, files that come out byte-identical again.
+"""How every figure looks: exact widths, one colour a model, files that come out byte-identical again.
 
-Colour never stands alone: a family has a colour, a marker and a line style, found by search for the
-largest smallest distance under normal sight and under simulated colour blindness. Untrained controls
-are grey. Further models of one family keep the colour and change the marker and the line; their colours differ
-by a step that no eye sees, so that a page can tell whose line is whose (page.py).
+Colour never stands alone: a model has a colour, a marker and a line. A teacher and its first student have two tones of
+one hue. The colours were found by search for the largest smallest distance under normal sight and under simulated
+colour blindness. Untrained controls are grey and hollow; trained models beyond the colours are grey and filled. Greys
+differ by a step that no eye sees, so that a page can tell whose line is whose (page.py).
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ DARK = {
     PAPER: "#15181c",
     FAINT: "#565c64",
     GRID: "#2c3138",
-    "#4477aa": "#33bbee",
-    "#ee6677": "#ee6678",
-    "#8b4513": "#ffd166",
-    "#000000": "#fefefe",
-    "#332288": "#785ef0",
-    "#a89018": "#907818",
-    "#5c5c5c": "#b0b0b0",
+    "#1f6fd6": "#4f9dff",
+    "#0b2f6b": "#cfe3ff",
+    "#d9480f": "#ff8a4c",
+    "#6e1f00": "#ffe0c2",
+    "#7a06ef": "#784cfa",
+    "#049f52": "#3a7d50",
+    "#6b7280": "#9aa3af",
+    "#000000": "#fefefe",  # what matplotlib draws where nothing is said
 }
 
 # A sequence from dark to light for surfaces, the same on light and dark pages.
@@ -60,7 +61,7 @@ class Look(NamedTuple):
     marker: str
     line: Any
     fill: bool = True
-    base: str = ""  # the family's colour, where ``color`` is a step beside it
+    base: str = ""  # the colour that is seen, where ``color`` is a step beside it
 
     def points(self, size: float = 4.5) -> dict[str, Any]:
         """Keyword arguments for a marker: filled, or hollow with an edge of its colour."""
@@ -74,42 +75,83 @@ class Look(NamedTuple):
         }
 
 
-FAMILIES = {
-    "mim": Look("#4477aa", "o", "-"),
-    "contrastive": Look("#ee6677", "s", "--"),
-    "distilled": Look("#8b4513", "^", "-."),
-    "supervised": Look("#000000", "D", ":"),
-    "image-text": Look("#332288", "P", LONG_DASH),
-    "random": Look("#5c5c5c", "o", (0, (1, 1.2)), False),
-}
-OTHER = Look("#a89018", "v", (0, (3, 1, 1, 1, 1, 1)))
-# The second, third, ... model of a family: hollow, then other markers and lines.
-_SPARE = (
-    *(("", None), ("", "-"), ("h", (0, (5, 1))), ("*", (0, (2, 1))), ("p", ":"), ("X", "--")),
-    *(("<", (0, (6, 1, 1, 1))), (">", "-."), ("8", (0, (3, 1))), ("d", (0, (1, 2)))),
+# Teacher and first student: the middle tone of a hue, and its deep one (pale on a dark page).
+LINEAGES = (
+    (Look("#1f6fd6", "o", "-"), Look("#0b2f6b", "^", "--")),
+    (Look("#d9480f", "s", "-"), Look("#6e1f00", "v", "--")),
 )
-_SPARE_RANDOM = (("", None), ("s", (0, (4, 2))), ("D", "-."), ("^", "-"), ("v", "--"), ("h", ":"))
+SINGLE = (Look("#7a06ef", "D", "-."), Look("#049f52", "P", LONG_DASH))
+GREY = "#6b7280"
+COLORS = tuple(look.color for look in (*LINEAGES[0], *LINEAGES[1], *SINGLE)) + (GREY,)
+# Beyond the colours, and for controls: grey with other markers and lines.
+_SPARE = (
+    *(("X", (0, (5, 1))), ("*", (0, (2, 1))), ("p", ":"), ("h", (0, (4, 1, 1, 1)))),
+    *(("<", (0, (6, 1, 1, 1))), (">", (0, (3, 1, 1, 1, 1, 1))), ("8", (0, (3, 1))), ("d", (0, (1, 2)))),
+)
+_CONTROLS = (
+    *(("o", (0, (1, 1.2))), ("s", (0, (4, 2))), ("D", "-."), ("^", "-"), ("v", "--"), ("h", ":")),
+    *(("p", (0, (5, 1))), ("8", (0, (2, 1)))),
+)
 
 
-def looks(names: Sequence[str], family: Mapping[str, str]) -> dict[str, Look]:
-    """A look for every model, different within a family."""
+def looks(
+    names: Sequence[str],
+    family: Mapping[str, str],
+    teachers: Mapping[str, str] | None = None,
+    kin: Mapping[str, str] | None = None,
+) -> dict[str, Look]:
+    """A look for every model, in this order: one colour a model up to six trained ones, else one hue a lineage.
+
+    Args:
+        names: the models.
+        family: of each; ``random`` is a control.
+        teachers: {model: the one that it was distilled from}.
+        kin: {model: its lineage}; by default a teacher and its students are one.
+    """
+    parents = {name: (teachers or {}).get(name, "") for name in names}
+    controls = [name for name in names if family.get(name) == "random"]
+    trained = [name for name in names if name not in controls]
+    found = _single(trained, parents) if len(trained) <= len(COLORS) - 1 else _by_kin(trained, parents, kin or {})
+    for count, name in enumerate(controls):
+        marker, line = _CONTROLS[count % len(_CONTROLS)]
+        found[name] = Look(_beside(GREY, 2 * count), marker, line, False, GREY)
+    return {name: found[name] for name in names}
+
+
+def _single(trained: Sequence[str], parents: Mapping[str, str]) -> dict[str, Look]:
+    """A colour for each: students the deep tone of their teacher's hue, as far as there are hues of two tones."""
+    roots = [name for name in trained if parents[name] not in trained]
+    chosen = sorted(roots, key=lambda name: name not in parents.values())[: len(LINEAGES)]
+    hues = {name: number for number, name in enumerate(name for name in trained if name in chosen)}
+    found = {name: LINEAGES[number][0] for name, number in hues.items()}
+    free = list(SINGLE)
+    for name in trained:
+        parent = parents[name]
+        if parent in hues and LINEAGES[hues[parent]][1] not in found.values():
+            found[name] = LINEAGES[hues[parent]][1]
+        elif name not in found:
+            # the deep tone of a hue that has no student is the last that is taken: it looks like one
+            spare = [pair[1] for pair in LINEAGES if pair[1] not in found.values()]
+            found[name] = free.pop(0) if free else spare[-1]
+    return found
+
+
+def _by_kin(trained: Sequence[str], parents: Mapping[str, str], kin: Mapping[str, str]) -> dict[str, Look]:
+    """One hue a lineage: teachers its middle tone, students its deep one; members differ by marker and line."""
+    groups: dict[str, int] = {}
     seen: dict[str, int] = {}
-    result = {}
-    for name in names:
-        kind = family.get(name, "")
-        first = FAMILIES.get(kind, OTHER)
+    found = {}
+    for name in trained:
+        number = groups.setdefault(kin.get(name) or parents[name] or name, len(groups))
+        hues = (*LINEAGES, *((look, look) for look in SINGLE))
+        first = hues[number][bool(parents[name])] if number < len(hues) else Look(GREY, "X", (0, (5, 1)))
         count = seen.get(first.color, 0)
         seen[first.color] = count + 1
-        spare = _SPARE_RANDOM if kind == "random" else _SPARE
-        marker, line = spare[count % len(spare)]
-        # The second model is the hollow form of the first; a solid line is taken by "mim" already.
-        if count == 1 and kind == "mim":
-            line = LONG_DASH
-        filled = kind != "random" and count % 2 == 0
-        result[name] = Look(
-            _beside(first.color, count), marker or first.marker, line or first.line, filled, first.color
+        marker, line = (first.marker, first.line) if not count else _SPARE[(count - 1) % len(_SPARE)]
+        found[name] = Look(
+            _beside(first.color, 2 * count + (first.color == GREY)), marker, line, count % 2 == 0, first.color
         )
-    return result
+    return found
 
 
 def _beside(color: str, count: int) -> str:
@@ -120,8 +162,8 @@ def _beside(color: str, count: int) -> str:
 
 def looks_of(report: Report) -> dict[str, Look]:
     """The looks of all models of a report: the same in each of its figures."""
-    names = [*report.models, *report.measured("curve")]
-    return looks(list(dict.fromkeys(names)), report.families)
+    names = list(dict.fromkeys([*report.models, *report.measured("curve")]))
+    return looks(names, report.families, *report.lineages)
 
 
 @cache

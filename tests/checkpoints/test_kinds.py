@@ -11,7 +11,6 @@ from fdlab.checkpoints.builders.timm_name import kind_of_name
 from fdlab.checkpoints.open import open_model
 from fdlab.checkpoints.recognise import FAMILIES
 from fdlab.encoders.encoder import Kind
-from fdlab.report import style
 from fdlab.tasks.base import TASKS, find_task
 
 KINDS = set(get_args(Kind))
@@ -20,7 +19,6 @@ KINDS = set(get_args(Kind))
 def test_every_family_of_files_and_every_task_says_its_kind():
     assert {family.kind for family in FAMILIES} | {"random"} == KINDS
     assert {find_task(name).family for name in TASKS} <= KINDS - {"unknown"}
-    assert set(style.FAMILIES) == KINDS - {"unknown"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Drawing
 
 from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import bands, filled, label_outer, shade_bar
-from fdlab.report.style import COLUMN, INK, PAPER, SHADES_OF_BLUE, WIDE, new_figure, wrap
+from fdlab.report.style import COLUMN, INK, LINEAGES, PAPER, SHADES_OF_BLUE, WIDE, new_figure, wrap
 
 FORMS = {"plane": "random", "eigenvectors": "sharpest two", "trajectory": "path of the training"}
 SPANNED_BY = {
@@ -99,7 +99,7 @@ class LandscapePlane(Figure):
         axes.plot([0], [0], "+", color=PAPER, ms=6, mew=1.2)
         if form == "trajectory":
             path = self.of(name, "trajectory").sort_values("value")
-            axes.plot([*path["x"], 0], [*path["y"], 0], "-o", color="#ee6677", ms=2.4, mew=0, lw=0.9)
+            axes.plot([*path["x"], 0], [*path["y"], 0], "-o", color=LINEAGES[1][0].color, ms=2.4, mew=0, lw=0.9)
         axes.set_aspect("equal")
         axes.locator_params(nbins=3)
         return shaded

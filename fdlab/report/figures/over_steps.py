@@ -47,7 +47,6 @@ MOST, ACROSS = 12, 3
 class OverSteps(Figure):
     """A small panel a measure, a line with its band a model."""
 
-    metrics = tuple(LABELS)
     probe, metric = "attention", "distance"
     trainings = False
 
@@ -70,6 +69,11 @@ class OverSteps(Figure):
         """The measures that have a panel."""
         return self.found[:MOST]
 
+    @property
+    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Of the panels that there are."""
+        return tuple(self.known)
+
     @cached_property
     def names(self) -> list[str]:
         return self.report.ordered(self.rows["model"])
@@ -78,10 +82,11 @@ class OverSteps(Figure):
     def series(self) -> dict[tuple[str, str], pd.DataFrame]:
         """(measure, model) -> step, value, low, high."""
         shown = self.rows[self.rows["metric"].isin(self.known)]
-        return {
+        along = {
             (str(metric), str(name)): _along(rows)
             for (metric, name), rows in shown.groupby(["metric", "model"], sort=False)
         }
+        return {place: data for place, data in along.items() if len(data)}
 
     def draw(self) -> Drawing:
         across = min(len(self.known), ACROSS)
@@ -157,4 +162,5 @@ def _along(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         [(step, one.value, one.low, one.high) for step, one in numbers if one.known],
         columns=["step", "value", "low", "high"],
+        dtype=float,  # also where no step has a value
     )

@@ -11,9 +11,9 @@ from fdlab.report.figures.figure import Figure, Lines
 from fdlab.report.figures.layout import REFERENCE_LINE
 from fdlab.report.numbers import plain, show
 from fdlab.report.report import estimate
-from fdlab.report.style import COLUMN, FAINT, INK, PAPER, bars, new_figure
+from fdlab.report.style import COLUMN, FAINT, INK, LINEAGES, PAPER, bars, new_figure
 
-COLOR = "#4477aa"
+COLOR = LINEAGES[0][0].color
 
 
 class Ruler(Figure):
