@@ -111,8 +111,7 @@ def write_report(study: Study, *, minutes: float, command: str) -> dict[str, Any
     table = join([*(record.table for record in records.values()), alike, *tuned, frame(curves(study))])
     facts = {
         "title": "Contrastive, masked and distilled models on handwritten digits",
-        "question": "Does distilling a contrastive model's features change how its successor attends and "
-        "fine-tunes, and is it the distillation or the student's design?",
+        "question": "Does distilling a contrastive model change how it attends and fine-tunes?",
         "data": "scikit-learn's handwritten digits, 8x8 enlarged to 24 px, patch 4",
         **shared_facts(study, cohort_of(study.cells, lambda cell: inside.source(cell, seed))),
         "seed": seed,

@@ -102,9 +102,9 @@ def facts_of(study: Study) -> dict[str, Any]:
     size = study.size
     steps = ", ".join(f"{name} {count}" for name, count in size.steps.items())
     return {
-        "title": f"Is it the distillation, or the student's design? (CIFAR-10, {size.name} size)",
-        "question": "Three kinds of pre-training, each in the plain and in the student's design, with and without "
-        "distillation: to which of the two does each difference belong?",
+        "title": "Three kinds of pre-training in two designs, with and without distilling"
+        f" (CIFAR-10, {size.name} size)",
+        "question": "Is it the distillation, or the student's design?",
         **shared_facts(study, cohort_of(study.cells)),
         "compare": [Cell(KINDS[0], "plain").label, Cell(KINDS[0], "student", True).label],
         "seed": list(study.seeds),

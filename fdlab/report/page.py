@@ -15,17 +15,22 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from fdlab.records.atomic import write_text
 from fdlab.records.metrics import METRICS
 from fdlab.records.table import write_table
-from fdlab.report.alerts import alerts
+from fdlab.report.alerts import alerts, badges
+from fdlab.report.answers import answers
 from fdlab.report.captions import ONE_SEED, OTHER_DESIGN, other_design, several_seeds
 from fdlab.report.facts import Facts
 from fdlab.report.figures import available, draw_figure, figure_of
 from fdlab.report.findings import by_question, scope
+from fdlab.report.latex import escape
+from fdlab.report.marks import mark
 from fdlab.report.numbers import readable
 from fdlab.report.pairs import MOST, pairwise
 from fdlab.report.report import Report
@@ -47,6 +52,9 @@ HEADERS = {
     "teacher_r2": "teacher_r2",
 }
 FAMILY_NAMES = {"mim": "masked image modelling", "random": "untrained control", "unknown": "family not stated"}
+# The first of these that a report has is its first picture; the others of them follow, and the rest is folded.
+HERO = ("two_way", "attention_distance", "trainability", "finetune", "over_steps")
+SHOWN = (*HERO, "head_similarity", "position", "teacher")
 EMBED = 600_000  # bytes of compressed table that a page carries inside
 CLAIM = {"verdict": "not tested", "said": "", "statement": "", "effect": "", "answers": (), "not_controlled": ""}
 VERDICTS = {
@@ -67,6 +75,7 @@ def write_page(
     *,
     teach: bool = False,
     drawn: Mapping[str, str] | None = None,
+    files: bool = False,
 ) -> Path:
     """Writes index.html, and table.csv beside it.
 
@@ -76,12 +85,13 @@ def write_page(
         figures: which figures (default: all that the table has).
         teach: a question before each figure, a glossary, exercises.
         drawn: SVGs of figures that were just drawn of this report for a page; the others are drawn here.
+        files: the folder ``figures/`` with PDFs stands beside the page, and is linked.
 
     Raises:
         FdlabError: code 2, an unknown figure or one that the table has no rows for.
     """
     path = Path(path)
-    write_text(path, page(report, figures, teach=teach, drawn=drawn))
+    write_text(path, page(report, figures, teach=teach, drawn=drawn, files=files))
     write_table(path.with_name("table.csv"), report.table)
     return path
 
@@ -92,16 +102,17 @@ def page(
     *,
     teach: bool = False,
     drawn: Mapping[str, str] | None = None,
+    files: bool = False,
 ) -> str:
     """The page as text; arguments as for ``write_page``."""
-    return _Page(report, drawn or {}).text(available(report) if figures is None else list(figures), teach)
+    return _Page(report, drawn or {}, files).text(available(report) if figures is None else list(figures), teach)
 
 
 class _Page:
     """The parts of the template, each from the report."""
 
-    def __init__(self, report: Report, drawn: Mapping[str, str]) -> None:
-        self.report, self.table, self.facts, self.drawn = report, report.table, report.facts, drawn
+    def __init__(self, report: Report, drawn: Mapping[str, str], files: bool) -> None:
+        self.report, self.table, self.facts, self.drawn, self.files = report, report.table, report.facts, drawn, files
 
     @cached_property
     def looks(self) -> dict[str, Look]:
@@ -113,24 +124,35 @@ class _Page:
         return {name: number for number, name in enumerate(self.looks)}
 
     def text(self, figures: list[str], teach: bool) -> str:
-        source = resources.files("fdlab.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+        source = _text("page.html.j2")
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         taught, facts, claims = cards(figures) if teach else {}, self.facts, _claims(self.facts)
+        hero = next((name for name in HERO if name in figures), figures[0] if figures else "")
+        shown = [name for name in (hero, *figures) if name in figures and (name == hero or name in SHOWN)]
+        shown = list(dict.fromkeys(shown))
+        marked = badges(alerts(self.report), figures)
+        sections = {
+            name: self.section(name) | {"card": taught.get(name), "badges": marked.get(name, [])} for name in figures
+        }
         return environment.from_string(source).render(
             title=facts.title or "Attention of vision transformers",
             question=facts.question,
+            meta=self.meta(),
+            answers=answers(facts),
             claims=claims,
             untested=_untested(claims),
             untested_count=sum(claim["verdict"] == "not tested" for claim in claims),
             findings=by_question(facts.findings),
             scope=scope(facts.findings),
             notes=list(facts.notes),
-            alerts=alerts(self.report),
+            badges=marked.get("", []),
             models=self.models(),
             seeds_joined=several_seeds(self.table),
             summary=self.summary(),
             pairs=self.pairs(),
-            figures=[self.section(figure) | {"card": taught.get(figure)} for figure in figures],
+            hero=sections.get(hero),
+            figures=[sections[name] for name in shown[1:]],
+            deeper=[sections[name] for name in figures if name not in shown],
             glossary=glossary() if teach else [],
             method=_method(facts),
             seconds=[(str(stage), f"{float(value):.1f}") for stage, value in facts.seconds.items()],
@@ -145,6 +167,8 @@ class _Page:
             rows=len(self.table),
             digest=self.report.digest,
             inside=self.embedded(),
+            css=Markup(_text("page.css")),
+            script=Markup(_text("page.js")),
         )
 
     def models(self) -> list[dict[str, Any]]:
@@ -155,9 +179,26 @@ class _Page:
                 "name": name,
                 "family": FAMILY_NAMES.get(families.get(name, ""), families.get(name, "")),
                 "base": variable(look.base or look.color),
+                "mark": mark(look, place),
             }
-            for name, look in self.looks.items()
+            for place, (name, look) in enumerate(self.looks.items())
         ]
+
+    def meta(self) -> str:
+        """What the page rests on, in a line: models, images, trainings."""
+        count, facts, seeds = len(self.report.models), self.facts, self.facts.seeds
+        parts = [f"{count} model{'s' * (count != 1)}"] if count else []
+        if facts.images:
+            parts.append(f"{facts.images} images" + (f" of {facts.data}" if facts.data else ""))
+        elif facts.data:
+            parts.append(facts.data)
+        several = several_seeds(self.table[~self.table["probe"].isin(["ruler", "curve"])])
+        if several:
+            parts.append(f"{len(seeds)} trainings of each" if seeds else "several trainings of each")
+        over = scope(facts.findings) or (
+            "Intervals are 95 %, over the trainings." if several else "Intervals are 95 %, over images."
+        )
+        return f"{', '.join(parts)}. {over}" if parts else over
 
     def pairs(self) -> dict[str, Any] | None:
         """The first differences, and how many more there are; None without any."""
@@ -183,6 +224,9 @@ class _Page:
             "caption": caption,
             "table": self.cells(figure.numbers()),
             "metrics": [METRICS[metric] for metric in figure.metrics],
+            "copied": " ".join(caption),
+            "latex": _latex(name, " ".join(caption)),
+            "pdf": f"figures/{name}.pdf" if self.files else "",
         }
 
     def svg(self, name: str) -> str:
@@ -201,21 +245,36 @@ class _Page:
         }
 
     def summary(self) -> dict[str, Any] | None:
-        """The table of models; None where the table has no model (a ruler alone)."""
+        """The table of models; None where there is nothing to put into it."""
         if not self.report.models:
             return None
-        text = readable(self.report.summary())
+        numbers = self.report.summary()
+        text = readable(numbers)
+        columns = list(text.columns[2:])
+        if not columns:
+            return None
+        bars = {column: _whiskers(numbers, column) for column in columns}
         return {
-            "head": [HEADERS[column] for column in text.columns[2:]],
-            "late": [column.startswith("late_") for column in text.columns[2:]],
+            "head": [HEADERS[column] for column in columns],
+            "late": [column.startswith("late_") for column in columns],
             "rows": [
                 {
                     "model": name,
                     "place": self.place[name],
+                    "mark": mark(self.looks[name], self.place[name]),
+                    "open": not self.looks[name].fill,
                     "family": FAMILY_NAMES.get(family, family or "unknown"),
-                    "cells": [cell.partition(" ")[::2] for cell in cells],
+                    "cells": [
+                        {
+                            "value": _known(numbers[column][row]),
+                            "text": cell.partition(" ")[0],
+                            "interval": cell.partition(" ")[2],
+                        }
+                        | {"bar": bars[column][row]}
+                        for column, cell in zip(columns, cells, strict=True)
+                    ],
                 }
-                for name, family, *cells in text.itertuples(index=False)
+                for row, (name, family, *cells) in enumerate(text.itertuples(index=False))
             ],
         }
 
@@ -241,6 +300,38 @@ class _Page:
         if other_design(self.report, self.report.models):
             limits.append(f"Of the two models that the captions compare: {OTHER_DESIGN}.")
         return limits
+
+
+def _known(value: float) -> str:
+    return f"{value:.6g}" if np.isfinite(value) else ""
+
+
+def _whiskers(numbers: pd.DataFrame, column: str) -> list[tuple[str, str, str] | None]:
+    """Low, value and high of every model in per cent of the column's common scale; None where one is unknown."""
+    three = numbers[[f"{column}_low", column, f"{column}_high"]].to_numpy(float)
+    low, high = np.nanmin(three, initial=np.inf), np.nanmax(three, initial=-np.inf)
+    span = (high - low) or 1.0
+    return [
+        (*(f"{5 + 90 * (part - low) / span:.1f}" for part in row),) if np.isfinite(row).all() else None  # type: ignore[misc]
+        for row in three
+    ]
+
+
+def _text(name: str) -> str:
+    return resources.files("fdlab.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _latex(name: str, caption: str) -> str:
+    return "\n".join(
+        [
+            r"\begin{figure}",
+            r"  \centering",
+            rf"  \includegraphics[width=\linewidth]{{figures/{name}.pdf}}",
+            rf"  \caption{{{escape(caption)}}}",
+            rf"  \label{{fig:{name.replace('_', '-')}}}",
+            r"\end{figure}",
+        ]
+    )
 
 
 def _claims(facts: Facts) -> list[dict[str, Any]]:

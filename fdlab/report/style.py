@@ -82,7 +82,7 @@ LINEAGES = (
 )
 SINGLE = (Look("#7a06ef", "D", "-."), Look("#049f52", "P", LONG_DASH))
 GREY = "#6b7280"
-COLORS = tuple(look.color for look in (*LINEAGES[0], *LINEAGES[1], *SINGLE)) + (GREY,)
+COLORS = (*(look.color for look in (*LINEAGES[0], *LINEAGES[1], *SINGLE)), GREY)
 # Beyond the colours, and for controls: grey with other markers and lines.
 _SPARE = (
     *(("X", (0, (5, 1))), ("*", (0, (2, 1))), ("p", ":"), ("h", (0, (4, 1, 1, 1)))),

@@ -34,7 +34,7 @@ def inline_svg(svg: str, figure: str, title: str, description: str, looks: Seque
     width, height = _size(body)
     named = f'role="img" aria-labelledby="{prefix}title {prefix}description"'
     inches = float(width) / 72
-    size = f'style="max-width: {inches * 8.6:.1f}rem; --least: {inches * 5.6:.1f}rem" viewBox="0 0 {width} {height}"'
+    size = f'style="max-width: {inches * 10.2:.1f}rem; --least: {inches * 5.6:.1f}rem" viewBox="0 0 {width} {height}"'
     words = f'<title id="{prefix}title">{escape(title)}</title>'
     words += f'<desc id="{prefix}description">{escape(description)}</desc>'
     return Markup(re.sub(r"<svg[^>]*>", lambda _: f"<svg {named} {size}>{words}", body, count=1))

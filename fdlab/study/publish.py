@@ -39,7 +39,7 @@ def write_report(out: Path | str, report: Report, *, teach: bool = False, again:
     files = write_figures(folder / "figures", report)
     write_latex(folder / "latex", report)
     drawn = {figure: next(p for p in paths if p.suffix == ".svg").read_text("utf-8") for figure, paths in files.items()}
-    page = write_page(folder / "index.html", report, teach=teach, drawn=drawn)
+    page = write_page(folder / "index.html", report, teach=teach, drawn=drawn, files=True)
     write_json(folder / CONTENTS, {"table_sha256": report.digest, "teach": teach, "figures": list(files)})
     _seal(folder)
     return page
@@ -73,7 +73,7 @@ def rewrite_page(folder: Path, report: Report) -> Path:
 
     unseal(folder)
     write_json(folder / "facts.json", dict(report.facts.written))
-    page = write_page(folder / "index.html", report, teach=bool(read_json(folder / CONTENTS).get("teach")))
+    page = write_page(folder / "index.html", report, teach=bool(read_json(folder / CONTENTS).get("teach")), files=True)
     _seal(folder)
     return page
 

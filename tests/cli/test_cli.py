@@ -51,7 +51,7 @@ def test_dry_run_prints_each_value_with_its_source(tmp_path: Path) -> None:
         (["explain", "nmmi"], 2, "nmi"),
         (["demo", "--minutes", "0"], 2, "out of range"),
         (["runs", "absent"], 2, "absent"),
-        (["finetune", "--data", "photos", "--set", "classify.model=random:vit_tiny_patch16_224"], 2, "label"),
+        (["finetune", "--data", "photos", "--set", "classify.model=random:vit_tiny_patch16_224"], 3, "label"),
     ],
 )
 def test_bad_input_says_what_to_do(tmp_path: Path, words: list[str], code: int, says: str) -> None:

@@ -17,6 +17,7 @@ from fdlab.cli.app import app
 CALLED = {
     "diagnose": "fdlab.study.diagnosis:diagnose",
     "compare": "fdlab.study.comparison:compare",
+    "explore": "fdlab.study.explore:explore",
     "trainability": "fdlab.study.trainability:trainability",
     "rank": "fdlab.study.ranking:rank",
     "sweep": "fdlab.study.sweep:sweep",
@@ -113,9 +114,17 @@ def test_a_path_between_two_models_has_no_control(what: str, control: bool, monk
     ("line", "values", "named"),
     [
         (
-            "compare a b=c --data d --baseline a --probes attention,knn, --teacher t --batch 7 " + COMMON_WORDS,
+            "compare a b=c --data d --baseline a --probes attention,knn, --teacher t --batch 7 --explore "
+            + COMMON_WORDS,
             (["a", "b=c"], "d", Path("o")),
-            {"probes": ["attention", "knn"], "baseline": "a", "teacher": "t", "batch": 7, **COMMON},
+            {"probes": ["attention", "knn"], "baseline": "a", "teacher": "t", "batch": 7, "explorer": True, **COMMON},
+        ),
+        (
+            "explore a b=c --data d --images 2 --blocks 1,3 --max-mb 4 --exact --teach --seed 3 -o o "
+            "--device cuda --quiet",
+            (["a", "b=c"], "d", Path("o")),
+            {"images": 2, "blocks": [1, 3], "max_mb": 4.0, "exact": True, "teach": True, "seed": 3, "device": "cuda",
+             "quiet": True},
         ),
         (
             "trainability a b --recipe r --data d --test t --rates 1e-3,2 --seeds 2 --seed 3 --set optim.lr=1 "

@@ -30,7 +30,7 @@ def options(name: str) -> set[str]:
 
 
 def test_all_commands_are_here() -> None:
-    assert len(COMMANDS) == 27
+    assert len(COMMANDS) == 28
     assert len(MEASURE) == 8
 
 

@@ -79,6 +79,9 @@ def drawn(page: Any, place: int) -> int:
 
 
 def test_hiding_a_model_hides_it_in_every_figure(view: Any) -> None:
+    if view.viewport_size["width"] < 640:  # a phone has no room for the list of models
+        assert view.locator(".chips").is_hidden()
+        return
     place, other = place_of(STUDENT), 0
     before, beside = drawn(view, place), drawn(view, other)
     assert before > 20
@@ -91,31 +94,74 @@ def test_hiding_a_model_hides_it_in_every_figure(view: Any) -> None:
     assert drawn(view, place) == before
 
 
-def test_keys_move_and_explain_themselves(view: Any) -> None:
-    headings = [heading.inner_text() for heading in view.locator("[data-figure] > h2").all()]
-    view.keyboard.press("j")
-    assert view.evaluate("document.activeElement.innerText") == headings[0]
-    view.keyboard.press("j")
-    assert view.evaluate("document.activeElement.innerText") == headings[1]
-    view.keyboard.press("k")
-    assert view.evaluate("document.activeElement.innerText") == headings[0]
-    view.keyboard.press("m")
-    assert view.evaluate("document.activeElement.id") == "model-0"
-    view.keyboard.press("?")
-    assert view.locator("#keys").is_visible()
-    view.keyboard.press("Escape")
-    assert view.locator("#keys").is_hidden()
+def test_the_first_screen_answers_and_shows(view: Any) -> None:
+    if view.viewport_size["width"] < 1000:
+        return
+    top = view.evaluate("document.querySelector('figure svg').getBoundingClientRect().top")
+    assert top < 700
+    assert view.locator("h1").bounding_box()["y"] < 120
+    for answer in view.locator(".answer").all():
+        assert answer.bounding_box()["y"] < 400
+
+
+def test_the_theme_button_wins_over_the_system(view: Any) -> None:
+    def background() -> str:
+        return str(view.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    seen = []
+    for _ in range(3):
+        view.locator("#theme").click()
+        seen.append(background())
+    assert seen[0] == "rgb(255, 255, 255)" and seen[1] == "rgb(20, 23, 28)"
+
+
+def test_a_column_sorts_the_models(view: Any) -> None:
+    button = view.locator("table.all thead button").first
+    for order in ("descending", "ascending"):
+        button.click()
+        assert view.locator(f'th[aria-sort="{order}"]').count() == 1
+        values = [
+            float(cell.get_attribute("data-value")) for cell in view.locator("table.all tbody td:nth-child(2)").all()
+        ]
+        known = [value for value in values if value == value]
+        assert known == sorted(known, reverse=order == "descending")
+
+
+SAVED = "HTMLAnchorElement.prototype.click = function () { (window.saved ||= {})[this.download] = this.href; }"
+WIDTH = (
+    """async url => { const image = new Image(); image.src = url; await image.decode(); return image.naturalWidth; }"""
+)
+
+
+def test_a_figure_is_downloaded_as_it_is_seen(browser: Any, address: str) -> None:
+    page = browser.new_page()
+    page.goto(address)
+    page.evaluate(f"() => {{ {SAVED} }}")
+    for kind in ("svg", "png", "csv"):
+        page.locator(f'section.hero button[data-do="{kind}"]').click()
+    page.wait_for_timeout(1500)  # waiting for a function is refused by the page's policy
+    saved = {name.rsplit(".", 1)[1]: url for name, url in page.evaluate("window.saved").items()}
+    assert set(saved) == {"svg", "png", "csv"}
+    small, large = page.evaluate(WIDTH, saved["svg"]), page.evaluate(WIDTH, saved["png"])
+    assert small > 300 and large == pytest.approx(3 * small, rel=0.02)
+    page.close()
 
 
 def test_nothing_is_wider_than_the_screen(view: Any) -> None:
     assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_one_tab_opens_at_a_time(view: Any) -> None:
-    tabs = view.locator("#attention-distance").locator("xpath=..").locator(".tabs > details")
-    for place in (0, tabs.count() - 1):
-        tabs.nth(place).locator("summary").click()
-        assert [tab.get_attribute("open") is not None for tab in tabs.all()].count(True) == 1
+def test_nothing_is_hidden_without_a_script(browser: Any, address: str) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(address)
+    assert page.locator("button.js:visible").count() == 0
+    assert page.locator("section.hero svg").is_visible()
+    page.locator("#model-0").uncheck()
+    assert page.locator('tr[data-model="0"]').first.is_hidden()
+    page.locator("section.hero details > summary").first.click()
+    assert page.locator("section.hero .more").is_visible()
+    context.close()
 
 
 def test_every_figure_has_a_name_and_contrast(view: Any) -> None:

@@ -16,8 +16,10 @@ from mock_study import RANDOM_A, STUDENT, TEACHER, study_facts, study_table
 
 from fdlab.records.table import frame, join, read_table
 from fdlab.report.alerts import alerts
-from fdlab.report.figures import FIGURES, write_figures
-from fdlab.report.page import page, write_page
+from fdlab.report.answers import answers
+from fdlab.report.facts import Facts as Facts_
+from fdlab.report.figures import FIGURES, figure_of, write_figures
+from fdlab.report.page import HERO, SHOWN, page, write_page
 from fdlab.report.report import Report
 from fdlab.report.style import DARK
 from fdlab.report.teach import lessons
@@ -82,6 +84,8 @@ def test_nothing_is_fetched(text: str) -> None:
     inside, beside = [ref for ref in read.references if not ref.startswith(("#", shades))]
     assert inside.startswith("data:application/gzip;base64,")
     assert beside == "table.csv"
+    with_files = Reading(page(Report(study_table(), study_facts()), ["position"], files=True)).references
+    assert [ref for ref in with_files if ref.endswith(".pdf")] == ["figures/position.pdf"]
     assert not re.search(r"https?://|@import|url\((?!#)|fetch\(|XMLHttp|import\(", text)
     assert not {"link", "iframe", "img"} & set(read.tags)
     assert "default-src 'none'" in text
@@ -98,16 +102,14 @@ def test_size_structure_and_order(text: str) -> None:
     read = Reading(text)
     assert read.roles.count("figure:group") == read.roles.count("svg:img") == len(FIGURES)
     assert read.tags.count("h1") == 1
-    assert read.tags.count("details") >= 2 * len(FIGURES) + 1  # numbers and command of each, the measures
-    order = ["What was found", "The models", "attention of every", "How it was made", "What this cannot show"]
-    order[2] = "Attention distance of every head</h2>"
-    places = [text.rindex(word) for word in order[:1]] + [text.index(f"{w}</h2>") for w in ("The models",)]
-    places += [
-        text.index(order[2]),
-        text.index("How it was made</h2>"),
-        text.index("What this cannot show</h2>"),
-    ]
+    assert read.tags.count("details") >= 2 * len(FIGURES) + 1  # more and the numbers of each, the measures
+    hero = next(name for name in HERO if name in FIGURES)
+    title = figure_of(hero, Report(study_table(), study_facts())).title
+    order = [title, "All models", "How alike the heads of a block are", "Deeper", "What this cannot show", "Provenance"]
+    places = [text.index(f"{word}</h2>") for word in order]
     assert places == sorted(places)
+    folded = text[text.index("Deeper</h2>") : text.index("What this cannot show</h2>")]
+    assert folded.count("data-figure") == folded.count('<details class="fold">') == len(set(FIGURES) - set(SHOWN))
     assert text.index('href="#content"') < text.index("<h1>")
 
 
@@ -122,7 +124,7 @@ def test_facts_are_printed(text: str, facts: Facts) -> None:
         "--seed 0",
     ):
         assert word in text
-    assert "97.0<small>(95.5 to 98.5)</small>" in text
+    assert re.search(r"97\.0<span.*?</span><small>\(95\.5 to 98\.5\)</small>", text)
     assert "differ in architecture" in text
     assert "scatter between training seeds" in text
 
@@ -132,7 +134,7 @@ def test_colours_follow_the_scheme(text: str) -> None:
     assert not re.findall(r"#[0-9a-f]{6}\b", figures)
     for name in set(re.findall(r"var\((--c[0-9a-f]{6})\)", figures)):
         assert f"#{name[3:]}" in DARK
-        assert text.count(f"{name}: ") == 2
+        assert text.count(f"{name}: ") == 3  # light, dark by the system, dark by the button
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
 
@@ -206,7 +208,7 @@ def test_verdicts_alerts_and_pairs_come_first(table: pd.DataFrame, facts: Facts)
     claims = [{"verdict": "does not hold", "statement": "Heads spread", "effect": "-0.1 (-0.2 to -0.0)"}]
     facts = {**facts, "claims": claims, "images": 8, "models": {TEACHER: {"source": "runs/a", "sha256": "ab12"}}}
     text = page(Report(join([table, frame(changes)]), facts))
-    order = ["<h1>", "Heads spread", "Too few images: 8", "The models</h2>", "Pair by pair</h2>"]
+    order = ["<h1>", "Too few images: 8", "Heads spread", "All models</h2>", "Pair by pair:"]
     assert [text.index(word) for word in order] == sorted(text.index(word) for word in order)
     assert "+0.20 (+0.10 to +0.30)</td><td>higher" in text
     assert "+0.20 (-0.10 to +0.50)</td><td>no clear difference" in text
@@ -234,15 +236,45 @@ def test_groups_have_their_own_answers_and_what_is_lacking_is_said_once(table: p
     assert text.count("no such model") == 1 and "Y. Z." in text and "2 claims that" in text
 
 
+def sentences(report: Report) -> list[str]:
+    return [alert.sentence for alert in alerts(report)]
+
+
+def test_an_alert_stands_at_the_figure_that_it_concerns(table: pd.DataFrame, facts: Facts) -> None:
+    alike = table["metric"].eq("head_similarity") & table["model"].eq(TEACHER)
+    table.loc[alike, "value"] = 0.97
+    text = page(Report(table, {**facts, "images": 8}))
+    at = text.index("Heads nearly alike")
+    assert text.rindex("<section", 0, at) == text.rindex("<section", 0, text.index('id="head-similarity"'))
+    assert text.index("8 images</summary>") < text.index("<section")
+    alone = page(Report(table, facts), ["position"])  # the figure is not shown: the alert still is
+    assert alone.index("Heads nearly alike") < alone.index("<section")
+
+
+def test_answers_are_the_findings_or_the_claims_that_say_most(facts: Facts) -> None:
+    claims = [
+        {"verdict": "undecided", "statement": "P1. Premise.", "effect": "x"},
+        {"verdict": "holds, not attributable", "statement": "H9. Maps.", "effect": "+0.2; more"},
+        {"verdict": "undecided", "statement": "H1. Better.", "effect": "-1 (-4 to +2), 3 seeds; power"},
+        {"verdict": "undecided", "statement": "H7. Spread.", "effect": "y"},
+        {"verdict": "not tested", "statement": "H12. Dense.", "effect": "z"},
+    ]
+    found = answers(Facts_.read({"claims": claims}))
+    assert [answer.question for answer in found] == ["H1. Better.", "H9. Maps.", "H7. Spread."]
+    assert found[0].sentence == "Undecided." and found[0].limit == "-1 (-4 to +2), 3 seeds"
+    assert answers(Facts_.read({})) == []
+
+
 def test_alerts_follow_their_limits(table: pd.DataFrame, facts: Facts) -> None:
-    assert not any("head similarity" in alert for alert in alerts(Report(table, facts)))
+    assert not any("head similarity" in text for text in sentences(Report(table, facts)))
     alike = table["metric"].eq("head_similarity") & table["model"].eq(TEACHER) & table["block"].isin([1, 2])
     table.loc[alike, "value"] = 0.97
-    assert f"{TEACHER}: head similarity 0.97 in blocks 2-3: heads do nearly the same." in alerts(Report(table, facts))
+    said = f"{TEACHER}: head similarity 0.97 in blocks 2-3: heads do nearly the same."
+    assert said in sentences(Report(table, facts))
     table.loc[table["metric"].eq("nmi") & table["model"].eq(STUDENT), "value"] = np.nan
-    assert any(alert.startswith(f"{STUDENT}: 16 of ") for alert in alerts(Report(table, facts)))
+    assert any(text.startswith(f"{STUDENT}: 16 of ") for text in sentences(Report(table, facts)))
     other = {**facts, "uniform_px": {TEACHER: 12.3, STUDENT: 24.6}}
-    assert any("different grids" in alert for alert in alerts(Report(table, other)))
+    assert any("different grids" in text for text in sentences(Report(table, other)))
 
 
 def test_teaching_asks_before_it_shows(table: pd.DataFrame, facts: Facts) -> None:
