@@ -32,6 +32,6 @@ def test_each_block_is_held_against_its_own_line(table: pd.DataFrame, facts: dic
     table.loc[own & table["block"].eq(3), "value"] = 24.0
     staged = {**facts, "uniform_by_block_px": {STUDENT: lines}}
     near = "the mean distance over heads is near that of uniform attention in block 4; single heads may differ."
-    assert f"{STUDENT}: {near}" in alerts(Report(table, staged))
+    assert f"{STUDENT}: {near}" in [alert.sentence for alert in alerts(Report(table, staged))]
     numbers = figure_of("attention_distance", Report(table, staged)).numbers()
     assert [float(text) for text in numbers.loc[numbers["model"] == STUDENT, "uniform"]] == lines
