@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fdlab import _timm
 from fdlab._lazy import lazy_attributes
 from fdlab.errors import FdlabError
 from fdlab.version import __version__
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from fdlab.study.monitor import Monitor
     from fdlab.study.training import distill, finetune, pretrain
 
+_timm.install()
 __getattr__, __dir__ = lazy_attributes(
     __name__,
     {

@@ -123,6 +123,26 @@ def _size(value: str) -> int | tuple[int, int]:
     return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
+WEIGHTS = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".ckpt", ".npz")  # endings that no name of timm has
+
+
+def refuse_absent(text: str) -> None:
+    """Refuses a SOURCE that is a path by its looks and is not there; decided without torch, before anything is loaded.
+
+    Raises:
+        FdlabError: code 3, it does not exist.
+    """
+    base = split_facts(text)[0].removeprefix("random:")
+    if is_code(base) or base.startswith(("timm:", "live:", "hf:", "hf-hub:")) or on_disk(base) is not None:
+        return
+    place, at, _ = base.rpartition("@")
+    place = place if at else base
+    if place.endswith(WEIGHTS) or place.startswith(("/", "./", "../", "~")) or place.count("/") > 1:
+        raise FdlabError(
+            f"{place} does not exist.", "No file or folder has this name.", "Check the path.", code=NOT_UNDERSTOOD
+        )
+
+
 def on_disk(text: str) -> tuple[Path, str | None] | None:
     """(path, suffix after @) where the text names what is on disk, whatever it is called; else None."""
     if text and Path(text).exists():

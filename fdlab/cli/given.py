@@ -44,6 +44,8 @@ def given(*, models: str = "", data: Sequence[str] = (), otherwise: str = "") ->
         def called(*args: Any, **known: Any) -> None:
             facts = {name: known.pop(name, None) for name in added}
             scale, table = facts.pop("value_range", None), facts.pop("labels", None)
+            if models and not known.get("dry_run"):
+                _there(known.get(models))
             if any(fact is not None for fact in facts.values()):
                 known[models] = _told(known.get(models), facts, otherwise)
             if table is not None:
@@ -64,6 +66,15 @@ def given(*, models: str = "", data: Sequence[str] = (), otherwise: str = "") ->
         return called
 
     return decorated
+
+
+def _there(source: Any) -> None:
+    """Refuses mistyped paths before torch is imported."""
+    from fdlab.checkpoints.sources import parse_label, refuse_absent
+
+    for text in [source] if isinstance(source, str) else source or ():
+        if text and text.rpartition("=")[2]:
+            refuse_absent(parse_label(str(text))[1])
 
 
 def _told(source: Any, facts: Mapping[str, Any], otherwise: str) -> Any:

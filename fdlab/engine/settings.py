@@ -7,7 +7,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field
 
-from fdlab.data.transforms import View
+from fdlab.data.view import View
 
 
 class Settings(BaseModel):

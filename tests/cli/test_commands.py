@@ -35,6 +35,7 @@ def handed_on(line: str, monkeypatch: pytest.MonkeyPatch) -> tuple[tuple[Any, ..
         seen.append((values, named))
         raise SystemExit(0)
 
+    monkeypatch.setattr("fdlab.cli.given._there", lambda source: None)  # the files are not there
     module, name = CALLED[words[0]].split(":")
     monkeypatch.setattr(importlib.import_module(module), name, listen)
     monkeypatch.setattr(sys, "argv", ["/somewhere/fdlab", *words])
