@@ -121,6 +121,7 @@ def _start(task: str | None, settings: dict[str, Any], options: Mapping[str, Any
     if options["dry_run"]:
         for key, value, origin in planned.describe():
             typer.echo(f"{key} = {value!r}  ({origin})")
+        _announce(planned, options["out"])
         return
     folder = RunFolder(options["out"] or Path("runs") / Path(planned.name).stem)
     target = folder.beside(options["fork"]) if options["fork"] else folder
@@ -130,6 +131,26 @@ def _start(task: str | None, settings: dict[str, Any], options: Mapping[str, Any
     training.run(planned, folder.path, quiet=quiet, fork=options["fork"])
     if is_leader():
         _print(str(target.path), target.facts(), quiet, options["as_json"])
+
+
+def _announce(planned: Any, out: Path | None) -> None:
+    """What the training would say before its first step; or what is missing for it. Nothing is written."""
+    from fdlab.encoders.devices import pick_device
+    from fdlab.engine.distributed import launched
+    from fdlab.errors import FdlabError
+    from fdlab.records.run_folder import RunFolder
+    from fdlab.study.headline import headline
+    from fdlab.study.inputs import prepared
+
+    folder = RunFolder(out or Path("runs") / Path(planned.name).stem)
+    try:
+        with launched(str(pick_device(planned.recipe.run.device))) as device:
+            task, _, steps = prepared(planned.recipe, planned.task, device)
+    except FdlabError as error:
+        typer.echo(f"Not ready: {error.what} {error.why}".strip(), err=True)
+        return
+    for line in headline(task, planned.recipe, steps, folder):
+        typer.echo(line, err=True)
 
 
 def _print(run: str, facts: Mapping[str, Any], quiet: bool, as_json: bool) -> None:

@@ -23,9 +23,10 @@ from fdlab.engine.settings import Recipe
 from fdlab.engine.state import saved_step, surroundings
 from fdlab.engine.trainer import train
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
-from fdlab.progress import Progress
+from fdlab.progress import Progress, say
 from fdlab.records.run_folder import RunFolder
 from fdlab.study.defaults import recipe_for
+from fdlab.study.headline import headline
 from fdlab.study.inputs import identities, planned_steps, prepared
 from fdlab.study.plan import Plan, plan, task_of
 from fdlab.study.results import finish, snapshots
@@ -125,6 +126,8 @@ def _train(
     recipe, ranks, label = planned.recipe, current(), label or folder.path.name
     task, batches, steps = prepared(recipe, planned.task, device)
     ranks.first(lambda: folder.same_inputs(identities(task)))
+    for line in headline(task, recipe, steps, folder):
+        say(f"{label}: {line}", quiet=quiet)
     hooks = [*on_step, *(snapshots(task, recipe, folder) if ranks.leader else ())]
     check_best(task, recipe)
     every, probe_every = (steps_of(epochs, task, recipe) for epochs in (recipe.watch.every, recipe.watch.probe_every))
