@@ -120,8 +120,9 @@ def full_call(encoder: Encoder, path: Path | str) -> TimmCall:
     if encoder.call is None:
         raise FdlabError(
             f"{path} was not written.",
-            "It is not known how this model's timm class was made.",
-            "Open the model with fdlab.open_model first.",
+            "Your own code builds this model, and a file of fdlab's runs none.",
+            "Use --to torch or --to onnx, which write any model, or save its state dict beside your code.",
+            code=USAGE,
         )
     if any("activation" in text and "given by the user" in text for text in encoder.info.assumed):
         return replace(encoder.call, kwargs={**encoder.call.kwargs, "act_layer": encoder.info.activation})

@@ -23,7 +23,8 @@ from typing import Any
 
 from torch import nn
 
-from fdlab.checkpoints.sources import is_code
+from fdlab.checkpoints.own_weights import OwnWeights
+from fdlab.checkpoints.sources import code_and_weights, is_code
 from fdlab.encoders.encoder import Encoder, Size
 from fdlab.encoders.student import seeded
 from fdlab.encoders.wrap import wrap
@@ -38,13 +39,15 @@ def open_code(text: str, *, seed: int | None, image_size: Size | None = None, pr
     """What FUNCTION of FILE returns, as an encoder: a module, (module, arguments of ``fdlab.wrap``) or an ``Encoder``.
 
     Args:
-        text: ``py:FILE.py:FUNCTION`` or ``py:package.module:FUNCTION``, then ``#name=value&name=value`` or nothing.
+        text: ``py:FILE.py:FUNCTION`` or ``py:package.module:FUNCTION``, then ``#name=value&name=value`` or nothing,
+            then ``@RUN`` or ``@FILE``: weights for what FUNCTION builds (``own_weights.py``), or nothing.
         seed: None: the trained model; else FUNCTION is called with ``trained=False`` under this seed.
 
     Raises:
         FdlabError: code 2, no such file or function, or no ``trained`` to call it with; code 3, it failed.
     """
-    where, name, arguments = _parts(text)
+    code, weights = code_and_weights(text)
+    where, name, arguments = _parts(code)
     module, digest = _imported(where)
     function = getattr(module, name, None)
     if not callable(function):
@@ -55,6 +58,8 @@ def open_code(text: str, *, seed: int | None, image_size: Size | None = None, pr
         )
     if seed is not None:
         arguments = {**arguments, "trained": _untrained(function, where, name)}
+    elif weights and "trained" in inspect.signature(function).parameters:
+        arguments = {**arguments, "trained": False}  # its weights are replaced
     made = _called(function, arguments, where, name, seed)
     extra: dict[str, Any] = {}
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping):
@@ -67,9 +72,25 @@ def open_code(text: str, *, seed: int | None, image_size: Size | None = None, pr
             fix="Return a torch.nn.Module, (module, {arguments of fdlab.wrap}) or an Encoder.",
             code=NOT_UNDERSTOOD,
         )
+    said: tuple[str, ...] = ()
+    if weights:
+        if isinstance(made, Encoder):
+            raise FdlabError(
+                f"{name} of {where} returns an Encoder, which has its weights already.",
+                f"{weights} would be other ones.",
+                "Return the module, or (module, {arguments of fdlab.wrap}).",
+                code=USAGE,
+            )
+        trained = OwnWeights.read(weights)
+        if seed is None:
+            trained.fill(made)
+            said = (trained.told,)
+        if image_size is None and trained.image_size is not None:
+            extra["image_size"] = trained.image_size
     encoder = made if isinstance(made, Encoder) else wrap(made, **{"name": name, **extra})
     told = f"{where} (sha256 {digest[:12]}), {name}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
     info = replace(encoder.info, source=text if seed is None else f"random:{text}", container=told, taken="model")
+    info = replace(info, assumed=(*said, *info.assumed))
     if seed is not None:
         info = replace(info, kind="random", taken=f"random weights, seed {seed}")
     return Encoder(encoder.module, info, encoder.call, replace(encoder.anatomy, live=False))

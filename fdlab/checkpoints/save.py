@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fdlab.checkpoints.blank import blank, fill, unfitting
+from fdlab.checkpoints.sources import RUN_FILES
 from fdlab.checkpoints.unpickle import WeightFile, fdlab_metadata, read_weights, refusal
 from fdlab.encoders.encoder import Floats3, Size, TimmCall
 from fdlab.encoders.positions import METHODS, resize_absolute, resize_relative, sincos_table
@@ -178,6 +179,14 @@ def own_file(file: WeightFile) -> OwnFile | None:
             f"has fdlab format {str(entry.get('format'))[:20]}.",
             f"This fdlab reads format {FORMAT}.",
             "Use the version of fdlab that wrote it.",
+        )
+    if "code" in entry:
+        raise refusal(
+            file.path,
+            "holds weights of a network that your own code builds.",
+            "A file or a run's folder never runs code.",
+            f"Name the code too: py:FILE.py:FUNCTION@{file.path.parent if file.path.name in RUN_FILES else file.path}"
+            f" (it was {str(entry['code'])[:160]}).",
         )
     try:
         design = Design(**entry["design"]) if entry["design"] else None

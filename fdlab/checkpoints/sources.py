@@ -35,7 +35,8 @@ def _label_and_source(text: str) -> tuple[str, str]:
             raise FdlabError(f"'{text}' names no model.", "Nothing stands after '='.", "Use label=SOURCE.", code=USAGE)
         return label.strip(), source
     if is_code(text):
-        name = text.partition("#")[0].rpartition(":")[2]
+        code, weights = code_and_weights(text)
+        name = Path(weights).name or code.partition("#")[0].rpartition(":")[2]
         return (f"random {name}" if text.startswith("random:") else name), text
     kind, _, rest = text.partition(":") if text.startswith(("random:", "timm:")) else ("", "", text)
     path = Path(rest)
@@ -53,6 +54,17 @@ def is_code(text: str) -> bool:
     (True, True, False)
     """
     return text.removeprefix("random:").startswith("py:")
+
+
+def code_and_weights(text: str) -> tuple[str, str]:
+    """``py:FILE.py:FUNCTION@RUN`` -> (what builds the model, what its weights are read from); the rest is empty.
+
+    >>> code_and_weights("py:nets.py:build#depth=2@runs/tuned"), code_and_weights("py:nets.py:build")
+    (('py:nets.py:build#depth=2', 'runs/tuned'), ('py:nets.py:build', ''))
+    """
+    head, colon, tail = text.rpartition(":")
+    name, _, weights = tail.partition("@")
+    return f"{head}{colon}{name}", weights
 
 
 def split_facts(text: str) -> tuple[str, str]:

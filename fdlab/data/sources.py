@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -183,6 +184,10 @@ def _open_labelled(spec: Spec) -> Images:
 
 
 def _open_base(base: str, size: int | None, seed: int) -> Images:
+    if base in ("digits", "photos") and Path(base).is_dir():
+        warnings.warn(
+            f"{base} is fdlab's own set of this name, not your folder: write ./{base} for the folder.", stacklevel=2
+        )
     if base == "digits":
         from fdlab.data.builtin import Digits
 

@@ -48,8 +48,11 @@ class Anatomy:
         calls: self attentions of one forward pass; None: of timm's networks, one a block.
         layouts: where the tokens of each of them lie; None: of timm's networks, by their own attributes.
         heads: of each of them; None: by the description.
+        prefix: tokens before the patches; None: timm's ``num_prefix_tokens``.
+        order_of_parts: (module outside of the blocks, blocks that were done when it ran), for modules with parameters;
+            None: by timm's names.
         prefix_last: tokens that stand behind the patches and are moved before them.
-        projections: the linear layer behind the heads of each block; None: ``attn.proj`` of each.
+        projections: the linear layer behind the heads of each block; None: ``attn.proj`` of each; empty: not known.
         attention: ``complete``, ``none: WHY`` or ``refused: WHY``.
         live: the module is the caller's own: every reading leaves its modes as they were.
         said: what was inferred and from what, a sentence each.
@@ -63,6 +66,8 @@ class Anatomy:
     calls: int | None = None
     layouts: tuple[Layout, ...] | None = None
     heads: tuple[int, ...] | None = None
+    prefix: int | None = None
+    order_of_parts: tuple[tuple[str, int], ...] | None = None
     prefix_last: int = 0
     projections: tuple[str, ...] | None = None
     attention: str = COMPLETE
@@ -72,6 +77,18 @@ class Anatomy:
     def parts(self, module: nn.Module) -> list[nn.Module]:
         """The blocks themselves."""
         return [module.get_submodule(name) for name in self.blocks]
+
+    def blocks_done(self, parameter: str) -> int:
+        """How many blocks are done when this parameter is used: 0 for the stem, i + 1 inside block i.
+
+        What belongs to no module that runs (class tokens, position tables) belongs to the stem. Only of an anatomy that
+        was inferred (``order_of_parts``).
+        """
+        for number, block in enumerate(self.blocks):
+            if parameter.startswith(f"{block}."):
+                return number + 1
+        places = [(name, done) for name, done in self.order_of_parts or () if parameter.startswith(f"{name}.")]
+        return max(places, key=lambda place: len(place[0]))[1] if places else 0
 
     def forward(self, module: nn.Module, images: Tensor) -> Any:
         """One forward pass on normalised images."""
@@ -90,7 +107,7 @@ class Anatomy:
         Raises:
             FdlabError: code 3, there is no final norm.
         """
-        if not norm and not isinstance(_part(module, self.norm), nn.Module):
+        if not norm and not isinstance(part_of(module, self.norm), nn.Module):
             raise FdlabError(
                 "Tokens before the final norm are not available.",
                 f"{type(module).__name__} has no final norm.",
@@ -113,6 +130,16 @@ class Anatomy:
                 found = picked(seen[-1], key)
         return self.in_order(found, module)
 
+    def block_tokens(self, output: Tensor, module: nn.Module) -> tuple[Tensor, tuple[int, int] | None]:
+        """(B, N, C) tokens of a block's output, prefix first, and their grid where the output is a map."""
+        if output.ndim == 3:
+            return Anatomy(
+                (), order=self.order if self.order == "NBC" else None, prefix_last=self.prefix_last
+            ).in_order(output, module), None
+        order = _map_order(module, self.order)
+        rows, columns = output.shape[1:3] if order == "BHWC" else output.shape[2:4]
+        return Anatomy((), order=order).in_order(output, module), (int(rows), int(columns))
+
     def in_order(self, tokens: Tensor, module: nn.Module) -> Tensor:
         """(B, N, C) of the tensor that the module computes, prefix first."""
         if tokens.ndim == 4 and (self.order is None or len(self.order) == 3):
@@ -121,6 +148,13 @@ class Anatomy:
             return tokens.flatten(1, 2) if self.order == "BHWC" else tokens.flatten(2).transpose(1, 2)
         tokens = tokens.transpose(0, 1) if self.order == "NBC" else tokens
         return tokens.roll(self.prefix_last, 1) if self.prefix_last else tokens
+
+
+def _map_order(module: nn.Module, order: Order | None) -> Order:
+    """The axes of a map (B, ., ., .): of the anatomy, else by timm's ``output_fmt``."""
+    if order in ("BHWC", "BCHW"):
+        return order
+    return "BHWC" if str(getattr(module, "output_fmt", "NCHW")).endswith("NHWC") else "BCHW"
 
 
 def as_tokens(features: Tensor, module: nn.Module) -> Tensor:
@@ -155,7 +189,8 @@ def _watched(part: nn.Module, before: bool = False) -> Iterator[list[Any]]:
         handle.remove()
 
 
-def _part(module: nn.Module, name: str) -> Any:
+def part_of(module: nn.Module, name: str) -> Any:
+    """The part of this dotted name, or None."""
     try:
         return module.get_submodule(name) if name else None
     except AttributeError:
@@ -167,14 +202,19 @@ def _part(module: nn.Module, name: str) -> Any:
 _OWN: WeakKeyDictionary[nn.Module, Anatomy] = WeakKeyDictionary()
 
 
+_KEPT = "_fdlab_anatomy"  # beside the parameters of a module that is ours, so that a copy of it has it too
+
+
 def anatomy_of(module: nn.Module) -> Anatomy:
     """The anatomy that was inferred for this module, else the one that timm's names give."""
-    return _OWN.get(module) or Anatomy(_timm_blocks(module))
+    return _OWN.get(module) or vars(module).get(_KEPT) or Anatomy(_timm_blocks(module))
 
 
 def remember(module: nn.Module, anatomy: Anatomy) -> None:
-    """From now on this module, or copy of one, has this anatomy; the module itself is not touched."""
+    """From now on this module has this anatomy, and copies of it too; a module of the caller's own is not touched."""
     _OWN[module] = anatomy
+    if anatomy.order_of_parts is not None and not anatomy.live:
+        vars(module)[_KEPT] = anatomy
 
 
 def _timm_blocks(module: nn.Module) -> tuple[str, ...]:

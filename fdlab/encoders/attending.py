@@ -35,7 +35,7 @@ def check_attention(encoder: Encoder) -> None:
     works = "features, hessian, landscape, sharpness and attribution work as it is."
     if kind == "none":
         raise FdlabError(
-            f"{name} has no attention.", f"{why.capitalize()}: nothing here attends.", f"Use another probe: {works}",
+            f"{name} has no attention.", "Nothing in it attends from token to token.", f"Use another probe: {works}",
             code=NOT_UNDERSTOOD,
         )  # fmt: skip
     if kind == "refused":
@@ -45,6 +45,15 @@ def check_attention(encoder: Encoder) -> None:
             f"Switch it to scaled_dot_product_attention between all tokens for measuring; {works}",
             code=NOT_UNDERSTOOD,
         )
+
+
+def attention_refusal(encoder: Encoder) -> FdlabError | None:
+    """Why the attention of this model cannot be read, or None."""
+    try:
+        check_attention(encoder)
+    except FdlabError as error:
+        return error
+    return None
 
 
 _JUDGED: dict[str, tuple[str, str]] = {}

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from fdlab.encoders.anatomy import anatomy_of
 from fdlab.encoders.encoder import blocks_of, pair
 
 
@@ -33,7 +34,7 @@ class Cost:
 
 
 def cost_of(module: nn.Module, *, patches: int | None = None, prefix: int | None = None) -> Cost | None:
-    """The cost of a timm transformer on an image of its size; None where its layers are not known.
+    """The cost of a timm transformer on an image of its size; None where its layers are not known by timm's names.
 
     Args:
         patches: how many patches the blocks see, where some are left out (MAE); None: all.
@@ -41,7 +42,12 @@ def cost_of(module: nn.Module, *, patches: int | None = None, prefix: int | None
     """
     embed: Any = getattr(module, "patch_embed", None)
     blocks = blocks_of(module)
-    if embed is None or not blocks or not all(hasattr(getattr(b, "attn", None), "proj") for b in blocks):
+    if (
+        anatomy_of(module).order_of_parts is not None
+        or embed is None
+        or not blocks
+        or not all(hasattr(getattr(b, "attn", None), "proj") for b in blocks)
+    ):
         return None
     whole = math.prod(pair(embed.grid_size))
     first = 2 * whole * sum(conv.weight.numel() for conv in embed.modules() if isinstance(conv, nn.Conv2d))

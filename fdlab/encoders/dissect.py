@@ -13,6 +13,7 @@ from fdlab.encoders.anatomy import COMPLETE, Anatomy, Layout, Order
 from fdlab.encoders.encoder import activation_name
 from fdlab.encoders.knockout import KnockOut, Verdict, remixed
 from fdlab.encoders.local import Local
+from fdlab.encoders.projections import find_projections
 from fdlab.encoders.subject import Subject, sides
 from fdlab.encoders.witness import Pass, witnessed
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
@@ -45,8 +46,10 @@ class Dissection(Subject):
             calls=len(layouts) if layouts else 0,
             layouts=layouts,
             heads=heads,
+            prefix=prefix,
+            order_of_parts=inference.order_of_parts(module, done, blocks),
             prefix_last=prefix if last else 0,
-            projections=self._projections(blocks, heads),
+            projections=find_projections(module, lambda: self.run(noise), blocks, heads),
             attention=attention,
             said=tuple(self.said),
         )
@@ -252,12 +255,6 @@ class Dissection(Subject):
         else:
             self.said.append("windows: found by redrawing positions of each block's input")
         return COMPLETE, tuple(layouts), heads
-
-    def _projections(self, blocks: list[str], heads: tuple[int, ...]) -> tuple[str, ...] | None:
-        """None where every block has timm's ``attn.proj``, which takes heads side by side; else nothing is known."""
-        found = [getattr(getattr(self.module.get_submodule(block), "attn", None), "proj", None) for block in blocks]
-        known = all(isinstance(layer, nn.Linear) for layer in found) and len(found) == len(heads) > 0
-        return None if known else ()
 
     def _classes(self, done: Pass, blocks: list[str]) -> int:
         """Outputs of the classifier: the last linear layer's, where the module's own output has as many."""

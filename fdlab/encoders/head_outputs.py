@@ -1,7 +1,7 @@
 """The output of every attention head, where the block's projection mixes them: read it, or leave one head out.
 
-The input of ``attn.proj`` holds the heads' outputs side by side, head after head. Zeroing one head's channels there
-takes away all that the head adds to the tokens; the projection's bias stays.
+The input of that layer (timm's ``attn.proj``) holds the heads' outputs side by side, head after head. Zeroing one
+head's channels there takes away all that the head adds to the tokens; the projection's bias stays.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fdlab.encoders.anatomy import COMPLETE
 from fdlab.encoders.encoder import Encoder, blocks_of
 from fdlab.encoders.reading import heads_of
 from fdlab.errors import NOT_UNDERSTOOD, FdlabError
@@ -30,27 +31,45 @@ class Projection(NamedTuple):
 
 
 def projections(encoder: Encoder) -> list[Projection]:
-    """The projection of every block, in order.
+    """The projection of every block, in order, by the anatomy.
 
     Raises:
-        FdlabError: a block has no linear ``attn.proj``, or one that does not take its heads side by side.
+        FdlabError: code 3, a block has no linear layer that takes the outputs of its heads side by side.
     """
-    if encoder.anatomy.projections == ():
+    names, found = encoder.anatomy.projections, []
+    if names == () or encoder.info.attention != COMPLETE:
         raise _apart(encoder, 0)
-    found = []
     for place, (block, heads) in enumerate(zip(blocks_of(encoder.module), heads_of(encoder), strict=True)):
-        layer = getattr(getattr(block, "attn", None), "proj", None)
+        layer = encoder.module.get_submodule(names[place]) if names else _timm_projection(block)
         if not isinstance(layer, nn.Linear) or layer.in_features % heads:
             raise _apart(encoder, place)
         found.append(Projection(layer, heads))
     return found
 
 
+def _timm_projection(block: nn.Module) -> nn.Module | None:
+    return getattr(getattr(block, "attn", None), "proj", None)
+
+
+def heads_refusal(encoder: Encoder) -> FdlabError | None:
+    """Why the heads of this model cannot be told apart, or None."""
+    try:
+        projections(encoder)
+    except FdlabError as error:
+        return error
+    return None
+
+
 def _apart(encoder: Encoder, place: int) -> FdlabError:
+    if encoder.info.attention.startswith("none"):
+        what, why = f"{encoder.info.title} has no heads.", "There is no attention in it."
+    else:
+        what = f"The heads of block {place + 1} of {type(encoder.module).__name__} cannot be told apart."
+        why = "It has no linear layer whose input is the outputs of its heads side by side."
     return FdlabError(
-        f"The heads of block {place + 1} of {type(encoder.module).__name__} cannot be told apart.",
-        "It has no linear attn.proj that takes the outputs of its heads side by side.",
-        "Leave the part heads out, or measure a ViT, BEiT, EVA or Swin.",
+        what,
+        why,
+        "Leave the part heads out (--part curves), or measure a model whose heads meet in one nn.Linear.",
         code=NOT_UNDERSTOOD,
     )
 

@@ -112,14 +112,14 @@ def size_that_runs(module: nn.Module, runs: Callable[[Pair], bool]) -> Pair:
             raise FdlabError(
                 f"{type(module).__name__} runs at several image sizes.",
                 f"{found[0]}, {found[1]} and perhaps more; nothing in it says which it was trained at.",
-                "Give image_size=.",
+                "Give image_size=, on the command line SOURCE?image_size=N.",
                 code=NOT_UNDERSTOOD,
             )
     if not found:
         raise FdlabError(
             f"{type(module).__name__} does not run on images of a usual size.",
             f"Tried {', '.join(map(str, USUAL))} pixels, square, {in_channels(module)} channels.",
-            "Give image_size=, or forward=(module, images) -> output.",
+            "Give image_size= (SOURCE?image_size=N), or forward=(module, images) -> output.",
             code=NOT_UNDERSTOOD,
         )
     return found[0], found[0]
@@ -167,8 +167,29 @@ def plain_blocks(module: nn.Module, done: Pass) -> list[str]:
             found.append(name)
     if not found:  # a plain chain: its largest parts
         found = [name for name, _ in module.named_children() if ran(name)]
+        while len(found) == 1 and isinstance(chain := module.get_submodule(found[0]), _LISTS):
+            inner = [f"{found[0]}.{name}" for name, part in chain.named_children() if len(list(part.children())) > 0]
+            if not (inner := [name for name in inner if ran(name)]):
+                break
+            found = inner
     order = [name for name, _ in done.ended]
     return sorted(found, key=order.index)
+
+
+def order_of_parts(module: nn.Module, done: Pass, blocks: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """(module, blocks that had ended when it first ended) of each module with parameters that holds no block.
+
+    A module around blocks is left out: what it owns itself (tables, class tokens) enters before them.
+    """
+    finished, seen, ahead = 0, dict[str, int](), list(blocks)
+    for name, _ in done.ended:
+        if ahead and name == ahead[0]:
+            ahead.pop(0)
+            finished += 1
+        elif name and not any(f"{name}.".startswith(f"{b}.") or b.startswith(f"{name}.") for b in blocks):  # noqa: SIM102
+            if next(module.get_submodule(name).parameters(recurse=False), None) is not None:
+                seen.setdefault(name, finished)
+    return tuple(seen.items())
 
 
 def named_blocks(module: nn.Module, given: str | Sequence[str]) -> list[str]:
@@ -302,6 +323,6 @@ def prefix_kinds(module: nn.Module, count: int) -> tuple[str, ...]:
             kinds.insert(0, "cls")
         elif last.startswith("dist"):
             kinds += ["dist"] if "token" in last else []
-        elif last.startswith(("reg_token", "register")):
+        elif last.startswith(("reg_token", "register")) or last in ("reg", "regs"):
             kinds += ["register"] * rows
     return tuple(kinds) if len(kinds) == count else ("prefix",) * count

@@ -16,6 +16,7 @@ from timm.layers.pos_embed_rel import RelPosBias
 from timm.models import beit
 from torch import Tensor, nn
 
+from fdlab.encoders.anatomy import anatomy_of
 from fdlab.encoders.encoder import TimmCall, blocks_of
 from fdlab.encoders.student import TABLE, seeded, stock_state
 from fdlab.errors import USAGE, FdlabError
@@ -31,8 +32,11 @@ CLASSES = {
 def position_biases(module: nn.Module) -> dict[int, Tensor]:
     """{block: (heads, T, T)}, rows are queries; only blocks that have a learnt bias; T with prefix tokens.
 
+    Empty for a network that timm's names do not describe: where its biases enter is not known.
     T counts one window's tokens in windowed models. Tensors are float32 and without gradients.
     """
+    if anatomy_of(module).order_of_parts is not None:
+        return {}
     shared = getattr(module, "rel_pos_bias", None)  # BEiT: added to a block's own
     whole: Any = shared() if isinstance(shared, nn.Module) else None
     replaced = getattr(module, "shared_rel_pos", None)  # relpos: where a block has none

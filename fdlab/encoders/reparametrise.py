@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fdlab.encoders.encoder import blocks_of, identity
+from fdlab.errors import NOT_UNDERSTOOD, FdlabError
 
 if TYPE_CHECKING:
     from fdlab.encoders.encoder import Encoder
@@ -131,6 +132,20 @@ def balance_heads(parts: AttentionParts) -> None:
     scale_heads(parts, query.to(parts.query.dtype), value.to(parts.query.dtype))
 
 
+def balance_refusal(encoder: Encoder) -> FdlabError | None:
+    """Why there is no balanced form of this model, or None: where no layer has a form that the maps are known for."""
+    for block in blocks_of(encoder.module):
+        attention = getattr(block, "attn", None)
+        if norm_pairs(block) or (attention is not None and attention_parts(attention) is not None):
+            return None
+    return FdlabError(
+        f"The balanced form of {encoder.info.title or type(encoder.module).__name__} is not known.",
+        "None of its blocks has timm's norm1, attn.qkv, attn.proj, norm2 and mlp.fc1.",
+        "Leave it out (--part whole), or name these layers of your blocks so.",
+        code=NOT_UNDERSTOOD,
+    )
+
+
 def balanced(encoder: Encoder) -> tuple[Encoder, str]:
     """A copy of the model in its balanced form, and a sentence on what was balanced.
 
@@ -150,5 +165,6 @@ def balanced(encoder: Encoder) -> tuple[Encoder, str]:
             balance_heads(parts)
             heads += parts.query.shape[0]
     info = replace(encoder.info, options=(*encoder.info.options, "balanced"))
-    copied = Encoder(module, replace(info, sha256=identity(module, info)), encoder.call)
+    anatomy = replace(encoder.anatomy, live=False)
+    copied = Encoder(module, replace(info, sha256=identity(module, info)), encoder.call, anatomy)
     return copied, f"{folded} LayerNorms folded, {heads} heads balanced"

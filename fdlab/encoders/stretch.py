@@ -105,7 +105,8 @@ def reparametrised(encoder: Encoder, name: str, seed: int = 0) -> Encoder:
             code=NOT_UNDERSTOOD,
         )
     info = replace(encoder.info, options=(*encoder.info.options, name))
-    return Encoder(module, replace(info, sha256=identity(module, info)), encoder.call)
+    anatomy = replace(encoder.anatomy, live=False)
+    return Encoder(module, replace(info, sha256=identity(module, info)), encoder.call, anatomy)
 
 
 def _with_parts(block: nn.Module, change: Callable[[AttentionParts], None]) -> bool:

@@ -157,7 +157,7 @@ class Subject:
             raise FdlabError(
                 f"{self.title} does not run on images of {sides(size)} pixels alone.",
                 f"{type(error).__name__}: {line}",
-                "Give image_size=, or forward=(module, images) -> output.",
+                "Give image_size= (SOURCE?image_size=N), or forward=(module, images) -> output.",
                 code=NOT_UNDERSTOOD,
             ) from error
         return size

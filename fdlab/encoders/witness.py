@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 # (query, key, value, ...) -> output or (output, ...)
-_FUSED = {
+FUSED = {
     "aten::scaled_dot_product_attention",
     "aten::_scaled_dot_product_attention_math",
     "aten::_scaled_dot_product_attention_math_for_mps",
@@ -96,7 +96,7 @@ class Witness(TorchDispatchMode):
         name: str = func._schema.name
         out = func(*args, **kwargs)
         self._note(func, name, args, kwargs, out)
-        if name in _FUSED:
+        if name in FUSED:
             return self._fused(args, out)
         if name in _SOFTMAX:
             return self._softmax(args, out)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fdlab.encoders.anatomy import anatomy_of
 from fdlab.encoders.encoder import blocks_of
 from fdlab.encoders.student import TABLE
 from fdlab.engine.settings import OptimSettings
@@ -24,7 +25,8 @@ def optimizer_groups(module: nn.ModuleDict, settings: OptimSettings) -> list[dic
     block, L for the first of L blocks, L + 1 for the stem; what belongs to no block and not to the stem (final
     norm, a bias table shared by the blocks) goes with the last block. In a Swin the merging of patches goes with the
     block before it and the final norm with the head (``get_swin_layer`` of SwinTransformer/Feature-Distillation).
-    Counted from the names, so that every design gets the same scales. No weight decay on vectors (norms, biases,
+    Counted from timm's names, so that every design gets the same scales; in any other network in the order in which its
+    parts run: what stands between two blocks goes with the block before it. No weight decay on vectors (norms, biases,
     layer scales), on position and bias tables, or on tokens.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -35,13 +37,22 @@ def optimizer_groups(module: nn.ModuleDict, settings: OptimSettings) -> list[dic
         for name, parameter in part.named_parameters():
             if not parameter.requires_grad:
                 continue
-            scale = settings.layer_decay ** levels_below_head(name, depth, starts) if depth else 1.0
+            level = 0 if not depth else anatomy_level(part, name, depth, starts)
+            scale = settings.layer_decay**level
             table = TABLE in name
             spared = parameter.ndim <= 1 or (name in exempt and not table) or name.endswith("_token")
             spared = spared or (table and not settings.decay_tables)
             decay = 0.0 if spared else settings.weight_decay
             groups.setdefault((scale, decay), []).append(parameter)
     return [{"params": p, "weight_decay": decay, "lr_scale": scale} for (scale, decay), p in groups.items()]
+
+
+def anatomy_level(module: nn.Module, name: str, depth: int, starts: Mapping[str, int]) -> int:
+    """How many levels a parameter of this encoder stands below the head, by the network's anatomy."""
+    anatomy = anatomy_of(module)
+    if anatomy.order_of_parts is None:
+        return levels_below_head(name, depth, starts)
+    return depth + 1 - anatomy.blocks_done(name)
 
 
 def levels_below_head(name: str, depth: int, starts: Mapping[str, int] | None = None) -> int:

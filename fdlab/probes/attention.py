@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fdlab.encoders.attending import attending, check_attention
+from fdlab.encoders.attending import attending, attention_refusal, check_attention
 from fdlab.encoders.layout import Layout, layouts
 from fdlab.encoders.reading import (
     Advances,
@@ -226,4 +226,5 @@ PROBE = Probe(
     settings=("metrics", "renormalise"),
     takes=("earlier",),
     intervals_anew=intervals_anew,
+    refusal=lambda encoder, _settings: attention_refusal(encoder),
 )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fdlab.encoders.attending import attending, check_attention
+from fdlab.encoders.attending import attending, attention_refusal, check_attention
 from fdlab.encoders.layout import Layout, layouts
 from fdlab.encoders.position_bias import position_biases
 from fdlab.encoders.reading import (
@@ -276,4 +276,5 @@ PROBE = Probe(
     known_answers="attention",
     settings=("blocks",),
     announcement=announcement,
+    refusal=lambda encoder, _settings: attention_refusal(encoder),
 )

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fdlab.encoders.anatomy import COMPLETE
 from fdlab.encoders.attending import attending
-from fdlab.encoders.head_outputs import Projection, head_outputs, projections, without_head
+from fdlab.encoders.head_outputs import Projection, head_outputs, heads_refusal, projections, without_head
 from fdlab.encoders.reading import SlicedImages, heads_of
 from fdlab.encoders.tap import AttentionCall
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
@@ -349,4 +349,5 @@ PROBE = Probe(
     takes=("labels", "unfinished"),
     announcement=announcement,
     intervals_anew=intervals_anew,
+    refusal=lambda encoder, settings: heads_refusal(encoder) if settings.get("part") == "heads" else None,
 )

@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from fdlab.encoders.encoder import blocks_of
-from fdlab.encoders.reparametrise import balanced
+from fdlab.encoders.reparametrise import balance_refusal, balanced
 from fdlab.errors import CHECK_NOT_MET, USAGE, FdlabError
 from fdlab.measures.products import Curvature, GaussNewton, Hessian
 from fdlab.measures.spectrum import Spectrum, check_repeatable, spectrum
@@ -274,9 +274,16 @@ def parameter_groups(encoder: Encoder, parameters: dict[str, Tensor]) -> dict[st
     }
     groups: dict[str, list[Tensor]] = {"embedding": [], **{str(i): [] for i in range(encoder.info.depth)}, "final": []}
     for name, parameter in parameters.items():
-        early = name.startswith(("patch_embed", "pos_embed", "rel_pos_bias")) or "token" in name.split(".")[0]
+        early = _is_early(encoder, name)
         groups[block_of.get(id(parameter), "embedding" if early else "final")].append(parameter)
     return {name: members for name, members in groups.items() if members}
+
+
+def _is_early(encoder: Encoder, name: str) -> bool:
+    """Whether this parameter, which is in no block, is used before the first one."""
+    if encoder.anatomy.order_of_parts is not None:
+        return encoder.anatomy.blocks_done(name) == 0
+    return name.startswith(("patch_embed", "pos_embed", "rel_pos_bias")) or "token" in name.split(".")[0]
 
 
 def _minibatches(spectra: _Spectra, size: int) -> Measured:
@@ -316,4 +323,5 @@ PROBE = Probe(
     takes=("labels",),
     identity=identity,
     intervals_anew=intervals_anew,
+    refusal=lambda encoder, settings: balance_refusal(encoder) if settings.get("part") == "balanced" else None,
 )

@@ -26,6 +26,7 @@ from fdlab.encoders.channels import check_colour
 from fdlab.encoders.encoder import Encoder
 from fdlab.encoders.wrap import wrap
 from fdlab.errors import USAGE, FdlabError
+from fdlab.probes.fitting import fitting
 from fdlab.probes.growth import checked, drawn, grow, stages
 from fdlab.probes.probe import Probe, find_probe
 from fdlab.progress import Progress, say
@@ -93,8 +94,11 @@ def measure(
     Returns:
         The table (one row a number) of all models; ``.attrs["record"]``: {label: Record}.
 
+    A model that the probe cannot measure (attention of a CNN) is left out with a warning that says why.
+
     Raises:
-        FdlabError: unknown probe or setting, two models of one label, and what opening or measuring raises.
+        FdlabError: unknown probe or setting, two models of one label, no model that the probe can measure
+            (``NotForModel``), and what opening or measuring raises.
     """
     chosen = find_probe(probe)
     chosen.check(probe, settings)
@@ -102,6 +106,9 @@ def measure(
     encoders = {label: _opened(label, model, device, seed) for label, model in _labelled(models).items()}
     if random_control:
         encoders |= _random_control(encoders, device, seed)
+    encoders, left_out = fitting(probe, chosen, encoders, settings)
+    for sentence in left_out:
+        warnings.warn(sentence, stacklevel=2)
     for name in chosen.models:
         if settings.get(name) and isinstance(settings[name], (str, Path)):
             settings[name] = open_model(parse_label(str(settings[name]))[1], device=device, seed=seed)

@@ -53,6 +53,7 @@ class Probe:
         between: ``({label: Record}, seed=)`` -> rows on pairs of models, from their records.
         intervals_anew: ``(record, seed)`` -> the record with its intervals made again, for answers that the store has
             kept from an earlier method of intervals.
+        refusal: ``(encoder, settings)`` -> why this model cannot be measured, or None: it is then left out.
     """
 
     measure: Callable[..., Record]
@@ -65,6 +66,7 @@ class Probe:
     announcement: Callable[[Encoder, Sequence[int], Mapping[str, Any]], str] | None = None
     between: Callable[..., pd.DataFrame] | None = None
     intervals_anew: Callable[[Record, int], Record] | None = None
+    refusal: Callable[[Encoder, Mapping[str, Any]], FdlabError | None] | None = None
 
     def check(self, name: str, settings: Mapping[str, Any]) -> None:
         """Refuses settings that this probe, called ``name``, does not have.

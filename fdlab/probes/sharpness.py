@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fdlab.encoders.reparametrise import balanced
+from fdlab.encoders.reparametrise import balance_refusal, balanced
 from fdlab.encoders.stretch import REPARAMETRISATIONS, reparametrised
 from fdlab.errors import CHECK_NOT_MET, FdlabError
 from fdlab.measures.directions import filter_direction, moving
@@ -286,4 +286,5 @@ PROBE = Probe(
     takes=("labels",),
     identity=identity,
     intervals_anew=intervals_anew,
+    refusal=lambda encoder, settings: balance_refusal(encoder) if settings.get("part") == "control" else None,
 )

@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fdlab.checkpoints.open import open_model
 from fdlab.checkpoints.save import read_heads
+from fdlab.checkpoints.sources import code_and_weights, is_code, split_facts
 from fdlab.data.files import Files
 from fdlab.data.images import ImageSource
 from fdlab.encoders.encoder import Encoder
@@ -25,6 +26,9 @@ from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.records.atomic import read_json
 from fdlab.records.run_folder import RunFolder
 from fdlab.tasks.classify import head_norm
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Guess(NamedTuple):
@@ -82,14 +86,14 @@ class Classifier:
             yield (self.logits(pixels) if len(pixels) else torch.zeros(0, len(self.classes))), labels, part
 
     def predict(
-        self, images: Sequence[str | Path] | str | Path, top: int = 5, batch: int = 64
+        self, images: Sequence[str | Path | Image] | str | Path | Image, top: int = 5, batch: int = 64
     ) -> dict[str, list[Guess]]:
-        """Image file -> its ``top`` likeliest classes, the likeliest first.
+        """Image file, or ``image 1`` of an open image of Pillow -> its ``top`` likeliest classes, the likeliest first.
 
         Files of a folder that cannot be read are left out with a warning each.
 
         Args:
-            images: files, or folders of which every image is taken.
+            images: files, folders of which every image is taken, or open images of Pillow; one or several.
 
         Raises:
             FdlabError: code 3, there is no image, most of them cannot be read, or a file that was named cannot.
@@ -97,9 +101,10 @@ class Classifier:
         Example:
             ``fdlab.load_classifier("runs/tuned").predict("holiday.jpg")``
         """
-        files = Files([images] if isinstance(images, (str, Path)) else images)
+        given: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
+        files = Files(given)
         answers: dict[str, list[Guess]] = {}
-        named = {str(image) for image in ([images] if isinstance(images, (str, Path)) else images)}
+        named = {str(image) for image in given if isinstance(image, (str, Path))}
         for logits, _, part in self.scores(ImageSource(files, files.name), batch):
             readable = [files.paths[position] for position in part if position not in files.unreadable]
             for name, row in zip(readable, logits.softmax(-1), strict=True):
@@ -121,19 +126,20 @@ class Classifier:
             warnings.warn(f"{file} was left out: {reason.removeprefix(f'{file}: ')}", stacklevel=3)
 
 
-def load_classifier(source: str | Path, *, device: str = "cpu", seed: int = 0) -> Classifier:
+def load_classifier(source: str | Path | nn.Module | Encoder, *, device: str = "cpu", seed: int = 0) -> Classifier:
     """Opens a finished fine-tuning, or any model whose file holds a classifier.
 
     Args:
-        source: the run's folder, or SOURCE as everywhere.
+        source: the run's folder, SOURCE as everywhere, or a module of your own that ends in a classifier.
         seed: of ``random:``.
 
     Raises:
         FdlabError: code 3, it holds no classifier, or is not finished; code 2, the run trained something else.
     """
-    if (folder := run_with_heads(source)) is not None:
-        return classifier_of(folder, folder.facts(), device)
+    if isinstance(source, (str, Path)) and (folder := run_with_heads(source)) is not None:
+        return classifier_of(folder, folder.facts(), device, source=source)
     encoder = open_model(source, device=device, seed=seed)
+    source = source if isinstance(source, (str, Path)) else encoder.info.title
     if not encoder.info.classes:
         raise FdlabError(
             f"{source} holds no classifier.",
@@ -161,16 +167,30 @@ def own_classifier(encoder: Encoder, folder: str | Path = "") -> Classifier:
     return Classifier(encoder, classes, named, encoder.logits, direct=True if whole else None)
 
 
+def run_of(source: str | Path) -> RunFolder | None:
+    """The finished run that SOURCE names, by its folder or behind the code that builds its encoder."""
+    folder = _folder(source)
+    return folder if (folder.path / "run.json").is_file() else None
+
+
+def _folder(source: str | Path) -> RunFolder:
+    text = str(source)
+    return RunFolder(code_and_weights(split_facts(text)[0])[1] or text if is_code(text) else text)
+
+
 def run_with_heads(source: str | Path) -> RunFolder | None:
     """The run that SOURCE names, where it is finished and kept what it trained beside its encoder."""
-    folder = RunFolder(source)
+    folder = _folder(source)
     return folder if (folder.path / "heads.safetensors").is_file() and folder.recipe.is_file() else None
 
 
-def classifier_of(folder: RunFolder, facts: Mapping[str, Any], device: str = "cpu") -> Classifier:
+def classifier_of(
+    folder: RunFolder, facts: Mapping[str, Any], device: str = "cpu", source: str | Path = ""
+) -> Classifier:
     """The encoder, norm and head of a run of the task classify, as the task itself puts them together.
 
-    ``facts`` are those of run.json, which a run that is just ending has not written yet.
+    ``source`` opens the encoder; empty: the run's folder. ``facts`` are those of run.json, which a run that is just
+    ending has not written yet.
     """
     settings: dict[str, Any] = read(str(folder.recipe))
     if settings.get("task") != "classify":
@@ -180,7 +200,7 @@ def classifier_of(folder: RunFolder, facts: Mapping[str, Any], device: str = "cp
             f"Train one: fdlab finetune {folder.path} --data FOLDER -o RUN, and give RUN.",
             code=USAGE,
         )
-    encoder, own = open_model(folder.path, device=device), settings["classify"]
+    encoder, own = open_model(source or folder.path, device=device), settings["classify"]
     state = read_heads(folder.path / "heads.safetensors")
     outputs, width = state["head.weight"].shape
     norm, head = head_norm(own["head_norm"], width), nn.Linear(width, outputs)

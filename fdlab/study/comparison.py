@@ -13,6 +13,7 @@ from fdlab.checkpoints.sources import parse_label
 from fdlab.compare.cohort import Cohort, cohort_of
 from fdlab.encoders.encoder import Encoder
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
+from fdlab.probes.fitting import NotForModel
 from fdlab.probes.probe import find_probe
 from fdlab.records.atomic import writable_folder
 from fdlab.records.store import Record
@@ -80,18 +81,22 @@ def compare(
         raise FdlabError("A teacher is for the probe features.", fix="Add features to --probes.", code=USAGE)
     added = control and not any(member.control for member in cohort.model)
     settings = {"seed": seed, "device": device, "batch": batch, "fresh": fresh, "quiet": quiet, "random_control": added}
-    results = {
-        probe: gather(
-            probe,
-            cohort.sources(),
-            data,
-            parts=PARTS.get(probe, ()),
-            images=min(images, AT_MOST.get(probe, images)),
-            **settings,
-            **({"teacher": teacher} if teacher and probe == "features" else {}),
-        )
-        for probe in probes
-    }
+    results, nowhere = dict[str, Gathered](), list[NotForModel]()
+    for probe in probes:
+        try:
+            results[probe] = gather(
+                probe,
+                cohort.sources(),
+                data,
+                parts=PARTS.get(probe, ()),
+                images=min(images, AT_MOST.get(probe, images)),
+                **settings,
+                **({"teacher": teacher} if teacher and probe == "features" else {}),
+            )
+        except NotForModel as error:  # this probe is for none of the models; the others may be
+            nowhere.append(error)
+    if not results:
+        raise nowhere[0]
     for probe, result in results.items():
         save_records(folder / "records" / probe, result.records)
     records = {probe: result.records for probe, result in results.items()}
@@ -100,7 +105,8 @@ def compare(
     families = Report(table).families | {member.label: member.family for member in cohort.model if member.family}
     table = table.assign(family=[families.get(label, "") for label in table["model"]])
     notes = list(dict.fromkeys(note for result in results.values() for note in result.notes)) + not_taken
-    notes += _about_models(cohort, families, next(iter(results.values())).records)
+    notes += [sentence for error in nowhere for sentence in error.left_out]
+    notes += _about_models(cohort, families, {k: v for result in results.values() for k, v in result.records.items()})
     facts = {**_facts(cohort, results, data, seed, added), "notes": notes, "command": command}
     facts["findings"] = findings(table, cohort, records, facts["uniform_px"])
     if explorer:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fdlab.checkpoints.sources import parse_label
 from fdlab.compare.cohort import cohort_of
 from fdlab.data.sources import open_data
+from fdlab.probes.fitting import NotForModel
 from fdlab.probes.growth import sentence
 from fdlab.probes.measure import measure
 from fdlab.records.atomic import writable_folder
@@ -140,13 +141,21 @@ def gather(probe: str, models: Any, data: str, *, parts: Sequence[str] = (), **s
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         by_part: list[dict[str, Any]] = [{"part": part} for part in parts] or [{}]
-        tables = [measure(probe, models, data=data, **settings, **part) for part in by_part]
+        tables, not_for = [], list[NotForModel]()
+        for part in by_part:
+            try:
+                tables.append(measure(probe, models, data=data, **settings, **part))
+            except NotForModel as error:
+                not_for.append(error)
+        if not tables:
+            raise not_for[0]
     records = _joined([table.attrs["record"] for table in tables])
     manifests = {label: record.manifest for label, record in records.items()}
     shown = {label: shown_family(label, str(m["kind"])) for label, m in manifests.items()}
     table = join(tables)
     table["family"] = [shown[label] for label in table["model"]]
     warned = [*open_data(data).notes, *(str(w.message) for w in caught if issubclass(w.category, UserWarning))]
+    warned += [sentence for error in not_for for sentence in error.left_out]
     notes = [*dict.fromkeys(warned), *(f"{m['label']}: {text}" for m in manifests.values() for text in m["assumed"])]
     for m in manifests.values():
         notes += [f"{m['label']}: not measured: {text}" for text in m.get("not_measured", [])]
@@ -173,15 +182,20 @@ def save_records(folder: Path, records: Mapping[str, Record]) -> None:
 
 
 def _joined(parts: list[dict[str, Record]]) -> dict[str, Record]:
-    """One record a model from those of its parts; the first part's manifest tells of the model."""
-    return {
-        label: Record(
-            join(part[label].table for part in parts),
-            {name: values for part in parts for name, values in part[label].arrays.items()},
-            _joined_manifest([part[label].manifest for part in parts]),
-        )
-        for label in parts[0]
-    }
+    """One record a model from those of its parts; the first part's manifest tells of the model.
+
+    A model that a part cannot measure has the other parts alone.
+    """
+    labels = dict.fromkeys(label for part in parts for label in part)
+    return {label: _one_record([part[label] for part in parts if label in part]) for label in labels}
+
+
+def _one_record(parts: list[Record]) -> Record:
+    return Record(
+        join(part.table for part in parts),
+        {name: values for part in parts for name, values in part.arrays.items()},
+        _joined_manifest([part.manifest for part in parts]),
+    )
 
 
 def _joined_manifest(manifests: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fdlab.checkpoints.own_weights import save_own_weights
 from fdlab.checkpoints.save import save_encoder, save_heads
 from fdlab.engine.settings import Recipe
 from fdlab.errors import FdlabError
@@ -30,15 +31,15 @@ def finish(task: Task, recipe: Recipe, folder: RunFolder, facts: dict[str, Any])
     if task.validation is not None:
         facts["validation_count"] = len(task.validation) - task.validation.skipped
     if recipe.task == "classify":
-        _card(folder, facts)
+        _card(folder, facts, f"{task.code}@{folder.path}" if task.code else "")
     _record(task, recipe, facts).save(folder.path / "record")
     folder.finish(facts)
 
 
-def _card(folder: RunFolder, facts: dict[str, Any]) -> None:
+def _card(folder: RunFolder, facts: dict[str, Any], source: str) -> None:
     """The classifier's card; a training is not lost over it."""
     try:
-        write_text(folder.path / "README.md", run_card(ending(folder, facts)))
+        write_text(folder.path / "README.md", run_card(ending(folder, facts, source)))
     except FdlabError as error:
         warnings.warn(f"The card of {folder.path} was not written: {error.what} {error.why}", stacklevel=2)
 
@@ -55,7 +56,14 @@ def snapshots(task: Task, recipe: Recipe, folder: RunFolder) -> list[Callable[[i
 
 
 def save(task: Task, path: Path, family: str, seed: int) -> None:
-    """Writes the task's encoder with the weights of this moment, as a file that ``open_model`` reads."""
+    """Writes the task's encoder with the weights of this moment, as a file that ``open_model`` reads.
+
+    Of a network of the user's own code, it opens beside that code: ``py:FILE.py:FUNCTION@RUN``.
+    """
+    if task.code:
+        own: dict[str, Any] = {"code": task.code, "image_size": task.size, "mean": task.mean, "std": task.std}
+        save_own_weights(path, task.kept_encoder, **own, family=family, seed=seed)
+        return
     save_encoder(
         path,
         task.kept_encoder,

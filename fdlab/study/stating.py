@@ -34,7 +34,8 @@ def changes(cohort: Cohort, records: Mapping[str, Records], seed: int) -> tuple[
         if CONTROL in of_probe:
             pairs += [(label, CONTROL) for label in cohort.labels()]
         pairs += [(one.model, one.reference) for trained in fixed_pairs(cohort, {}).values() for one in trained]
-        found, sentences = paired_rows(of_probe, list(dict.fromkeys(pairs)), seed=seed)
+        measured = [pair for pair in dict.fromkeys(pairs) if of_probe.keys() >= set(pair)]  # others are left out, said
+        found, sentences = paired_rows(of_probe, measured, seed=seed)
         rows += found
         notes += [f"{probe}: {sentence}" for sentence in sentences]
     return frame(rows), notes

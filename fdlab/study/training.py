@@ -256,7 +256,7 @@ def distill(
 def finetune(
     recipe: str | None = None,
     *,
-    model: str | Path | None = None,
+    model: str | Path | torch.nn.Module | Encoder | None = None,
     data: str | Path | None = None,
     test: str | Path | None = None,
     out: str | Path,

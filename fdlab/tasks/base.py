@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from fdlab.data.loader import Batch
 from fdlab.data.sources import ImageSource
-from fdlab.encoders.anatomy import as_tokens
+from fdlab.encoders.anatomy import anatomy_of
 from fdlab.encoders.cost import Cost, cost_of
 from fdlab.encoders.devices import channels
 from fdlab.encoders.encoder import EncoderInfo, TimmCall
@@ -56,6 +57,8 @@ class ModelSettings(TaskSettings):
             "depth": sum(self.stages) or self.depth or (like.depth if like else 0),
             "heads": self.heads or (like.heads if like and not self.stages else 0),
         }
+        if like and not known["heads"] and not self.stages:  # a convolutional teacher has none
+            known["heads"] = usual_heads(known["width"])
         missing = [name for name, value in known.items() if not value]
         if missing:
             raise FdlabError(
@@ -73,6 +76,17 @@ class ModelSettings(TaskSettings):
         except FdlabError as error:
             fix = "Change data.size, or the model's table (--dry-run shows the names)."
             raise FdlabError(error.what, error.why, fix, code=USAGE) from None
+
+
+def usual_heads(width: int) -> int:
+    """Heads of a model of this width where nobody says: about 64 channels each, at least 3 heads where they divide it.
+
+    >>> usual_heads(768), usual_heads(512), usual_heads(64), usual_heads(48)
+    (12, 8, 4, 3)
+    """
+    divisors = [heads for heads in range(1, width + 1) if width % heads == 0]
+    several = [heads for heads in divisors if heads >= 3 and width // heads >= 8] or divisors
+    return min(several, key=lambda heads: abs(math.log(width / heads / 64)))
 
 
 class Task:
@@ -115,6 +129,7 @@ class Task:
         self.mean, self.std = tuple(data.mean), tuple(data.std)
         self.design: Design | None = None
         self.call: TimmCall | None = None
+        self.code = ""  # SOURCE of the user's own code that builds the encoder, where it is neither
         self.options: tuple[str, ...] = ()
         self.module = nn.ModuleDict()
         self.notes: list[str] = []
@@ -146,7 +161,8 @@ class Task:
     @property
     def prefix_tokens(self) -> int:
         """How many tokens stand before the patches."""
-        return int(getattr(self.encoder, "num_prefix_tokens", 0))  # type: ignore[arg-type]
+        known = anatomy_of(self.encoder).prefix
+        return int(getattr(self.encoder, "num_prefix_tokens", 0)) if known is None else known  # type: ignore[arg-type]
 
     @property
     def flops(self) -> float:
@@ -209,8 +225,7 @@ class Task:
 
     def tokens_of(self, encoder: nn.Module, images: Tensor) -> Tensor:
         """(B, N, C) tokens of another network with the same constants."""
-        features = encoder.forward_features(self.normalise(images.to(self.device)))  # type: ignore[operator]
-        return as_tokens(features, encoder)
+        return anatomy_of(encoder).read_tokens(encoder, self.normalise(images.to(self.device)))
 
     def kept_features(self, images: Tensor) -> Tensor:
         """(B, C) mean patch tokens of the network that the run leaves, for raw images."""

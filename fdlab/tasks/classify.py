@@ -10,10 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fdlab.checkpoints.open import open_model
+from fdlab.checkpoints.sources import code_and_weights, is_code, split_facts
 from fdlab.data.evaluation import stacked
 from fdlab.data.images import ImageSource
 from fdlab.data.loader import Batch
-from fdlab.encoders.anatomy import as_tokens
+from fdlab.encoders.anatomy import anatomy_of
 from fdlab.encoders.channels import check_colour
 from fdlab.encoders.cost import Cost, dense
 from fdlab.encoders.encoder import blocks_of
@@ -89,7 +90,8 @@ class Classify(Task):
         self.couples_images = settings.head_norm == "batchnorm"
         encoder, width = self._opened(settings) if settings.model else self._fresh(settings)
         scale_bias(encoder, settings.bias_scale)
-        set_drop_path(encoder, settings.drop_path)
+        if not set_drop_path(encoder, settings.drop_path) and settings.drop_path:
+            self.notes.append("No block has a drop path of timm's names: classify.drop_path was not used.")
         with seeded(seed_for(self.seed, "head")):
             head = nn.Linear(width, classes)
             nn.init.normal_(head.weight, std=settings.head_init)
@@ -99,11 +101,23 @@ class Classify(Task):
         if settings.freeze:
             encoder.requires_grad_(False)
         if not settings.final_norm:
-            encoder.norm.requires_grad_(False)
+            self._own_norm(encoder).requires_grad_(False)
             self.notes.append("The encoder's own final norm was not used in training; the file holds its start.")
         self.module.to(self.device)
         if isinstance(norm, Standardise):
             self._measure_statistics(norm)
+
+    def _own_norm(self, encoder: nn.Module) -> nn.Module:
+        """The encoder's final norm, which ``final_norm = false`` leaves out."""
+        name = anatomy_of(encoder).norm
+        if not name or not isinstance(getattr(encoder, name.partition(".")[0], None), nn.Module):
+            raise FdlabError(
+                f"{self.settings.model} has no final norm that could be left out.",
+                "classify.final_norm is false.",
+                "Leave it at true: --set classify.final_norm=true.",
+                code=USAGE,
+            )
+        return encoder.get_submodule(name)
 
     def _check_held_out(self) -> None:
         """The head has as many outputs as the training images have classes; held-out labels must be among them."""
@@ -127,16 +141,28 @@ class Classify(Task):
         start = check_colour(open_model(settings.model, device=self.device, seed=self.seed))
         if start.info.image_size not in (self.size, (self.size, self.size)):
             start = open_model(settings.model, device=self.device, seed=self.seed, image_size=self.size)
-        if start.call is None:
+        base = split_facts(settings.model)[0]
+        if is_code(base):
+            self.code = code_and_weights(base.removeprefix("random:"))[0]
+        elif start.call is None:
             raise FdlabError(
-                f"{settings.model} cannot be fine-tuned here.",
-                "Its own code builds it, and a run's folder never runs code: the result could not be opened again.",
-                "Train it in your own loop and measure it there (fdlab.wrap), or distil it (fdlab distill --teacher).",
+                f"{start.info.title} cannot be fine-tuned here.",
+                "It lives in this process alone: its result could not be opened again.",
+                "Name the code that builds it (model='py:FILE.py:FUNCTION'), or train it in your own loop.",
+                code=USAGE,
+            )
+        if settings.untie_bias and self.code:
+            raise FdlabError(
+                f"The biases of {start.info.title} cannot be untied.",
+                "Where a network of your own code keeps its biases is not known.",
+                "Leave it out: --set classify.untie_bias=false.",
                 code=USAGE,
             )
         self.mean, self.std = start.info.mean, start.info.std
         self.call, self.options = start.call, start.info.options
         self.notes = list(start.info.assumed)
+        if self.code:
+            self.notes.append(f"The run holds weights alone; it opens beside its code: {self.code}@RUN.")
         self.inputs = {"model": start.info.sha256}
         if settings.untie_bias:
             start.module, self.call = untie_bias(start.module, start.call)
@@ -178,17 +204,8 @@ class Classify(Task):
         return ranks.mine(mix(whole, settings, self.classes, self.seed))
 
     def tokens(self, images: Tensor) -> Tensor:
-        if self.settings.final_norm:
-            return super().tokens(images)
-        seen: list[Tensor] = []
-        handle = self.encoder.get_submodule("norm").register_forward_pre_hook(
-            lambda _module, inputs: seen.append(inputs[0])
-        )
-        try:
-            super().tokens(images)
-        finally:
-            handle.remove()
-        return as_tokens(seen[-1], self.encoder)
+        images = self.normalise(images.to(self.device))
+        return anatomy_of(self.encoder).read_tokens(self.encoder, images, norm=self.settings.final_norm)
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, classes) of raw images."""
@@ -263,13 +280,18 @@ def head_norm(kind: str, width: int) -> nn.Module:
     return nn.BatchNorm1d(width, eps=1e-6, affine=False) if kind == "batchnorm" else nn.LayerNorm(width, 1e-6)
 
 
-def set_drop_path(encoder: nn.Module, rate: float) -> None:
-    """Stochastic depth, rising linearly with depth to ``rate`` (Huang et al. 2016; the paper's choice)."""
+def set_drop_path(encoder: nn.Module, rate: float) -> bool:
+    """Stochastic depth, rising linearly with depth to ``rate`` (Huang et al. 2016; the paper's choice).
+
+    Returns whether any block has a place for it; where none has, nothing is changed.
+    """
     from timm.layers import DropPath
 
-    blocks = blocks_of(encoder)
+    blocks, places = blocks_of(encoder), 0
     for index, block in enumerate(blocks):
         drop = rate * index / max(len(blocks) - 1, 1)
         for name in ("drop_path1", "drop_path2", "drop_path"):
             if hasattr(block, name):
                 setattr(block, name, DropPath(drop) if drop else nn.Identity())
+                places += 1
+    return places > 0

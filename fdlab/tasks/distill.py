@@ -71,6 +71,11 @@ class Distill(Task):
         self.teacher = self.targets[0].encoder
         self.design = settings.student.design(self.size, self.teacher.info)
         self._check()
+        if not self.teacher.info.heads and not settings.student.heads and not self.design.stages:
+            self.notes.append(
+                f"The teacher has no heads to take over: the student has {self.design.heads} "
+                "(distill.student.heads says another number)."
+            )
         encoder = build(self.design, seed=seed_for(self.seed, "student"))
         self.module = nn.ModuleDict({"encoder": encoder})
         for number, target in enumerate(self.targets):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fdlab.engine.shares import drawn
+from fdlab.errors import USAGE, FdlabError
 
 
 def draw_mask(batch: int, patches: int, ratio: float) -> Tensor:
@@ -37,6 +38,13 @@ class hidden:
         def replace(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
             return torch.where(self.mask.unsqueeze(-1), self.token, output)
 
+        if not isinstance(getattr(self.encoder, "patch_embed", None), nn.Module):
+            raise FdlabError(
+                f"{type(self.encoder).__name__} cannot be masked.",
+                "Where its patches are embedded is not known: it has no patch_embed.",
+                "Train without a mask (--set distill.mask=0), or call that module patch_embed: (B, N, C) out of it.",
+                code=USAGE,
+            )
         self._hook = self.encoder.get_submodule("patch_embed").register_forward_hook(replace)
 
     def __exit__(self, *_: object) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fdlab.checkpoints.open import open_model
 from fdlab.data.images import ImageSource
-from fdlab.encoders.anatomy import as_tokens
+from fdlab.encoders.anatomy import part_of, picked
 from fdlab.encoders.channels import check_colour
 from fdlab.encoders.encoder import blocks_of
 from fdlab.encoders.student import Design
@@ -183,10 +183,9 @@ class Target:
             self.encoder.tokens(images)
         finally:
             handle.remove()
-        output: Tensor = seen[-1]
-        grid = self.info.grid if output.ndim == 3 else (int(output.shape[1]), int(output.shape[2]))
-        tokens = output if output.ndim == 3 else as_tokens(output, module)
-        norm = getattr(module, "norm", None)
+        tokens, grid = self.encoder.anatomy.block_tokens(picked(seen[-1]), module)
+        grid = grid or self.info.grid
+        norm = part_of(module, self.encoder.anatomy.norm)
         if normed and isinstance(norm, nn.LayerNorm) and norm.normalized_shape[0] == tokens.shape[-1]:
             tokens = norm(tokens)
         return tokens, grid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 import fdlab
+from fdlab.checkpoints.own_code import _SAID
 from fdlab.checkpoints.sources import parse_label
 from fdlab.cli.app import app
+from fdlab.data.sources import open_data
 from fdlab.errors import FdlabError
 from fdlab.records.table import CONTROL
 
@@ -139,11 +142,62 @@ def test_a_convolutional_network_is_fine_tuned_and_opens_at_its_size(tmp_path: P
     assert encoder.tokens(torch.randn(1, 3, 24, 24)).shape[1] == encoder.info.grid[0] * encoder.info.grid[1]
 
 
-def test_a_module_of_ones_own_code_is_not_fine_tuned_into_a_folder_that_cannot_be_opened(
+def test_a_module_of_ones_own_code_is_fine_tuned_and_opens_beside_its_code(code: str, tmp_path: Path) -> None:
+    source, settings = f"py:{code}:build#depth=1", {"run.steps": 3, "run.batch": 8, "optim.layer_decay": 0.5}
+    run = fdlab.finetune(
+        model=source, data="digits#train", test="digits#test[:64]", out=tmp_path / "run", overrides=settings
+    )
+    weights = fdlab.open_model(f"{source}@{run}")
+    start = fdlab.open_model(source)
+    assert weights.info.sha256 != start.info.sha256 and weights.info.source == f"{source}@{run}"
+    classifier = fdlab.load_classifier(f"{source}@{run}")
+    test = open_data("digits#test[:64]")
+    right = sum(int((logits.argmax(1) == labels).sum()) for logits, labels, _ in classifier.scores(test))
+    assert right == json.loads((run / "run.json").read_text())["correct"]
+    assert (run / "README.md").is_file() and parse_label(f"{source}@{run}")[0] == "run"
+
+
+def test_a_run_of_ones_own_code_never_runs_it_by_itself(
+    code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"run.steps": 1, "run.batch": 8}
+    run = fdlab.finetune(model=f"py:{code}:build", data="digits#train", out=tmp_path / "run", overrides=settings)
+    _SAID.clear()
+    capsys.readouterr()
+    for opened in (fdlab.open_model, fdlab.load_classifier):
+        with pytest.raises(FdlabError, match="Name the code too") as caught:
+            opened(str(run))
+        assert caught.value.code == 3
+    assert "Runs" not in capsys.readouterr().err
+    with pytest.raises(FdlabError, match="does not fit Net") as caught:
+        fdlab.open_model(f"py:{code}:build#depth=3@{run}")
+    assert "is missing" in caught.value.why
+
+
+def test_weights_of_ones_own_loop_are_read_beside_the_code(code: str, tmp_path: Path) -> None:
+    module = fdlab.open_model(f"py:{code}:build").module
+    for content in (module.state_dict(), {"state_dict": module.state_dict(), "epoch": 3}):
+        torch.save(content, tmp_path / "mine.pt")
+        found = fdlab.open_model(f"py:{code}:build@{tmp_path / 'mine.pt'}").module.state_dict()
+        assert all(torch.equal(found[name], value) for name, value in module.state_dict().items())
+
+
+def test_a_module_of_this_process_is_not_fine_tuned_into_a_folder_that_cannot_be_opened(
     code: str, tmp_path: Path
 ) -> None:
+    module = fdlab.wrap(fdlab.open_model(f"py:{code}:build").module, image_size=24)
     with pytest.raises(FdlabError, match="cannot be fine-tuned here"):
-        fdlab.finetune(model=f"py:{code}:build", data="digits#train", out=tmp_path / "run")
+        fdlab.finetune(model=module, data="digits#train", out=tmp_path / "run")
+
+
+def test_a_student_of_a_convolutional_teacher_has_heads_of_its_own(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 48, 8, 8), nn.BatchNorm2d(48), nn.ReLU())
+    settings = {"run.steps": 2, "run.batch": 8}
+    teacher = fdlab.wrap(module, image_size=24)
+    run = fdlab.distill(teacher=teacher, data="digits#train", out=tmp_path / "run", overrides=settings)
+    student = fdlab.open_model(run)
+    assert (student.info.heads, student.info.width, student.info.grid) == (3, 48, (3, 3))
+    assert any("no heads to take over" in note for note in json.loads((run / "run.json").read_text())["notes"])
 
 
 def test_modules_are_compared_beside_sources(code: str, tmp_path: Path) -> None:

@@ -124,6 +124,13 @@ def test_photos_are_few_crops_of_both_photographs():
     assert float((flower - china).abs().max()) > 0.1
 
 
+def test_a_folder_of_the_name_of_a_built_in_set_is_not_taken_in_silence(tmp_path: Path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match=r"write \./photos for the folder"):
+        assert len(open_data("photos")) == 24
+
+
 def test_selections_compose_and_name_themselves():
     test = open_data("digits#test")
     cut = open_data("digits#test[10:20]")

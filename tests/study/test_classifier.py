@@ -76,6 +76,21 @@ def test_its_accuracy_is_the_one_that_the_training_found(tmp_path: Path, norm: s
     assert int((torch.cat(logits).argmax(1) == torch.cat(labels)).sum()) == facts["correct"]
 
 
+def test_open_images_of_pillow_are_named_as_their_files_are(tuned: tuple[Path, Path]) -> None:
+    run, images = tuned
+    classifier, files = load_classifier(run), [images / "red" / "0.png", images / "blue" / "1.png"]
+    wanted = list(classifier.predict(files).values())
+    opened = [Image.open(file) for file in files]
+    answers = classifier.predict(opened)
+    assert list(answers) == ["image 1", "image 2"] and list(answers.values()) == wanted
+    assert classifier.predict(opened[1])["image 1"] == classifier.predict(files[1])[str(files[1])]
+    mixed = classifier.predict([files[0], opened[1].convert("CMYK")])
+    assert list(mixed) == [str(files[0]), "image 2"] and mixed["image 2"][0].name == "blue"
+    with pytest.raises(FdlabError, match="image 1 is ndarray") as caught:
+        classifier.predict(np.zeros((8, 8, 3)))  # type: ignore[arg-type]
+    assert caught.value.code == 2 and "logits()" in caught.value.fix
+
+
 def test_what_is_no_classifier_is_said(tmp_path: Path, tuned: tuple[Path, Path]) -> None:
     teacher = pretrain("digits/masked", out=tmp_path / "mim", overrides={"run.steps": 2})
     with pytest.raises(FdlabError, match="holds no classifier") as caught:

@@ -101,6 +101,14 @@ def _running(file: Path) -> Any:
     session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
 
     def outputs(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+        try:
+            return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+        except Exception as error:  # ONNX Runtime has no common type for what it refuses
+            raise FdlabError(
+                f"The ONNX file does not run on {len(images)} images.",
+                f"It was followed with 2: {(str(error).splitlines() or [''])[0][:160]}",
+                "Write x.shape[0] in place of len(x) in the model's code, or use --to torch.",
+                code=USAGE,
+            ) from error
 
     return outputs

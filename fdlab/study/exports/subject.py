@@ -21,7 +21,7 @@ from fdlab.errors import CHECK_NOT_MET, USAGE, FdlabError
 from fdlab.randomness import seed_for
 from fdlab.records.atomic import read_json
 from fdlab.records.run_folder import RunFolder
-from fdlab.study.classifier import Classifier, classifier_of, load_classifier, own_classifier, run_with_heads
+from fdlab.study.classifier import Classifier, classifier_of, load_classifier, own_classifier, run_of, run_with_heads
 
 TOLERANCE = 1e-5  # of the largest output: rounding of float32 lies a factor of ten below it
 
@@ -204,7 +204,7 @@ def subject(source: str | Path | Encoder, *, head: bool = True) -> Subject:
         own = own_classifier(source) if head and source.info.classes else None
         return Subject(source, own, _preprocessing(source, None), None, source.info.title or source.info.family)
     base, facts = split_facts(str(source))
-    run = RunFolder(base) if (Path(base) / "run.json").is_file() else None
+    run = run_of(base)
     origin = Origin.of(run, run.facts()) if run else None
     tuned = head and origin is not None and origin.task == "classify" and run_with_heads(base) is not None
     if tuned and facts:
@@ -226,9 +226,12 @@ def subject(source: str | Path | Encoder, *, head: bool = True) -> Subject:
     return Subject(encoder, found, _preprocessing(encoder, origin), origin, name)
 
 
-def ending(run: RunFolder, facts: Mapping[str, Any]) -> Subject:
-    """The classifier of a fine-tuning that is just ending: its weights are written, its run.json is not."""
-    found, origin = classifier_of(run, facts), Origin.of(run, facts)
+def ending(run: RunFolder, facts: Mapping[str, Any], source: str = "") -> Subject:
+    """The classifier of a fine-tuning that is just ending: its weights are written, its run.json is not.
+
+    ``source`` opens its encoder, where the user's own code builds that; else the run's folder does.
+    """
+    found, origin = classifier_of(run, facts, source=source), Origin.of(run, facts)
     return Subject(found.encoder, found, _preprocessing(found.encoder, origin), origin, str(origin.facts["label"]))
 
 

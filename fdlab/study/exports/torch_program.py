@@ -44,10 +44,13 @@ def program(subject: Subject) -> Any:
             warnings.simplefilter("ignore")
             return torch.export.export(subject.module(), (example,), dynamic_shapes=({0: count},), strict=False)
     except Exception as error:  # a model of the user's own code can fail here in any way
+        fix = "Use --to timm where timm has its class, or keep the run and use fdlab.load_classifier."
+        if "Constraints violated (batch)" in str(error):  # its message names no line of the model's code
+            fix = "Its code fixes the number of images: write x.shape[0] where it has len(x) or a number."
         raise FdlabError(
             f"torch.export cannot follow {subject.name}.",
             f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}",
-            "Use --to timm where timm has its class, or keep the run and use fdlab.load_classifier.",
+            fix,
             code=USAGE,
         ) from error
 
