@@ -81,22 +81,7 @@ def compare(
         raise FdlabError("A teacher is for the probe features.", fix="Add features to --probes.", code=USAGE)
     added = control and not any(member.control for member in cohort.model)
     settings = {"seed": seed, "device": device, "batch": batch, "fresh": fresh, "quiet": quiet, "random_control": added}
-    results, nowhere = dict[str, Gathered](), list[NotForModel]()
-    for probe in probes:
-        try:
-            results[probe] = gather(
-                probe,
-                cohort.sources(),
-                data,
-                parts=PARTS.get(probe, ()),
-                images=min(images, AT_MOST.get(probe, images)),
-                **settings,
-                **({"teacher": teacher} if teacher and probe == "features" else {}),
-            )
-        except NotForModel as error:  # this probe is for none of the models; the others may be
-            nowhere.append(error)
-    if not results:
-        raise nowhere[0]
+    results, nowhere = _gathered(cohort, data, probes, images, teacher, settings)
     for probe, result in results.items():
         save_records(folder / "records" / probe, result.records)
     records = {probe: result.records for probe, result in results.items()}
@@ -116,6 +101,25 @@ def compare(
     said = list(dict.fromkeys(note for result in results.values() for note in left_out(result.records)))
     shown = {"summary": summary, "pairs": pairs, "findings": facts["findings"]}
     return {"page": page, "table": table, "notes": [*said, *notes], **shown}
+
+
+def _gathered(
+    cohort: Cohort, data: str, probes: Sequence[str], images: int, teacher: str, settings: Mapping[str, Any]
+) -> tuple[dict[str, Gathered], list[NotForModel]]:
+    """{probe: what it found}, and the errors of probes that are for none of the models while others are."""
+    results, nowhere = dict[str, Gathered](), list[NotForModel]()
+    for probe in probes:
+        own = {"teacher": teacher} if teacher and probe == "features" else {}
+        most = min(images, AT_MOST.get(probe, images))
+        try:
+            results[probe] = gather(
+                probe, cohort.sources(), data, parts=PARTS.get(probe, ()), images=most, **settings, **own
+            )
+        except NotForModel as error:
+            nowhere.append(error)
+    if not results:
+        raise nowhere[0]
+    return results, nowhere
 
 
 def _explored(cohort: Cohort, data: str, folder: Path, seed: int, device: str, quiet: bool, notes: list[str]) -> str:
