@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fdlab.compare.cohort import Cohort
 from fdlab.errors import USAGE, FdlabError
 from fdlab.experiments.digits import ALPHAS, FULL_MINUTES, ruler_jobs, ruler_name, study_of
 from fdlab.experiments.digits_words import LIMITS, notes
@@ -27,6 +28,7 @@ from fdlab.report.report import Report
 from fdlab.study.parallel import run_jobs
 from fdlab.study.publish import write_report as publish
 from fdlab.study.rate_search import loss_curve
+from fdlab.study.stating import accuracies, changes, findings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,12 +110,15 @@ def write_report(study: Study, *, minutes: float, command: str) -> dict[str, Any
     chosen, tuned = fine_tuned(study)
     alike = between(models, seed=seed)
     alike["family"] = alike["model"].map({cell.label: cell.family for cell in study.cells})
-    table = join([*(record.table for record in records.values()), alike, *tuned, frame(curves(study))])
+    cohort = cohort_of(study.cells, lambda cell: inside.source(cell, seed))
+    differences, found = compared(study, cohort, models, chosen)
+    table = join([*(record.table for record in records.values()), alike, *tuned, frame(curves(study)), differences])
     facts = {
         "title": "Contrastive, masked and distilled models on handwritten digits",
         "question": "Does distilling a contrastive model change how it attends and fine-tunes?",
         "data": "scikit-learn's handwritten digits, 8x8 enlarged to 24 px, patch 4",
-        **shared_facts(study, cohort_of(study.cells, lambda cell: inside.source(cell, seed))),
+        **shared_facts(study, cohort),
+        "findings": found,
         "seed": seed,
         "minutes": minutes,
         **_measured_facts(models, records),
@@ -127,6 +132,24 @@ def write_report(study: Study, *, minutes: float, command: str) -> dict[str, Any
     page, numbers = publish(folder, report), report.summary()
     printed = {"summary": readable(numbers), "numbers": numbers, "seconds": facts["seconds"]}
     return {"page": str(page), **printed, "facts": facts}
+
+
+def compared(
+    study: Study, cohort: Cohort, models: Mapping[str, Record], chosen: Chosen
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """The paired differences on the same images, attention and accuracies, and what they let one say."""
+    by_probe = {"attention": models}
+    tuned = {}
+    for start in study.starts:
+        record = Record.load(study.search.run(start, chosen[start.label]["lr"]).path / "record")
+        rows = record.table[record.table["metric"] == "accuracy"]
+        tuned[start.label] = Record(rows.assign(model=start.label), record.arrays, record.manifest)
+    of_attention, _ = changes(cohort, by_probe, study.seeds[0])
+    of_accuracy = accuracies(cohort, tuned)
+    differences = join([of_attention, of_accuracy[of_accuracy["reference"] != ""]]).assign(seed=study.seeds[0])
+    uniform = {label: record.manifest["uniform_distance_px"] for label, record in models.items()}
+    values = join([*(record.table for record in models.values()), *(record.table for record in tuned.values())])
+    return differences, findings(join([values, differences]), cohort, by_probe, uniform)
 
 
 def fine_tuned(study: Study) -> tuple[Chosen, list[pd.DataFrame]]:

@@ -34,10 +34,11 @@ def write_gallery(out: str | Path, demos: Sequence[Path], command: str) -> Path:
     folder = writable_folder(out)
     seeds = [json.loads((demo / "facts.json").read_text(encoding="utf-8")) for demo in demos]
     table = join(read_table(demo / "table.csv") for demo in demos)
-    table = table[table["probe"] != "attention_maps"]  # each seed shows other heads: no map is a mean over seeds
+    # Each seed shows other heads: no map is a mean over seeds. Differences over several trainings are taken anew.
+    table = table[(table["probe"] != "attention_maps") & (table["reference"] == "")]
     models = [_models(demo, facts["seed"]) for demo, facts in zip(demos, seeds, strict=True)]
     facts: dict[str, Any] = {
-        **seeds[0],
+        **{key: value for key, value in seeds[0].items() if key != "findings"},
         "seed": [facts["seed"] for facts in seeds],
         "command": command,
         "position_only_loss": float(np.mean([facts["position_only_loss"] for facts in seeds])),

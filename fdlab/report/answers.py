@@ -11,6 +11,7 @@ from fdlab.report.findings import by_question
 MOST = 3
 # The paper's own claim, that distilling makes fine-tuning better, stands first; then verdicts that say something.
 FIRST = "H1"
+FINE_TUNING = "accuracy"  # the question of findings that does the same
 ORDER = ("supported", "holds, not attributable", "does not hold", "smaller than the margin", "undecided", "one seed")
 
 
@@ -30,9 +31,11 @@ class Answer(NamedTuple):
 
 def answers(facts: Facts) -> list[Answer]:
     """Findings where there are some, else the verdicts that say most; none on a page of one model."""
+    groups = by_question(facts.findings)
+    groups.sort(key=lambda group: str(group[1]["question"]) != FINE_TUNING)  # stable: the others keep their order
     found = [
         Answer(asks, str(first["sentence"]), str(first["limit"]), str(first["badge"]), "all-answers")
-        for asks, first, _ in by_question(facts.findings)
+        for asks, first, _ in groups
     ]
     return (found or _of_claims(facts))[:MOST]
 

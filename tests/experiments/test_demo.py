@@ -63,14 +63,21 @@ def check_report(folder: Path, result: dict) -> None:
         assert set(rows["model"]) == set(labels), metric
     for metric in ("effective_rank", "singular_value", "uniformity"):
         assert set(table[table["metric"] == metric]["model"]) == set(labels), metric
-    accuracy = table[(table["probe"] == "training") & (table["metric"] == "accuracy")]
+    accuracy = table[(table["probe"] == "training") & (table["metric"] == "accuracy") & (table["reference"] == "")]
     assert sorted(accuracy["model"]) == sorted(labels)
     assert accuracy["low"].notna().all()
     read_out = table[table["metric"] == "teacher_r2"].set_index("model")["value"]
     assert read_out["contrastive teacher"] > 0.99
     assert facts["splits"] == {"labelled": 200, "validation": 400, "test": 500}
     assert set(facts["options"]["distilled, paper's student"]) == {"bias_scale 10"}
+    asked = {finding["question"] for finding in facts["findings"]}
+    assert {"accuracy", "reach", "spread", "alike", "breadth", "follows"} <= asked
+    paired = table[(table["reference"] == "contrastive teacher") & (table["metric"] == "distance")]
+    assert set(paired["model"]) >= {"distilled, same design", "distilled, paper's student"}
     page = (folder / "index.html").read_text(encoding="utf-8")
+    assert page.index("Which model names more test images rightly?") < page.index(
+        "Attention distance of every head</h2>"
+    )
     for note in facts["notes"]:
         assert note[:40].split("'")[0] in page
     shown = ("ruler", "attention_distance", "head_similarity", "position", "features", "feature_spectrum")

@@ -263,6 +263,13 @@ def test_answers_are_the_findings_or_the_claims_that_say_most(facts: Facts) -> N
     assert [answer.question for answer in found] == ["H1. Better.", "H9. Maps.", "H7. Spread."]
     assert found[0].sentence == "Undecided." and found[0].limit == "-1 (-4 to +2), 3 seeds"
     assert answers(Facts_.read({})) == []
+    same = {"limit": "l", "badge": "", "trainings": 1}
+    stated = [{"question": name, "sentence": f"{name}!", **same} for name in ("reach", "reach", "spread", "accuracy")]
+    assert [answer.sentence for answer in answers(Facts_.read({"findings": stated}))] == [
+        "accuracy!",
+        "reach!",
+        "spread!",
+    ]
 
 
 def test_alerts_follow_their_limits(table: pd.DataFrame, facts: Facts) -> None:
