@@ -75,8 +75,8 @@ def test_page_latex_and_terminal_state_the_same(report: tuple[dict[str, Any], Pa
     for sentence in headlines:
         assert sentence in page and sentence in joined
         assert sentence.replace("−", r"\ensuremath{-}").replace("_", r"\_") in latex
-    assert page.index("Findings") < page.index(headlines[0]) < page.index("The models")
-    assert "What was found" not in page and "notes from loading and measuring" in page
+    assert page.index("<h1>") < page.index(headlines[0]) < page.index("<figure")
+    assert "What was found" not in page and "from measuring</summary>" in page
     assert "family not stated" in page
 
 
