@@ -85,7 +85,7 @@ for name, guess in predicted_better.items():
     own = table[table["model"] == name].set_index("metric")
     for order in ("gradients", "rollout"):
         gain = own.loc[f"deletion_gain_{order}"]
-        said = "better than chance" if gain["low"] > 0 else "not told from chance, or worse"
+        said = "better than chance" if gain["low"] > 0 else "no better than chance, as far as these images show"
         print(f"{name}: {order} {gain['value']:.3f} ({gain['low']:.3f} to {gain['high']:.3f}), {said}")
     print(f"  predicted for gradients: {'better' if guess else 'not better'}")
     print(f"  completeness error {own.loc['completeness_error', 'value']:.1e}")

@@ -28,7 +28,7 @@ from fdlab.errors import USAGE, FdlabError, nearest
 SCORES = (SCORE, "best_accuracy", "accuracy")  # the first that at least three models have
 FINE_TUNED = ("training", "trainability")  # probes that fine-tune: nothing that is known before
 BETWEEN, WITHIN, BOTH = "ranks lineages", "ranks within lineages", "ranks between and within lineages"
-OPPOSED, SENSITIVE, NOT_SEPARATED = "opposite between and within", "hangs on one lineage", "not separated"
+OPPOSED, SENSITIVE, NOT_SEPARATED = "opposite between and within", "hangs on one lineage", "no clear order"
 TOO_FEW = "too few lineages"  # followed by their number
 
 

@@ -37,7 +37,7 @@ LIMITS = (
 )
 LOSS_GAP = 0.1  # training losses further apart than this are named on the page
 TRAINED = tuple(cell for cell in CELLS if not cell.untrained)
-ALSO = "their accuracies also tell how far they were trained."
+ALSO = "they are under-trained, so their accuracies are too low to compare."
 
 
 def notes(

@@ -104,7 +104,8 @@ def _training(report: Report) -> Iterator[Alert]:
     known = [loss for loss in losses.values() if math.isfinite(loss)]
     behind = [name for name, loss in losses.items() if known and loss > min(known) + LOSS_GAP]
     if behind:
-        said = f"Not converged as far as the best (training loss more than 0.1 above it): {', '.join(behind)}."
+        who = ", ".join(behind)
+        said = f"Under-trained (loss more than 0.1 above the lowest), so the accuracy is too low to compare: {who}."
         yield Alert("finetune", f"Under-trained: {len(behind)} models", said)
 
 

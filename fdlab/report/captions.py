@@ -17,7 +17,7 @@ from fdlab.report.report import Report
 
 Caption = tuple[str, str, str, str]
 
-ONE_SEED = "the intervals do not hold the scatter between training seeds"
+ONE_SEED = "intervals cover different images, not repeated trainings"
 SEVERAL_SEEDS = "values are means over trainings (seeds) with 95 % t-intervals over them"
 ALONE = "not corrected for the other comparisons of the page"
 OTHER_DESIGN = "these two differ in architecture too, so their difference is not the training's alone"

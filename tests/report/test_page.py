@@ -126,7 +126,7 @@ def test_facts_are_printed(text: str, facts: Facts) -> None:
         assert word in text
     assert re.search(r"97\.0<span.*?</span><small>\(95\.5 to 98\.5\)</small>", text)
     assert "differ in architecture" in text
-    assert "scatter between training seeds" in text
+    assert "not repeated trainings" in text
 
 
 def test_colours_follow_the_scheme(text: str) -> None:

@@ -152,7 +152,7 @@ def heads_of(ask: Ask, width: int) -> tuple[int, str, Sentences]:
         f"{path}: the number of attention heads is unknown.",
         f"The file does not hold it, and no published {family.name} model has width {width}.",
         f"Give --heads N, or SOURCE?heads=N, or heads= in Python (width/64 would be {width / 64:g}); a wrong number "
-        "loads and is silently wrong.",
+        "loads without an error and gives wrong results.",
         code=NOT_UNDERSTOOD,
     )
 

@@ -84,6 +84,6 @@ def _heads(ask: Ask, inner: int) -> tuple[int, str, Sentences]:
     raise FdlabError(
         f"{ask.path}: the number of attention heads is unknown.",
         f"The file does not hold it, and {inner} channels are no multiple of vit-pytorch's default, {DEFAULT_WIDTH}.",
-        "Give heads=; a wrong number loads and is silently wrong.",
+        "Give heads=; a wrong number loads without an error and gives wrong results.",
         code=NOT_UNDERSTOOD,
     )

@@ -85,7 +85,7 @@ class Ruler(Figure):
 
     def terms(self) -> dict[str, object]:
         counts = self.rows["n"].dropna()
-        tested = f", {int(counts.max())} test images a dial" if len(counts) else ""
+        tested = f", {int(counts.max())} test images a setting" if len(counts) else ""
         options = sorted({o for name in self.rows["model"] for o in self.report.facts.options.get(name, ())})
         unlike = f"; not the paper's setting: {'; '.join(options)} in every model" if options else ""
         return {"count": len(self.dials), "tested": tested, "options": unlike}
