@@ -83,6 +83,11 @@ def test_the_cohort_names_teachers_and_controls() -> None:
     assert members["random, plain"].control == ""
 
 
+def asked(cell: Cell, _seed: int) -> Mapping[str, Parts]:
+    """Fine-tuned weights of one model alone; a function of the module, since the workers' processes look it up."""
+    return PROBES | FINE_TUNED if cell.label == "masked, student" else PROBES
+
+
 @pytest.mark.slow
 def test_a_study_is_continued_and_repaired_and_its_page_says_what_is_lost(tmp_path: Path) -> None:
     work, out = tmp_path / "work", tmp_path / "out"
@@ -90,9 +95,6 @@ def test_a_study_is_continued_and_repaired_and_its_page_says_what_is_lost(tmp_pa
     def times() -> dict[Path, int]:
         found = [*work.rglob("run.json"), *(work / "records").rglob("manifest.json")]
         return {path.relative_to(work): path.stat().st_mtime_ns for path in found if "store" not in path.parts}
-
-    def asked(cell: Cell, _seed: int) -> Mapping[str, Parts]:
-        return PROBES | FINE_TUNED if cell.label == "masked, student" else PROBES
 
     study = Study(work, replace(TOY, asked=asked), [0], KIND)
     run(study, quiet=True)
