@@ -1,4 +1,4 @@
-"""``open_model``: a file, a run folder, a timm name or ``random:...`` becomes an ``Encoder``."""
+"""``open_model``: a file, a run's folder, a timm name, a repository, ``random:...`` becomes an ``Encoder``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any, get_args
 import torch
 
 from fdlab.checkpoints.builders.timm_name import kind_of_name
+from fdlab.checkpoints.hub import fetch
 from fdlab.checkpoints.own_code import open_code, open_live
 from fdlab.checkpoints.recognise import recognise
 from fdlab.checkpoints.save import OwnFile, own_file
 from fdlab.checkpoints.soundness import not_finite, refuse_not_finite
-from fdlab.checkpoints.sources import is_code, on_disk, read_facts, run_file, split_facts
+from fdlab.checkpoints.sources import is_code, is_hub, on_disk, read_facts, run_file, split_facts
 from fdlab.checkpoints.unpickle import AGAIN, WeightFile, read_weights, refusal
 from fdlab.encoders.channels import as_told
 from fdlab.encoders.devices import pick_device
@@ -47,8 +48,9 @@ def open_model(
     """Opens any model that fdlab knows, in eval mode.
 
     Args:
-        source: a weight file, a run folder, ``timm:NAME`` or NAME (published weights through timm), a module of
-            your own (wrapped where it lies, as ``fdlab.wrap`` does) or an ``Encoder``, ``py:FILE.py:FUNCTION`` (your
+        source: a weight file, a run folder, ``timm:NAME`` or NAME (published weights through timm),
+            ``hf:OWNER/NAME[@REVISION]`` (a repository of the Hugging Face Hub: its safetensors are fetched), a module
+            of your own (wrapped where it lies, as ``fdlab.wrap`` does) or an ``Encoder``, ``py:FILE.py:FUNCTION`` (your
             own code builds it, see docs/own_modules.md), ``random:FILE_OR_RUN_OR_NAME`` (that architecture before
             its first step), each with ``@teacher`` or the like where a file holds several networks.
         encoder: the network to take, the same as ``@NAME``.
@@ -79,13 +81,17 @@ def open_model(
         return _open_own_code(base, behind, where, heads, activation, encoder, image_size, prefix_tokens, seed)
     text = str(source)
     is_random = base.startswith("random:")
-    path, suffix = _locate(base.removeprefix("random:"))
+    copy = fetch(base) if is_hub(base) and on_disk(base) is None else None
+    path, suffix = (copy.folder, None) if copy else _locate(base.removeprefix("random:"))
     if suffix and encoder and suffix != encoder:
         raise FdlabError(
             f"{text} names '@{suffix}', but encoder= names '{encoder}'.", fix="Give one of them.", code=USAGE
         )
     asked = _Asked(text, encoder or suffix, heads, image_size, activation, seed if is_random else None)
     opened = _open_file(path, asked) if isinstance(path, Path) else _open_timm(path, asked)
+    if copy is not None:
+        said = (*copy.said, *opened.info.assumed)
+        opened.info = replace(opened.info, repository=f"{copy.repo}@{copy.commit}", assumed=said)
     known = {"prefix_tokens": prefix_tokens, "channels": channels}
     return as_told(opened, **{name: facts.get(name) if value is None else value for name, value in known.items()}).to(
         where

@@ -39,6 +39,10 @@ def _label_and_source(text: str) -> tuple[str, str]:
         name = Path(weights).name or code.partition("#")[0].rpartition(":")[2]
         return (f"random {name}" if text.startswith("random:") else name), text
     kind, _, rest = text.partition(":") if text.startswith(("random:", "timm:")) else ("", "", text)
+    if is_hub(text):
+        repo, revision = hub_parts(text)
+        name = repo.rpartition("/")[2] + ("" if revision == "main" else f"@{revision[:12]}")
+        return (f"random {name}" if kind == "random" else name), text
     path = Path(rest)
     name = path.parent.name if path.name in RUN_FILES and path.parent.name else path.name
     name = name.split("@")[0] + (f"@{name.split('@')[1]}" if "@" in name else "")
@@ -54,6 +58,40 @@ def is_code(text: str) -> bool:
     (True, True, False)
     """
     return text.removeprefix("random:").startswith("py:")
+
+
+HUB = ("hf:", "hf-hub:")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}")
+_REVISION = re.compile(r"[A-Za-z0-9][\w.+-]*(?:/[A-Za-z0-9][\w.+-]*)*")
+
+
+def is_hub(text: str) -> bool:
+    """Whether a SOURCE names a repository of the Hugging Face Hub.
+
+    >>> is_hub("hf:facebook/dinov2-small"), is_hub("random:hf-hub:timm/vit"), is_hub("hfds:beans")
+    (True, True, False)
+    """
+    return text.removeprefix("random:").startswith(HUB)
+
+
+def hub_parts(text: str) -> tuple[str, str]:
+    """(OWNER/NAME, revision) of ``hf:OWNER/NAME[@REVISION]``; without a revision, ``main``.
+
+    >>> hub_parts("hf:facebook/dinov2-small@refs/pr/1")
+    ('facebook/dinov2-small', 'refs/pr/1')
+
+    Raises:
+        FdlabError: code 2, it is none.
+    """
+    repo, at, revision = text.removeprefix("random:").partition(":")[2].partition("@")
+    if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo or (at and not _REVISION.fullmatch(revision)):
+        raise FdlabError(
+            f"'{text[:120]}' names no repository of the Hugging Face Hub.",
+            "A name has an owner, a slash and a name; behind @ stands a branch, a tag or a commit.",
+            "Write hf:OWNER/NAME or hf:OWNER/NAME@REVISION.",
+            code=USAGE,
+        )
+    return repo, revision if at else "main"
 
 
 def code_and_weights(text: str) -> tuple[str, str]:
@@ -145,7 +183,10 @@ def refuse_absent(text: str) -> None:
         FdlabError: code 3, it does not exist.
     """
     base = split_facts(text)[0].removeprefix("random:")
-    if is_code(base) or base.startswith(("timm:", "live:", "hf:", "hf-hub:")) or on_disk(base) is not None:
+    if is_hub(base) and on_disk(base) is None:
+        hub_parts(base)
+        return
+    if is_code(base) or base.startswith(("timm:", "live:")) or on_disk(base) is not None:
         return
     place, at, _ = base.rpartition("@")
     place = place if at else base

@@ -231,14 +231,24 @@ def _read_distributed(folder: Path) -> WeightFile:
     return WeightFile(folder, content, "distributed checkpoint folder")
 
 
-def _read_shards(index: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def read_index(index: Path) -> dict[str, str]:
+    """{tensor: the file beside the index that holds it}.
+
+    Raises:
+        FdlabError: code 3, it is no index, or names a file elsewhere.
+    """
     table = _json(index).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
         raise refusal(index, "is no index of shards.", "It has no table weight_map of file names.", AGAIN)
+    if away := next((name for name in table.values() if Path(name).name != name), None):
+        raise refusal(index, "is refused.", f"It names {away[:80]!r}, which is not beside it.", AGAIN)
+    return table
+
+
+def _read_shards(index: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    table = read_index(index)
     content: dict[str, Any] = {}
     for name in sorted(set(table.values())):
-        if Path(name).name != name:
-            raise refusal(index, "is refused.", f"It names {name[:80]!r}, which is not beside it.", AGAIN)
         content |= _read_file(index.parent / name).content
     missing = set(table) - set(content)
     if missing:

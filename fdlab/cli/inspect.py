@@ -91,10 +91,12 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("timm name", name),
         ("sha256", facts["sha256"]),
     ]
+    if facts["repository"]:
+        rows.insert(2, ("repository", facts["repository"]))
     if facts["windows"]:
-        rows.insert(6, ("windows", ", ".join("x".join(map(str, window)) for window in facts["windows"])))
+        rows.insert(-6, ("windows", ", ".join("x".join(map(str, window)) for window in facts["windows"])))
     if facts["positions"]:
-        rows.insert(6, ("positions", facts["positions"]))
+        rows.insert(-6, ("positions", facts["positions"]))
     rows += [("option", text) for text in facts["options"]]
     if facts["inferred"]:  # it holds what was assumed
         return rows + [("inferred", text) for text in facts["inferred"]]

@@ -52,6 +52,7 @@ class EncoderInfo:
     sha256: str = ""
     source: str = ""
     container: str = ""
+    repository: str = ""  # OWNER/NAME@COMMIT of the Hugging Face Hub
     taken: str = ""
     others: tuple[str, ...] = ()
     classes: int = 0
@@ -331,7 +332,7 @@ def set_activation(module: nn.Module, name: str) -> None:
 # Fields that only describe, or that follow from the tensors: two openings of one network may differ in them.
 _DESCRIPTIVE = frozenset(
     {"family", "kind", "title", "source", "container", "taken", "others", "left_over", "sha256", "timm_name"}
-    | {"assumed", "heads_from", "stage_depths", "stage_heads", "windows", "positions", "attention"}
+    | {"repository", "assumed", "heads_from", "stage_depths", "stage_heads", "windows", "positions", "attention"}
 )
 
 

@@ -256,6 +256,8 @@ def _named(record: Record, label: str, encoder: Encoder) -> Record:
     if encoder.info.source.startswith("random:"):
         columns["family"] = "random"
     manifest = {**record.manifest, "label": label, "kind": encoder.info.kind}
+    if encoder.info.repository:
+        manifest["repository"] = encoder.info.repository
     return Record(record.table.assign(**columns), record.arrays, manifest)
 
 
