@@ -9,6 +9,7 @@ from typing import Any, get_args
 import torch
 
 from fdlab.checkpoints.builders.timm_name import kind_of_name
+from fdlab.checkpoints.hf_module import KIND, as_file, differs
 from fdlab.checkpoints.hub import fetch
 from fdlab.checkpoints.own_code import open_code, open_live
 from fdlab.checkpoints.recognise import recognise
@@ -27,6 +28,7 @@ from fdlab.encoders.encoder import (
     known_by_names,
     set_activation,
 )
+from fdlab.encoders.hf_objects import fresh, inner, is_hf
 from fdlab.encoders.student import build, fold_bias_scale, seeded, timm_call
 from fdlab.encoders.wrap import wrap, wrap_opened
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError, nearest
@@ -70,7 +72,12 @@ def open_model(
     if isinstance(source, Encoder):
         return source
     if isinstance(source, torch.nn.Module):
-        return wrap(source, image_size=image_size, prefix=prefix_tokens)
+        for name, value in (("heads", heads), ("activation", activation), ("encoder", encoder)):
+            if value is not None:
+                raise FdlabError(
+                    f"{type(source).__name__} is a module.", f"It decides on {name}.", f"Leave {name} out.", code=USAGE
+                )
+        return open_module(source, image_size=image_size, prefix=prefix_tokens, device=where)
     base, behind = split_facts(str(source))
     facts = read_facts(behind)
     heads, activation = heads or facts.get("heads"), activation or facts.get("activation")
@@ -113,6 +120,49 @@ def _open_own_code(
     prefix = read_facts(behind).get("prefix_tokens") if prefix is None else prefix
     random = seed if base.startswith("random:") else None
     return open_code(base.removeprefix("random:"), seed=random, image_size=image_size, prefix=prefix).to(where)
+
+
+def open_module(
+    module: torch.nn.Module,
+    *,
+    name: str = "",
+    image_size: Size | None = None,
+    prefix: int | None = None,
+    device: torch.device | None = None,
+) -> Encoder:
+    """A module of this process: one of transformers by the reader of its files, as a copy; any other where it lies.
+
+    Raises:
+        FdlabError: as ``fdlab.wrap``.
+    """
+    why = ""
+    if is_hf(inside := inner(module)) and not any(tensor.is_meta for tensor in inside.parameters()):
+        encoder = _as_its_files(inside)
+        why = differs(inside, encoder) if encoder is not None else ""
+        if encoder is not None and not why:
+            encoder = encoder if image_size is None else _open_object(inside, image_size)
+            return as_told(encoder, prefix_tokens=prefix, channels=None).to(device or "cpu")
+    wrapped = wrap(module, name=name, image_size=image_size, prefix=prefix)
+    if why:
+        said = f"not opened as its files are, since {why}: the object itself is read"
+        wrapped.info = replace(wrapped.info, assumed=(*wrapped.info.assumed, said))
+    return wrapped
+
+
+def _as_its_files(module: torch.nn.Module) -> Encoder | None:
+    """The object as its folder would open, or None where no reader knows it."""
+    try:
+        return _open_object(module, None)
+    except FdlabError:
+        return None
+
+
+def _open_object(module: torch.nn.Module, image_size: Size | None) -> Encoder:
+    """An object of transformers as its folder would open, with its own initialiser for the untrained control."""
+    file = as_file(module)
+    encoder = _open_foreign(file, _Asked(f"{file.path} ({KIND})", None, None, image_size, None, None))
+    encoder.untrained = fresh(module)
+    return encoder
 
 
 @dataclass(frozen=True)

@@ -198,9 +198,8 @@ class _failing:
 _LIVE: dict[str, Encoder] = {}
 
 
-def live_source(model: nn.Module | Encoder) -> str:
-    """A SOURCE that names this module for as long as the process lives: recipes hold text."""
-    encoder = model if isinstance(model, Encoder) else wrap(model)
+def live_source(encoder: Encoder) -> str:
+    """A SOURCE that names this model for as long as the process lives: recipes hold text."""
     text = f"live:{type(encoder.module).__name__}-{encoder.info.sha256[:12]}"
     _LIVE[text] = encoder
     return text

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fdlab.encoders import inference
 from fdlab.encoders.anatomy import Run
 from fdlab.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, Size, pair
+from fdlab.encoders.hf_objects import colours_of, processor_of, runs_on_images, stated_square
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -45,6 +46,9 @@ class Subject:
         if first is None:
             raise FdlabError(f"{self.title} has no parameters.", fix="Pass a network with weights.", code=USAGE)
         self.device, self.dtype = first.device, first.dtype
+        if self.forward is None and (run := runs_on_images(module)) is not None:
+            self.forward = run[0]
+            self.said.append(f"run: {run[1]}")
         self.channels = channels or inference.in_channels(module)
 
     # --- the module -----------------------------------------------------------------------------------------
@@ -109,6 +113,9 @@ class Subject:
             if len(getattr(part, "image_mean", None) or ()) == self.channels:
                 self.said.append("mean and std: from image_mean")
                 return tuple(part.image_mean), tuple(part.image_std)  # type: ignore[arg-type]
+        if (found := colours_of(processor_of(self.module))) is not None and len(found[0]) == self.channels:
+            self.said.append("mean and std: from the processor beside its weights")
+            return found
         if self.channels != 3:
             self.assumed.append("mean 0 and std 1 assumed: the module states none")
             return (0.0,) * self.channels, (1.0,) * self.channels
@@ -129,11 +136,12 @@ class Subject:
         if given is not None:
             self.said.append(f"image size {sides(pair(given))}: given")
             return self._must_run(pair(given))
-        for found in (inference.stated_size(self.module), inference.size_of_table(self.module, self.channels)):
+        stated, table = inference.stated_size(self.module), inference.size_of_table(self.module, self.channels)
+        for found in (stated, stated_square(self.module), table):
             if found is not None and self._runs(found[0]):
                 self.said.append(f"image size {sides(found[0])}: from {found[1]}")
                 return found[0]
-        if found is None and inference.stated_size(self.module) is None and not self._runs_somewhere():
+        if table is None and stated is None and not self._runs_somewhere():
             self._must_run((224, 224))
         size = inference.size_that_runs(self.module, self._runs)
         self.said.append(f"image size {sides(size)}: the only usual size that it runs at")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fdlab.encoders.anatomy import Run, at_rest
 from fdlab.encoders.dissect import Dissection
 from fdlab.encoders.encoder import Encoder, EncoderInfo, Size, TimmCall
+from fdlab.encoders.hf_objects import fresh, is_hf
 from fdlab.encoders.identity import own_identity, tensors_digest
 from fdlab.encoders.witness import same_randomness
 
@@ -58,7 +59,7 @@ def wrap(
     """
     subject = Dissection(module, forward, tokens, prefix, grid, blocks, check)
     encoder = _encoder(subject, name, image_size, mean, std)
-    encoder.untrained = untrained
+    encoder.untrained = untrained or (fresh(encoder.module) if is_hf(encoder.module) else None)
     return encoder
 
 

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from fdlab.checkpoints.open import open_model
+from fdlab.checkpoints.open import open_model, open_module
 from fdlab.checkpoints.sources import is_code, parse_label
 from fdlab.data.sources import open_data
 from fdlab.data.streamed import Labels, Streamed
 from fdlab.encoders.channels import check_colour
+from fdlab.encoders.devices import pick_device
 from fdlab.encoders.encoder import Encoder
 from fdlab.encoders.wrap import wrap
 from fdlab.errors import USAGE, FdlabError
@@ -113,7 +114,7 @@ def measure(
         if settings.get(name) and isinstance(settings[name], (str, Path)):
             settings[name] = open_model(parse_label(str(settings[name]))[1], device=device, seed=seed)
         elif isinstance(settings.get(name), nn.Module):
-            settings[name] = wrap(settings[name])
+            settings[name] = open_module(settings[name], device=pick_device(device))
     request = _Request(
         probe, chosen, data, seed, batch, default_store() if store is None else store, fresh, quiet, settings
     )
@@ -287,7 +288,7 @@ def _labelled(models: Any) -> dict[str, Any]:
 def _opened(label: str, model: Any, device: str, seed: int) -> Encoder:
     """An ``Encoder`` as it is, a module wrapped where it lies, a SOURCE opened on the device."""
     if isinstance(model, nn.Module):
-        return check_colour(wrap(model, name=label))
+        return check_colour(open_module(model, name=label, device=pick_device(device)))
     if isinstance(model, Encoder):
         model.check_unchanged()
         return model
@@ -346,9 +347,12 @@ def _untrained(first: Encoder, seed: int) -> Encoder:
         torch.manual_seed(seed_for(seed, "construct"))
         made = first.untrained(seed) if first.untrained is not None else None
     info = first.info
-    control = wrap(made, image_size=info.image_size, mean=info.mean, std=info.std, name=CONTROL)  # type: ignore[arg-type]
+    if first.call is not None:  # a module that the reader of its files opened
+        control = open_module(made, name=CONTROL, image_size=info.image_size, device=first.device)  # type: ignore[arg-type]
+    else:
+        control = wrap(made, image_size=info.image_size, mean=info.mean, std=info.std, name=CONTROL)  # type: ignore[arg-type]
     told = replace(control.info, source=f"random:{info.source}", kind="random", taken=f"random weights, seed {seed}")
-    return Encoder(control.module, told, None, control.anatomy)
+    return Encoder(control.module, told, control.call, control.anatomy)
 
 
 def _shape(encoder: Encoder) -> tuple[Any, ...]:

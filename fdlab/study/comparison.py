@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from fdlab.checkpoints.open import open_module
 from fdlab.checkpoints.own_code import live_source
 from fdlab.checkpoints.sources import parse_label
 from fdlab.compare.cohort import Cohort, cohort_of
@@ -196,7 +197,8 @@ def _sources(models: Any) -> list[tuple[str, str]]:
     for label, model in pairs:
         if isinstance(model, (nn.Module, Encoder)):
             inner = model.module if isinstance(model, Encoder) else model
-            named.append((label or type(inner).__name__, live_source(model)))
+            encoder = model if isinstance(model, Encoder) else open_module(model)
+            named.append((label or type(inner).__name__, live_source(encoder)))
         else:
             named.append((label, str(model)) if label else parse_label(str(model)))
     return named

@@ -12,15 +12,15 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from fdlab.checkpoints.open import open_model
+from fdlab.checkpoints.open import open_model, open_module
 from fdlab.checkpoints.sources import parse_label
 from fdlab.data.images import ImageSource
 from fdlab.data.sources import open_data
 from fdlab.data.streamed import Streamed
 from fdlab.encoders.attending import check_attention
 from fdlab.encoders.channels import check_colour
+from fdlab.encoders.devices import pick_device
 from fdlab.encoders.encoder import Encoder
-from fdlab.encoders.wrap import wrap
 from fdlab.errors import NOT_UNDERSTOOD, USAGE, FdlabError
 from fdlab.measures.stored_attention import EXACT, Limits
 from fdlab.progress import Progress, say
@@ -140,7 +140,7 @@ def _opened(models: Any, device: str, seed: int) -> dict[str, Encoder]:
     encoders: dict[str, Encoder] = {}
     for label, model in pairs:
         if isinstance(model, nn.Module):
-            encoder = wrap(model, name=label)
+            encoder = open_module(model, name=label, device=pick_device(device))
         else:
             encoder = model if isinstance(model, Encoder) else open_model(str(model), device=device, seed=seed)
         check_attention(check_colour(encoder))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fdlab.checkpoints.open import open_module
 from fdlab.checkpoints.own_code import live_source
 from fdlab.encoders.devices import pick_device
 from fdlab.encoders.encoder import Encoder
@@ -291,7 +292,9 @@ def finetune(
 
 def _as_source(value: Any) -> Any:
     """A module or an ``Encoder`` as a SOURCE that a recipe can hold."""
-    return live_source(value) if isinstance(value, (torch.nn.Module, Encoder)) else value
+    if isinstance(value, torch.nn.Module):
+        value = open_module(value)
+    return live_source(value) if isinstance(value, Encoder) else value
 
 
 def _options(

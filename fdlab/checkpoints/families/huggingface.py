@@ -14,7 +14,7 @@ from fdlab.checkpoints.contents import Contents
 from fdlab.checkpoints.families.clip import FINAL, MEAN, STD, add_axes
 from fdlab.checkpoints.families.dinov2 import DINOV3, fold_class_row
 from fdlab.checkpoints.families.family import HALF, Family, Network, all_of, is_masked, under
-from fdlab.checkpoints.families.joining import join, plain_head
+from fdlab.checkpoints.families.joining import join, packed_gate, plain_head
 from fdlab.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD
 
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
@@ -43,6 +43,9 @@ _RENAMES = (
     (r"\.lambda_([12])$", r".gamma_\1"),
     (r"\.mlp\.weights_in\.", ".mlp.fc1."),
     (r"\.mlp\.weights_out\.", ".mlp.fc2."),
+    (r"\.mlp\.gate_proj\.", ".mlp.fc1_g."),
+    (r"\.mlp\.up_proj\.", ".mlp.fc1_x."),
+    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
     (r"^layernorm\.", "norm."),
     (r"^/layernorm\.", f"{_BESIDE}."),
     (r"^pooler\.layernorm\.", "fc_norm."),
@@ -59,7 +62,7 @@ _LEFTOVERS = (
 
 def _join(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The norm beside the encoder is BEiT's final one for masked modelling, unless the encoder has its own."""
-    joined = plain_head(join(state))
+    joined = plain_head(packed_gate(join(state)))
     if "norm.weight" in joined:
         return {key: value for key, value in joined.items() if not key.startswith(f"{_BESIDE}.")}
     return {key.replace(f"{_BESIDE}.", "norm."): value for key, value in joined.items()}
